@@ -1,0 +1,112 @@
+//! What this host offers: learned once, before anything is loaded.
+//!
+//! Facts are plain values. What follows from them is decided in [`plan`](super::plan), which can
+//! therefore be tested for every kernel and every set of permissions without having them.
+
+use std::{collections::BTreeMap, path::Path};
+
+use procfs::process::Process;
+use tcpstate_common::FIELDS;
+
+use super::kernel_btf::{FieldError, KERNEL_BTF, KernelBtf};
+
+/// What the agent needs to know of kernel and permissions.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Release of the running kernel, as `uname -r` prints it.
+    pub kernel_release: String,
+    /// What this process may do.
+    pub capabilities: Capabilities,
+    /// What the kernel's BTF says, or why it cannot be read.
+    pub btf: Result<BtfFacts, String>,
+}
+
+/// What the kernel's BTF says.
+#[derive(Clone, Debug)]
+pub struct BtfFacts {
+    /// The tracepoint `inet_sock_set_state` can be attached to.
+    pub has_state_tracepoint: bool,
+    /// `iter/tcp` exists.
+    pub has_tcp_iterator: bool,
+    /// BPF ring buffers exist.
+    pub has_ring_buffer: bool,
+    /// Offset by the name of the global that wants it.
+    pub offsets: BTreeMap<&'static str, Result<u32, FieldError>>,
+}
+
+/// Effective capabilities, as in `CapEff` of `/proc/self/status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities(pub u64);
+
+/// A capability of [capabilities(7)] that the agent has a use for.
+///
+/// [capabilities(7)]: https://man7.org/linux/man-pages/man7/capabilities.7.html
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// Opens other users' `/proc/PID/ns/net`.
+    SysPtrace = 19,
+    /// Enters network namespaces; does for `Perfmon` and `Bpf` as well.
+    SysAdmin = 21,
+    /// Attaches tracing programs.
+    Perfmon = 38,
+    /// Loads programs and makes maps.
+    Bpf = 39,
+}
+
+impl Capability {
+    /// The name as systemd units and container specifications spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Bpf => "CAP_BPF",
+        }
+    }
+}
+
+impl Capabilities {
+    /// Whether `capability` is there, itself or through the older `CAP_SYS_ADMIN`.
+    #[must_use]
+    pub const fn has(self, capability: Capability) -> bool {
+        let sys_admin = self.0 & (1 << Capability::SysAdmin as u64) != 0;
+        match capability {
+            Capability::Bpf | Capability::Perfmon if sys_admin => true,
+            _ => self.0 & (1 << capability as u64) != 0,
+        }
+    }
+}
+
+impl Facts {
+    /// Looks at this host.
+    #[must_use]
+    pub fn gather() -> Self {
+        let capabilities = Process::myself()
+            .and_then(|process| process.status())
+            .map_or(Capabilities(0), |status| Capabilities(status.capeff));
+        Self {
+            kernel_release: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            capabilities,
+            btf: BtfFacts::read(Path::new(KERNEL_BTF)),
+        }
+    }
+}
+
+impl BtfFacts {
+    fn read(path: &Path) -> Result<Self, String> {
+        let btf = KernelBtf::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self {
+            has_state_tracepoint: btf.has_typedef("btf_trace_inet_sock_set_state"),
+            has_tcp_iterator: btf.has_function("bpf_iter_tcp"),
+            has_ring_buffer: btf.has_enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF"),
+            offsets: FIELDS
+                .iter()
+                .map(|field| (field.global, btf.offset(field)))
+                .collect(),
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! From the plan to attached programs.
+
+use std::path::Path;
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, Endianness,
+    maps::{MapData, MapError, RingBuf},
+    programs::{BtfTracePoint, Iter, ProgramError},
+};
+use rustix::io::Errno;
+use tcpstate_common::{RecordMask, global, map};
+use thiserror::Error;
+use tracing::debug;
+
+use super::{
+    event_ring::EventRing,
+    facts::Facts,
+    flow::Flow,
+    kernel_btf::KERNEL_BTF,
+    kernel_log::{KernelLog, KernelLogLevel},
+    plan::{Obstacle, ProgramId, plan},
+    socket_pass::SocketPass,
+};
+
+/// The programs, built by `cargo xtask ebpf build`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf-object/tcpstate.bpf.o");
+
+/// The smallest ring buffer there is; what an unused one shrinks to.
+const PAGE: u32 = 4096;
+
+/// What to load and how.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions<'a> {
+    /// The programs to run, where the facts allow them.
+    pub programs: &'a [ProgramId],
+    /// Which transitions get a record.
+    pub record_mask: RecordMask,
+    /// Size of the event ring in bytes; rounded up to a power of two of pages.
+    pub event_ring_bytes: u32,
+    /// Whether the kernel side may log.
+    pub kernel_log: KernelLogLevel,
+}
+
+/// The programs that run. Dropping it takes all of them out of the kernel.
+pub struct Loaded {
+    /// The transition counters.
+    pub flow: Option<Flow>,
+    /// The transition records; there when `flow` is.
+    pub events: Option<EventRing>,
+    /// The counter of sockets.
+    pub socket_pass: Option<SocketPass>,
+    /// The kernel side's messages, if wanted.
+    pub kernel_log: Option<KernelLog>,
+    /// What became of each wanted program.
+    pub programs: Vec<ProgramStatus>,
+}
+
+/// What became of a program.
+#[derive(Clone, Debug)]
+pub struct ProgramStatus {
+    /// The program.
+    pub program: ProgramId,
+    /// Instructions that the verifier went through (0 before Linux 5.16, which does not say), or
+    /// why the program does not run.
+    pub outcome: Result<u32, Obstacle>,
+}
+
+/// Why nothing at all could be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The object itself was refused.
+    #[error("cannot load the eBPF object: {0}")]
+    Object(#[from] aya::EbpfError),
+    /// The kernel's types could not be read a second time.
+    #[error("cannot read {KERNEL_BTF}: {0}")]
+    Btf(#[from] aya::BtfError),
+    /// A map that the agent reads is not in the object.
+    #[error("cannot open map {name} of the eBPF object: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Why not.
+        source: MapError,
+    },
+}
+
+/// Loads and attaches the programs of `options` that `facts` allow.
+///
+/// A program that cannot run is reported in [`Loaded::programs`] and left out; the others run.
+pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadError> {
+    let mut loaded = Loaded {
+        flow: None,
+        events: None,
+        socket_pass: None,
+        kernel_log: None,
+        programs: Vec::new(),
+    };
+    let mut allowed = Vec::new();
+    for decision in plan(facts) {
+        match decision.verdict {
+            _ if !options.programs.contains(&decision.program) => {}
+            Ok(()) => allowed.push(decision.program),
+            Err(obstacle) => loaded.programs.push(ProgramStatus {
+                program: decision.program,
+                outcome: Err(obstacle),
+            }),
+        }
+    }
+    if allowed.is_empty() {
+        return Ok(loaded);
+    }
+
+    raise_locked_memory_limit();
+    let mut ebpf = open_object(facts, options)?;
+    if options.kernel_log != KernelLogLevel::Off {
+        loaded.kernel_log = KernelLog::start(&mut ebpf);
+    }
+    // Parsed once for all programs and dropped before the agent gets to work: it is the greatest
+    // piece of memory that it ever holds.
+    let btf = Btf::parse_file(Path::new(KERNEL_BTF), Endianness::default())?;
+    for program in allowed {
+        let outcome = match program {
+            ProgramId::Transition => start_transition(&mut ebpf, &btf, &mut loaded)?,
+            ProgramId::CountSockets => load_count_sockets(&mut ebpf, &btf),
+        };
+        let outcome = outcome.map_err(|error| refusal(program, &error));
+        loaded.programs.push(ProgramStatus { program, outcome });
+    }
+    drop(btf);
+    loaded.programs.sort_by_key(|status| status.program);
+
+    let counts_sockets = loaded
+        .programs
+        .iter()
+        .any(|status| status.program == ProgramId::CountSockets && status.outcome.is_ok());
+    if counts_sockets {
+        let counts = take_map(&mut ebpf, map::SOCKET_COUNTS)?;
+        loaded.socket_pass = Some(SocketPass { ebpf, counts });
+    }
+    Ok(loaded)
+}
+
+fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadError> {
+    let offsets: Vec<(&str, u32)> = facts
+        .btf
+        .iter()
+        .flat_map(|btf| &btf.offsets)
+        .filter_map(|(name, offset)| Some((*name, *offset.as_ref().ok()?)))
+        .collect();
+    let record_mask = options.record_mask.bits();
+    let wake_up_bytes = options.event_ring_bytes / 4;
+    let log_level = options.kernel_log.global();
+
+    let mut loader = EbpfLoader::new();
+    loader
+        // For CO-RE relocations, of which the object has none; the loader would keep it parsed.
+        .btf(None)
+        .override_global(global::RECORD_MASK, &record_mask, true)
+        .override_global(global::WAKE_UP_BYTES, &wake_up_bytes, true)
+        .override_global(global::LOG_LEVEL, &log_level, true)
+        .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE));
+    if options.kernel_log == KernelLogLevel::Off {
+        loader.map_max_entries(map::KERNEL_LOG, PAGE);
+    }
+    for (name, offset) in &offsets {
+        loader.override_global(name, offset, true);
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+/// The outer error is the object's, the inner one the kernel's refusal of this program.
+fn start_transition(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    loaded: &mut Loaded,
+) -> Result<Result<u32, ProgramError>, LoadError> {
+    let mut attach = || {
+        let program: &mut BtfTracePoint = program(ebpf, ProgramId::Transition)?.try_into()?;
+        program.load("inet_sock_set_state", btf)?;
+        let link = program.attach()?;
+        let link = program.take_link(link)?;
+        Ok((verified_instructions(&program.info()?), link))
+    };
+    let (verified, link) = match attach() {
+        Ok(attached) => attached,
+        Err(error) => return Ok(Err(error)),
+    };
+    loaded.flow = Some(Flow {
+        transitions: take_map(ebpf, map::TRANSITIONS)?,
+        namespaces: take_map(ebpf, map::NAMESPACES)?,
+        event_counters: take_map(ebpf, map::EVENT_COUNTERS)?,
+        _link: link,
+    });
+    let ring: RingBuf<MapData> = take_map(ebpf, map::EVENTS)?;
+    loaded.events = Some(EventRing::new(ring));
+    Ok(Ok(verified))
+}
+
+fn load_count_sockets(ebpf: &mut Ebpf, btf: &Btf) -> Result<u32, ProgramError> {
+    let program: &mut Iter = program(ebpf, ProgramId::CountSockets)?.try_into()?;
+    program.load("tcp", btf)?;
+    Ok(verified_instructions(&program.info()?))
+}
+
+fn program(ebpf: &mut Ebpf, id: ProgramId) -> Result<&mut aya::programs::Program, ProgramError> {
+    ebpf.program_mut(id.name()).ok_or(ProgramError::NotLoaded)
+}
+
+fn verified_instructions(info: &aya::programs::ProgramInfo) -> u32 {
+    info.verified_instruction_count().unwrap_or(0)
+}
+
+fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, LoadError>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    ebpf.take_map(name)
+        .ok_or_else(|| MapError::InvalidName { name: name.into() })
+        .and_then(M::try_from)
+        .map_err(|source| LoadError::Map { name, source })
+}
+
+/// Kernels before 5.11 charge maps to this limit. Best effort: where it may not be raised and is
+/// too low, loading fails and says so.
+fn raise_locked_memory_limit() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        debug!(%error, "cannot raise the limit of locked memory");
+    }
+}
+
+fn refusal(program: ProgramId, error: &ProgramError) -> Obstacle {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return Obstacle {
+            cause: format!("cannot attach {}: {error}", program.hook()),
+            remedy: "see the kernel log".to_owned(),
+        };
+    };
+    debug!(program = program.name(), %verifier_log, "the verifier's words");
+    // The verifier says EACCES, which reads alike; EPERM is a matter of permission.
+    let remedy = if io_error.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
+        "look for what forbids BPF here: seccomp, an LSM, or the kernel's lockdown mode"
+    } else {
+        "run with --log.level debug and report the verifier's words"
+    };
+    Obstacle {
+        cause: format!("the kernel refuses {}: {io_error}", program.hook()),
+        remedy: remedy.to_owned(),
+    }
+}

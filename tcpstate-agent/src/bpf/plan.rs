@@ -1,0 +1,310 @@
+//! From facts to a plan: which programs can run here, and what keeps the others from it.
+//!
+//! A pure function. A program whose needs are not met is left out, visibly; the others run.
+
+use tcpstate_common::{FIELDS, program};
+
+use super::{
+    facts::{BtfFacts, Capability, Facts},
+    kernel_btf::KERNEL_BTF,
+};
+
+/// A program of the eBPF object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProgramId {
+    /// Counts state transitions and writes event records.
+    Transition,
+    /// Counts the sockets of a namespace.
+    CountSockets,
+}
+
+impl ProgramId {
+    /// Every program, in the order in which they are shown.
+    pub const ALL: [Self; 2] = [Self::Transition, Self::CountSockets];
+
+    /// The program's name in the object and in `bpftool`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transition => program::TRANSITION,
+            Self::CountSockets => program::COUNT_SOCKETS,
+        }
+    }
+
+    /// The hook in the kernel that it attaches to.
+    #[must_use]
+    pub const fn hook(self) -> &'static str {
+        match self {
+            Self::Transition => "tp_btf/inet_sock_set_state",
+            Self::CountSockets => "iter/tcp",
+        }
+    }
+
+    /// What is not known without it.
+    #[must_use]
+    pub const fn purpose(self) -> &'static str {
+        match self {
+            Self::Transition => "state transitions, and gauges that move with each of them",
+            Self::CountSockets => "how many sockets there are in each state",
+        }
+    }
+
+    /// The oldest kernel that has what the program needs.
+    const fn since(self) -> &'static str {
+        match self {
+            Self::Transition => "5.8",
+            Self::CountSockets => "5.9",
+        }
+    }
+}
+
+/// Why a program cannot run, and what would let it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What is missing.
+    pub cause: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// What to do with one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The program.
+    pub program: ProgramId,
+    /// `Err` where it cannot run.
+    pub verdict: Result<(), Obstacle>,
+}
+
+/// Decides for every program whether `facts` allow it.
+#[must_use]
+pub fn plan(facts: &Facts) -> Vec<Decision> {
+    ProgramId::ALL
+        .into_iter()
+        .map(|program| Decision {
+            program,
+            verdict: verdict(facts, program),
+        })
+        .collect()
+}
+
+fn verdict(facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
+    let btf = facts.btf.as_ref().map_err(|error| Obstacle {
+        cause: format!("the kernel's type information cannot be read: {error}"),
+        remedy: format!(
+            "run a kernel built with CONFIG_DEBUG_INFO_BTF=y that shows {KERNEL_BTF} \
+             (in a container, mount /sys)"
+        ),
+    })?;
+    hook_exists(btf, facts, program)?;
+    fields_exist(btf, program)?;
+    may_load(facts)
+}
+
+fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
+    let hook = match program {
+        ProgramId::Transition => btf.has_state_tracepoint,
+        ProgramId::CountSockets => btf.has_tcp_iterator,
+    };
+    let missing = if !hook {
+        program.hook()
+    } else if !btf.has_ring_buffer {
+        "BPF ring buffers"
+    } else {
+        return Ok(());
+    };
+    Err(Obstacle {
+        cause: format!("kernel {} has no {missing}", facts.kernel_release),
+        remedy: format!("run Linux {} or newer", program.since()),
+    })
+}
+
+fn fields_exist(btf: &BtfFacts, program: ProgramId) -> Result<(), Obstacle> {
+    FIELDS
+        .iter()
+        .filter(|field| field.needed_by.contains(&program.name()))
+        .find_map(|field| match btf.offsets.get(field.global) {
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(error.to_string()),
+            None => Some(format!(
+                "{}.{} was not looked up",
+                field.structure, field.path
+            )),
+        })
+        .map_or(Ok(()), |cause| {
+            Err(Obstacle {
+                cause,
+                remedy: "this kernel lays out its sockets in a way this version does not know; \
+                         report it with the output of `uname -r`"
+                    .to_owned(),
+            })
+        })
+}
+
+fn may_load(facts: &Facts) -> Result<(), Obstacle> {
+    let missing: Vec<&str> = [Capability::Bpf, Capability::Perfmon]
+        .into_iter()
+        .filter(|&capability| !facts.capabilities.has(capability))
+        .map(Capability::name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Obstacle {
+        cause: format!("missing {}", missing.join(" and ")),
+        remedy: "run as root, or grant CAP_BPF and CAP_PERFMON to load the programs, \
+                 CAP_SYS_ADMIN and CAP_SYS_PTRACE to count in other network namespaces"
+            .to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::{facts::Capabilities, kernel_btf::FieldError};
+
+    const EVERY_CAPABILITY: Capabilities = Capabilities(u64::MAX);
+
+    fn btf() -> BtfFacts {
+        BtfFacts {
+            has_state_tracepoint: true,
+            has_tcp_iterator: true,
+            has_ring_buffer: true,
+            offsets: FIELDS.iter().map(|field| (field.global, Ok(8))).collect(),
+        }
+    }
+
+    fn facts(capabilities: Capabilities, btf: Result<BtfFacts, String>) -> Facts {
+        Facts {
+            kernel_release: "6.1.0-test".to_owned(),
+            capabilities,
+            btf,
+        }
+    }
+
+    fn causes(facts: &Facts) -> Vec<Option<String>> {
+        plan(facts)
+            .into_iter()
+            .map(|decision| decision.verdict.err().map(|obstacle| obstacle.cause))
+            .collect()
+    }
+
+    fn only(capabilities: &[Capability]) -> Capabilities {
+        Capabilities(
+            capabilities
+                .iter()
+                .map(|&capability| 1 << capability as u64)
+                .sum(),
+        )
+    }
+
+    #[test]
+    fn everything_runs_where_nothing_is_missing() {
+        assert_eq!(causes(&facts(EVERY_CAPABILITY, Ok(btf()))), [None, None]);
+    }
+
+    #[test]
+    fn bpf_and_perfmon_suffice_to_load_and_so_does_sys_admin() {
+        for capabilities in [
+            only(&[Capability::Bpf, Capability::Perfmon]),
+            only(&[Capability::SysAdmin]),
+        ] {
+            assert_eq!(causes(&facts(capabilities, Ok(btf()))), [None, None]);
+        }
+    }
+
+    #[test]
+    fn each_missing_capability_is_named() {
+        for (capabilities, cause) in [
+            (only(&[]), "missing CAP_BPF and CAP_PERFMON"),
+            (only(&[Capability::Perfmon]), "missing CAP_BPF"),
+            (only(&[Capability::Bpf]), "missing CAP_PERFMON"),
+        ] {
+            let found = causes(&facts(capabilities, Ok(btf())));
+            assert_eq!(found, [Some(cause.to_owned()), Some(cause.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_btf_runs_nothing_and_says_where_it_looked() {
+        let found = plan(&facts(
+            EVERY_CAPABILITY,
+            Err("/sys/kernel/btf/vmlinux: no such file".to_owned()),
+        ));
+        for decision in found {
+            let obstacle = decision.verdict.unwrap_err();
+            assert!(obstacle.cause.contains("/sys/kernel/btf/vmlinux"));
+            assert!(obstacle.remedy.contains("CONFIG_DEBUG_INFO_BTF"));
+        }
+    }
+
+    #[test]
+    fn a_missing_hook_turns_off_its_program_alone() {
+        let without_iterator = BtfFacts {
+            has_tcp_iterator: false,
+            ..btf()
+        };
+        assert_eq!(
+            causes(&facts(EVERY_CAPABILITY, Ok(without_iterator))),
+            [None, Some("kernel 6.1.0-test has no iter/tcp".to_owned())]
+        );
+        let without_tracepoint = BtfFacts {
+            has_state_tracepoint: false,
+            ..btf()
+        };
+        assert_eq!(
+            causes(&facts(EVERY_CAPABILITY, Ok(without_tracepoint))),
+            [
+                Some("kernel 6.1.0-test has no tp_btf/inet_sock_set_state".to_owned()),
+                None
+            ]
+        );
+    }
+
+    #[test]
+    fn a_kernel_too_old_for_ring_buffers_is_told_so() {
+        let old = BtfFacts {
+            has_ring_buffer: false,
+            ..btf()
+        };
+        for cause in causes(&facts(EVERY_CAPABILITY, Ok(old))) {
+            assert_eq!(
+                cause.as_deref(),
+                Some("kernel 6.1.0-test has no BPF ring buffers")
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_field_turns_off_the_programs_that_read_it_and_names_it() {
+        let missing = FieldError::NoMember {
+            structure: "inet_timewait_sock",
+            member: "tw_substate".to_owned(),
+            path: "tw_substate",
+        };
+        let mut moved = btf();
+        moved.offsets.insert("TW_SUBSTATE", Err(missing.clone()));
+        assert_eq!(
+            causes(&facts(EVERY_CAPABILITY, Ok(moved))),
+            [None, Some(missing.to_string())]
+        );
+    }
+
+    #[test]
+    fn every_field_is_needed_by_a_program_that_exists() {
+        for field in FIELDS {
+            assert!(
+                !field.needed_by.is_empty(),
+                "{} is for nothing",
+                field.global
+            );
+            for name in field.needed_by {
+                assert!(
+                    ProgramId::ALL.iter().any(|program| program.name() == *name),
+                    "{} is for {name}, which does not exist",
+                    field.global
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The command line: what was typed. What it means is in [`settings`](crate::settings).
+
+use std::{ffi::OsString, net::SocketAddr};
+
+use clap::{
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+    error::ErrorKind,
+    parser::ValueSource,
+};
+use tcpstate_common::TcpState;
+
+/// TCP connection states from the kernel, for Prometheus and the terminal.
+///
+/// Without a command it is `run`: the agent, with metrics on http://127.0.0.1:10049/metrics.
+#[derive(Debug, Parser)]
+#[command(name = "tcpstate-agent", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do; `run` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The flags of `run`, for when nothing is said.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The flags of every command.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent: watch the kernel and serve metrics
+    Run(RunArgs),
+    /// Count all sockets once, by state and family
+    Snapshot(SnapshotArgs),
+    /// Print state transitions as they happen
+    Trace(TraceArgs),
+    /// Tell what this kernel and these permissions allow, and what to do about the rest
+    Check,
+}
+
+/// Flags of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Address and port to serve metrics on; may be given more than once. `:PORT` is every address
+    #[arg(
+        long = "web.listen-address",
+        env = "TCPSTATE_WEB_LISTEN_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:10049",
+        value_parser = listen_address
+    )]
+    pub listen_address: Vec<SocketAddr>,
+    /// Path under which to show the metrics
+    #[arg(
+        long = "web.telemetry-path",
+        env = "TCPSTATE_WEB_TELEMETRY_PATH",
+        value_name = "PATH",
+        default_value = "/metrics"
+    )]
+    pub telemetry_path: String,
+    /// How much of one core counting sockets in the background may use, over a minute
+    #[arg(
+        long = "snapshot.cpu-percent",
+        env = "TCPSTATE_SNAPSHOT_CPU_PERCENT",
+        value_name = "PERCENT",
+        default_value_t = 2.0,
+        value_parser = percent
+    )]
+    pub cpu_percent: f64,
+}
+
+/// Flags of `snapshot`.
+#[derive(Args, Clone, Debug)]
+pub struct SnapshotArgs {
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Flags of `trace`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceArgs {
+    /// Only transitions into or out of this state; may be given more than once
+    #[arg(
+        long,
+        env = "TCPSTATE_STATE",
+        value_name = "STATE",
+        value_delimiter = ',',
+        value_parser = state()
+    )]
+    pub state: Vec<TcpState>,
+    /// Only sockets with this local or remote port; may be given more than once
+    #[arg(
+        long,
+        env = "TCPSTATE_PORT",
+        value_name = "PORT",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub port: Vec<u16>,
+    /// Output format; json is one object a line
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// Least severe messages to log. From debug on, the kernel side logs too
+    #[arg(
+        long = "log.level",
+        env = "TCPSTATE_LOG_LEVEL",
+        value_enum,
+        default_value_t = LogLevel::Info,
+        global = true
+    )]
+    pub level: LogLevel,
+    /// Format of the log, which goes to stderr
+    #[arg(
+        long = "log.format",
+        env = "TCPSTATE_LOG_FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Logfmt,
+        global = true
+    )]
+    pub format: LogFormat,
+}
+
+/// What a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Severity of log messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What stops the agent.
+    Error,
+    /// What is wrong or missing.
+    Warn,
+    /// What it does.
+    Info,
+    /// How it does it, and what the kernel side says.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Format of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `key=value` pairs.
+    Logfmt,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Cli {
+    /// Parses a command line; the first argument is the program's name.
+    pub fn parse_from_args(
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        if let Some(flag) = misplaced_run_flag(&matches) {
+            let name = matches.subcommand_name().unwrap_or_default();
+            return Err(command.error(
+                ErrorKind::ArgumentConflict,
+                format!("--{flag} is a flag of `run`, it has no meaning for `{name}`"),
+            ));
+        }
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// A flag of `run` that stands before another command, where it would be silently ignored.
+fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
+    matches.subcommand_name()?;
+    [
+        ("listen_address", "web.listen-address"),
+        ("telemetry_path", "web.telemetry-path"),
+        ("cpu_percent", "snapshot.cpu-percent"),
+    ]
+    .into_iter()
+    .find_map(|(id, flag)| {
+        (matches.value_source(id) == Some(ValueSource::CommandLine)).then_some(flag)
+    })
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let whole = match text.strip_prefix(':') {
+        Some(port) => format!("[::]:{port}"),
+        None => text.to_owned(),
+    };
+    whole.parse().map_err(|_| {
+        "not an IP address and port, such as 127.0.0.1:10049, [::1]:10049 or :10049".to_owned()
+    })
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("not a number above 0 and up to 100".to_owned()),
+    }
+}
+
+fn state() -> impl TypedValueParser<Value = TcpState> {
+    let names = TcpState::FOUND
+        .into_iter()
+        .chain([TcpState::Close])
+        .map(TcpState::name);
+    PossibleValuesParser::new(names).try_map(|name| {
+        TcpState::ALL
+            .into_iter()
+            .find(|state| state.name() == name)
+            .ok_or("no such state")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        let all = ["tcpstate-agent"].iter().chain(arguments);
+        Cli::parse_from_args(all.map(OsString::from))
+    }
+
+    fn message(arguments: &[&str]) -> String {
+        let error = parse(arguments).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nothing_said_is_run_with_its_flags() {
+        let cli = parse(&["--web.listen-address", ":9"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.run.listen_address, ["[::]:9".parse().unwrap()]);
+    }
+
+    #[test]
+    fn listen_addresses_can_be_several() {
+        let cli = parse(&[
+            "run",
+            "--web.listen-address=127.0.0.1:1",
+            "--web.listen-address=[::1]:2",
+        ])
+        .unwrap();
+        let Some(Command::Run(run)) = cli.command else {
+            panic!("not run");
+        };
+        assert_eq!(run.listen_address.len(), 2);
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        for (arguments, word) in [
+            (
+                &["--web.listen-address", "127.0.0.1:70000"][..],
+                "127.0.0.1:70000",
+            ),
+            (&["--web.listen-address", "localhost"], "localhost"),
+            (&["--snapshot.cpu-percent", "0"], "cpu-percent"),
+            (&["--snapshot.cpu-percent", "NaN"], "cpu-percent"),
+            (&["--snapshot.cpu-percent", "101"], "cpu-percent"),
+            (&["--log.level", "loud"], "loud"),
+            (&["--no-such-flag"], "--no-such-flag"),
+            (&["trace", "--state", "closed"], "closed"),
+            (&["trace", "--port", "70000"], "70000"),
+            (&["trace", "--port", "0"], "0"),
+            (&["snapshot", "--output", "xml"], "xml"),
+        ] {
+            let message = message(arguments);
+            assert!(message.contains(word), "{arguments:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_flag_of_run_before_another_command_is_refused() {
+        let message = message(&["--web.listen-address", ":9", "snapshot"]);
+        assert!(
+            message.contains("has no meaning for `snapshot`"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn states_are_named_as_in_the_metrics() {
+        let cli = parse(&["trace", "--state", "close_wait,syn_recv"]).unwrap();
+        let Some(Command::Trace(trace)) = cli.command else {
+            panic!("not trace");
+        };
+        assert_eq!(trace.state, [TcpState::CloseWait, TcpState::SynRecv]);
+    }
+}

@@ -1,0 +1,73 @@
+//! The commands: each wires what it needs, and nothing else sees everything.
+
+pub mod check;
+pub mod run;
+pub mod snapshot;
+pub mod trace;
+
+use std::io;
+
+use anyhow::Context as _;
+
+use crate::{
+    bpf::{Loaded, ProgramStatus},
+    cli::{Cli, Command},
+    logging,
+    settings::{LogSettings, RunSettings, TraceSettings},
+};
+
+/// Exit code of a command that did its work and found something wrong.
+const FOUND_WRONG: u8 = 1;
+
+/// Does what the command line says and returns the exit code.
+pub fn execute(cli: Cli) -> anyhow::Result<u8> {
+    let Cli { command, run, log } = cli;
+    let log = LogSettings::from(log);
+    logging::start(log);
+    match command.unwrap_or(Command::Run(run)) {
+        Command::Run(args) => run::execute(&RunSettings::try_from(args)?, log)?,
+        Command::Snapshot(args) => snapshot::execute(args.output)?,
+        Command::Trace(args) => trace::execute(&TraceSettings::from(args), log)?,
+        Command::Check => return check::execute(),
+    }
+    Ok(0)
+}
+
+/// Fails if no program of `loaded` runs, and warns of each that does not.
+fn require_any(loaded: &Loaded) -> anyhow::Result<()> {
+    let mut reasons = Vec::new();
+    for ProgramStatus { program, outcome } in &loaded.programs {
+        let Err(obstacle) = outcome else { continue };
+        reasons.push(format!(
+            "cannot run {}: {} ({})",
+            program.hook(),
+            obstacle.cause,
+            obstacle.remedy
+        ));
+    }
+    if reasons.len() == loaded.programs.len() {
+        reasons.dedup_by_key(|reason| reason.split_once(": ").map(|(_, cause)| cause.to_owned()));
+        anyhow::bail!("{}", reasons.join("; "));
+    }
+    for reason in reasons {
+        tracing::warn!("{reason}");
+    }
+    Ok(())
+}
+
+/// Writes to stdout. A reader that has gone away, such as `head`, is no error.
+fn print(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> anyhow::Result<Printed> {
+    let mut stdout = io::stdout().lock();
+    match write(&mut stdout).and_then(|()| io::Write::flush(&mut stdout)) {
+        Ok(()) => Ok(Printed::All),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Printed::NoOneReads),
+        Err(error) => Err(error).context("cannot write to stdout"),
+    }
+}
+
+/// Whether anyone still reads what is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Printed {
+    All,
+    NoOneReads,
+}

@@ -1,0 +1,20 @@
+//! The library of `tcpstate-agent`.
+//!
+//! Data flows one way: kernel → bytes → [`decode`] → [`model`] → [`metrics`], [`http`] and the
+//! terminal. The [`bpf`] module alone knows the BPF library, [`netns`] alone enters namespaces,
+//! [`watch`] keeps the model true while the agent runs, and [`commands`] wires them.
+
+pub mod bpf;
+pub mod cli;
+pub mod commands;
+pub mod decode;
+pub mod http;
+pub mod landing_page;
+pub mod logging;
+pub mod metrics;
+pub mod model;
+pub mod netns;
+pub mod recent_ends;
+pub mod settings;
+pub mod timeline;
+pub mod watch;

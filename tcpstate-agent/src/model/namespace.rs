@@ -1,0 +1,282 @@
+//! The model of one network namespace.
+
+use std::time::{Duration, Instant};
+
+use tcpstate_common::{Family, NamespaceCounters, SocketCounts, TcpState};
+
+use super::{Census, Minisockets, Offset};
+
+/// The states whose sockets pass the tracepoint on every way in and out.
+const FLOWING: [TcpState; 9] = [
+    TcpState::Listen,
+    TcpState::SynSent,
+    TcpState::SynRecv,
+    TcpState::Established,
+    TcpState::FinWait1,
+    TcpState::FinWait2,
+    TcpState::CloseWait,
+    TcpState::Closing,
+    TcpState::LastAck,
+];
+
+/// A finished snapshot of one namespace.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// What it found.
+    pub counts: SocketCounts,
+    /// The live counters before it began.
+    pub before: NamespaceCounters,
+    /// The live counters after it ended.
+    pub after: NamespaceCounters,
+    /// When it ended.
+    pub at: Instant,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What is known of the sockets of one namespace.
+#[derive(Clone, Debug)]
+pub struct NamespaceModel {
+    offsets: [[Offset; FLOWING.len()]; 2],
+    half_open: [u64; 2],
+    minisockets: Minisockets,
+    at_pass: NamespaceCounters,
+    counted_at: Instant,
+    pass_took: Duration,
+    /// The last snapshot made the model much better; another one may too.
+    is_improving: bool,
+}
+
+/// A snapshot that leaves more sockets uncertain than one in so many is worth repeating.
+const DISTURBED_PART: u64 = 100;
+/// Unless they are so few.
+const DISTURBED_SOCKETS: u64 = 16;
+
+impl NamespaceModel {
+    /// The model after its first snapshot.
+    #[must_use]
+    pub fn new(pass: &Pass) -> Self {
+        Self {
+            offsets: measure(pass),
+            half_open: half_open(&pass.counts),
+            minisockets: Minisockets::counted(&pass.counts),
+            at_pass: pass.after,
+            counted_at: pass.at,
+            pass_took: pass.took,
+            is_improving: true,
+        }
+    }
+
+    /// Learns from another snapshot.
+    pub fn correct(&mut self, pass: &Pass) {
+        let before = self.uncertain();
+        let measured = measure(pass);
+        for (known, measured) in self.offsets.iter_mut().zip(measured) {
+            for (known, measured) in known.iter_mut().zip(measured) {
+                *known = known.narrowed_by(measured);
+            }
+        }
+        *self = Self {
+            offsets: self.offsets,
+            ..Self::new(pass)
+        };
+        self.is_improving = self.uncertain() <= before / 2;
+    }
+
+    /// Whether so much moved during the last snapshot that another one should follow at once.
+    /// Where one after the other is as bad, the namespace is just busy, and haste does not help.
+    #[must_use]
+    pub fn was_disturbed(&self, now: &NamespaceCounters) -> bool {
+        let tolerable = self.census(now, None).total() / DISTURBED_PART;
+        self.is_improving && self.uncertain() > tolerable.max(DISTURBED_SOCKETS)
+    }
+
+    /// The sockets there are when the live counters are at `now` and the kernel counts
+    /// `minisockets`, or an unknown number of them.
+    #[must_use]
+    pub fn census(&self, now: &NamespaceCounters, minisockets: Option<u64>) -> Census {
+        let mut census = Census::default();
+        for family in Family::ALL {
+            let slot = family.slot();
+            for (state, offset) in FLOWING.into_iter().zip(&self.offsets[slot]) {
+                let flow = now.flow[slot][state.slot()];
+                census.add(family, state, offset.gauge(flow));
+            }
+            census.add(family, TcpState::SynRecv, self.half_open[slot]);
+        }
+        let made = self.minisockets.with_made(&self.at_pass, now);
+        minisockets
+            .map_or(made, |total| made.scaled_to(total))
+            .add_to(&mut census);
+        census
+    }
+
+    /// Whether there can be minisockets when the live counters are at `now`: none can come
+    /// without a transition.
+    #[must_use]
+    pub fn may_have_minisockets(&self, now: &NamespaceCounters) -> bool {
+        self.minisockets.with_made(&self.at_pass, now).total() > 0
+    }
+
+    /// How many sockets can at most be shown in a wrong state.
+    #[must_use]
+    pub fn uncertain(&self) -> u64 {
+        self.offsets
+            .iter()
+            .flatten()
+            .map(|offset| offset.uncertainty())
+            .sum()
+    }
+
+    /// Half-open connections at the last snapshot.
+    #[must_use]
+    pub fn half_open(&self) -> u64 {
+        self.half_open.iter().sum()
+    }
+
+    /// Whether anything happened since the last snapshot that only another one can tell in full.
+    #[must_use]
+    pub fn has_changed(&self, now: &NamespaceCounters) -> bool {
+        self.at_pass != *now
+    }
+
+    /// When the last snapshot ended.
+    #[must_use]
+    pub const fn counted_at(&self) -> Instant {
+        self.counted_at
+    }
+
+    /// How long the last snapshot took.
+    #[must_use]
+    pub const fn pass_took(&self) -> Duration {
+        self.pass_took
+    }
+}
+
+fn measure(pass: &Pass) -> [[Offset; FLOWING.len()]; 2] {
+    Family::ALL.map(|family| {
+        let slot = family.slot();
+        FLOWING.map(|state| {
+            Offset::measured(
+                pass.counts.by_state[slot][state.slot()],
+                pass.before.flow[slot][state.slot()],
+                pass.after.flow[slot][state.slot()],
+            )
+        })
+    })
+}
+
+fn half_open(counts: &SocketCounts) -> [u64; 2] {
+    Family::ALL.map(|family| counts.by_state[family.slot()][TcpState::NewSynRecv.slot()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(counts: SocketCounts, before: NamespaceCounters, after: NamespaceCounters) -> Pass {
+        Pass {
+            counts,
+            before,
+            after,
+            at: Instant::now(),
+            took: Duration::from_millis(2),
+        }
+    }
+
+    fn found(family: Family, state: TcpState, count: u64) -> SocketCounts {
+        let mut counts = SocketCounts::default();
+        counts.by_state[family.slot()][state.slot()] = count;
+        counts
+    }
+
+    #[test]
+    fn sockets_older_than_the_counters_move_with_them() {
+        let quiet = NamespaceCounters::default();
+        let model = NamespaceModel::new(&pass(
+            found(Family::Ipv4, TcpState::Established, 3),
+            quiet,
+            quiet,
+        ));
+        let mut now = quiet;
+        now.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
+        let census = model.census(&now, Some(0));
+        assert_eq!(census.get(Family::Ipv4, TcpState::Established), 2);
+        assert_eq!(census.get(Family::Ipv4, TcpState::CloseWait), 1);
+        assert_eq!(census.total(), 3);
+    }
+
+    #[test]
+    fn an_accepted_child_leaves_its_listener_where_it_is() {
+        let quiet = NamespaceCounters::default();
+        let model = NamespaceModel::new(&pass(
+            found(Family::Ipv6, TcpState::Listen, 1),
+            quiet,
+            quiet,
+        ));
+        let mut now = quiet;
+        now.record(Family::Ipv6, TcpState::Listen, TcpState::SynRecv);
+        now.record(Family::Ipv6, TcpState::SynRecv, TcpState::Established);
+        let census = model.census(&now, Some(0));
+        assert_eq!(census.get(Family::Ipv6, TcpState::Listen), 1);
+        assert_eq!(census.get(Family::Ipv6, TcpState::SynRecv), 0);
+        assert_eq!(census.get(Family::Ipv6, TcpState::Established), 1);
+        now.record(Family::Ipv6, TcpState::Listen, TcpState::Close);
+        assert_eq!(model.census(&now, Some(0)).in_state(TcpState::Listen), 0);
+    }
+
+    #[test]
+    fn half_open_connections_and_full_sockets_in_syn_recv_are_one_state() {
+        let quiet = NamespaceCounters::default();
+        let mut counts = found(Family::Ipv4, TcpState::NewSynRecv, 5);
+        counts.by_state[0][TcpState::SynRecv.slot()] = 2;
+        let model = NamespaceModel::new(&pass(counts, quiet, quiet));
+        let census = model.census(&quiet, Some(0));
+        assert_eq!(census.get(Family::Ipv4, TcpState::SynRecv), 7);
+    }
+
+    #[test]
+    fn full_and_mini_sockets_in_fin_wait2_are_one_state() {
+        let quiet = NamespaceCounters::default();
+        let mut counts = found(Family::Ipv4, TcpState::FinWait2, 2);
+        counts.fin_wait2_mini[0] = 3;
+        let model = NamespaceModel::new(&pass(counts, quiet, quiet));
+        assert_eq!(
+            model
+                .census(&quiet, Some(3))
+                .get(Family::Ipv4, TcpState::FinWait2),
+            5
+        );
+        assert_eq!(
+            model
+                .census(&quiet, Some(0))
+                .get(Family::Ipv4, TcpState::FinWait2),
+            2
+        );
+    }
+
+    #[test]
+    fn uncertainty_is_what_moved_during_the_first_snapshot_and_goes_with_a_quiet_one() {
+        let before = NamespaceCounters::default();
+        let mut after = before;
+        for _ in 0..10 {
+            after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
+        }
+        let mut model = NamespaceModel::new(&pass(
+            found(Family::Ipv4, TcpState::Established, 95),
+            before,
+            after,
+        ));
+        assert!(model.uncertain() > 0);
+        let mut counts = found(Family::Ipv4, TcpState::Established, 90);
+        counts.by_state[0][TcpState::CloseWait.slot()] = 10;
+        model.correct(&pass(counts, after, after));
+        assert_eq!(model.uncertain(), 0);
+        assert_eq!(
+            model
+                .census(&after, Some(0))
+                .get(Family::Ipv4, TcpState::Established),
+            90
+        );
+    }
+}

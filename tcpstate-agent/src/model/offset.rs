@@ -1,0 +1,213 @@
+//! The difference between the true number of sockets in a state and its live counter.
+//!
+//! The live counter follows every transition, so the difference is a constant: the sockets that
+//! were in the state before the counter began. A snapshot measures it, but a snapshot takes
+//! time, and a socket that moves meanwhile may be seen before, after, or not at all. So what one
+//! snapshot gives is a range, no wider than the movement while it ran; and because the constant
+//! stays the same, ranges of successive snapshots can be intersected. A single quiet snapshot
+//! makes it exact for good.
+
+use tcpstate_common::StateFlow;
+
+/// A range that holds the offset of one state's live counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offset {
+    low: i64,
+    high: i64,
+}
+
+impl Offset {
+    /// What a snapshot says that found `found` sockets in the state while the counters went from
+    /// `before` to `after`.
+    ///
+    /// Of the sockets that were there when it began, it has missed at most those that left; of
+    /// those that came, it has seen at most all.
+    #[must_use]
+    pub fn measured(found: u64, before: StateFlow, after: StateFlow) -> Self {
+        let entered = signed(after.entered.wrapping_sub(before.entered));
+        let left = signed(after.left.wrapping_sub(before.left));
+        let base = signed(found) - live(before);
+        let high = base + left;
+        // No state ever holds fewer than no sockets.
+        let low = (base - entered)
+            .max(-live(before))
+            .max(-live(after))
+            .min(high);
+        Self { low, high }
+    }
+
+    /// What is known when `newer` is measured as well.
+    ///
+    /// Where the two contradict each other, an event was missed or a socket changed its family:
+    /// then the newer one is right.
+    #[must_use]
+    pub fn narrowed_by(self, newer: Self) -> Self {
+        let low = self.low.max(newer.low);
+        let high = self.high.min(newer.high);
+        if low <= high {
+            Self { low, high }
+        } else {
+            newer
+        }
+    }
+
+    /// The number of sockets in the state when its live counter is at `now`.
+    #[must_use]
+    pub fn gauge(self, now: StateFlow) -> u64 {
+        let middle = self.low + (self.high - self.low) / 2;
+        u64::try_from(middle + live(now)).unwrap_or(0)
+    }
+
+    /// By how many sockets [`Offset::gauge`] can be wrong.
+    #[must_use]
+    pub fn uncertainty(self) -> u64 {
+        (self.high - self.low).unsigned_abs().div_ceil(2)
+    }
+}
+
+/// The live counter: sockets that came less sockets that went, since the counter began.
+fn live(flow: StateFlow) -> i64 {
+    signed(flow.entered.wrapping_sub(flow.left))
+}
+
+fn signed(difference: u64) -> i64 {
+    difference.cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn flow(entered: u64, left: u64) -> StateFlow {
+        StateFlow { entered, left }
+    }
+
+    #[test]
+    fn a_quiet_snapshot_is_exact() {
+        let offset = Offset::measured(100, flow(7, 3), flow(7, 3));
+        assert_eq!(offset.uncertainty(), 0);
+        assert_eq!(offset.gauge(flow(7, 3)), 100);
+        assert_eq!(offset.gauge(flow(7, 53)), 50);
+    }
+
+    #[test]
+    fn a_snapshot_in_the_middle_of_a_storm_does_not_spoil_an_exact_one() {
+        let quiet = Offset::measured(50_000, flow(0, 0), flow(0, 0));
+        // All of them leave while it runs, and it happens to see a third of them.
+        let storm = Offset::measured(16_000, flow(0, 0), flow(0, 50_000));
+        assert!(storm.uncertainty() > 0);
+        let both = quiet.narrowed_by(storm);
+        assert_eq!(both.uncertainty(), 0);
+        assert_eq!(both.gauge(flow(0, 50_000)), 0);
+    }
+
+    #[test]
+    fn a_contradiction_is_decided_for_the_newer_measurement() {
+        let older = Offset::measured(10, flow(0, 0), flow(0, 0));
+        let newer = Offset::measured(12, flow(0, 0), flow(0, 0));
+        assert_eq!(older.narrowed_by(newer).gauge(flow(0, 0)), 12);
+    }
+
+    #[test]
+    fn a_gauge_is_never_negative() {
+        let offset = Offset::measured(1, flow(0, 0), flow(0, 0));
+        assert_eq!(offset.gauge(flow(0, 5)), 0);
+    }
+
+    /// A state that is watched: it begins with `initial` sockets before the counters do, and
+    /// then sockets come and go while a walk sees each of them or not.
+    #[derive(Clone, Debug)]
+    struct History {
+        initial: u64,
+        quiet: Vec<bool>,
+        storm: Vec<Move>,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Move {
+        /// A socket comes, and the walk sees it or has passed its place.
+        Come { seen: bool },
+        /// One of the first sockets leaves, and the walk has seen it before or not.
+        Go { seen: bool },
+    }
+
+    fn moves() -> impl Strategy<Value = Vec<Move>> {
+        let one = prop_oneof![
+            any::<bool>().prop_map(|seen| Move::Come { seen }),
+            any::<bool>().prop_map(|seen| Move::Go { seen }),
+        ];
+        prop::collection::vec(one, 0..60)
+    }
+
+    fn histories() -> impl Strategy<Value = History> {
+        (
+            0_u64..100,
+            prop::collection::vec(any::<bool>(), 0..60),
+            moves(),
+        )
+            .prop_map(|(initial, quiet, storm)| History {
+                initial,
+                quiet,
+                storm,
+            })
+    }
+
+    proptest! {
+        /// Whatever a walk sees of the sockets that move while it runs, the truth is within the
+        /// uncertainty that it states.
+        #[test]
+        fn the_truth_is_within_the_stated_uncertainty(history in histories()) {
+            let History { initial, quiet, storm } = history;
+            let mut counters = flow(0, 0);
+            let mut truth = initial;
+            for come in quiet {
+                if come {
+                    counters.entered += 1;
+                    truth += 1;
+                } else if truth > 0 {
+                    counters.left += 1;
+                    truth -= 1;
+                }
+            }
+            let before = counters;
+            let mut seen_by_walk = 0;
+            let mut unmoved = truth;
+            for step in storm {
+                match step {
+                    Move::Come { seen } => {
+                        counters.entered += 1;
+                        truth += 1;
+                        seen_by_walk += u64::from(seen);
+                    }
+                    Move::Go { seen } if unmoved > 0 => {
+                        counters.left += 1;
+                        truth -= 1;
+                        unmoved -= 1;
+                        seen_by_walk += u64::from(seen);
+                    }
+                    Move::Go { .. } => {}
+                }
+            }
+            let offset = Offset::measured(unmoved + seen_by_walk, before, counters);
+            let gauge = offset.gauge(counters);
+            prop_assert!(
+                gauge.abs_diff(truth) <= offset.uncertainty(),
+                "{gauge} is not {truth} ± {}", offset.uncertainty()
+            );
+        }
+
+        /// Two measurements that are both right leave a range that is still right.
+        #[test]
+        fn narrowing_keeps_the_truth(truth in 0_i64..1000, ranges in prop::collection::vec((0_i64..50, 0_i64..50), 1..10)) {
+            let mut known: Option<Offset> = None;
+            for (below, above) in ranges {
+                let measured = Offset { low: truth - below, high: truth + above };
+                known = Some(known.map_or(measured, |known| known.narrowed_by(measured)));
+            }
+            let known = known.unwrap();
+            prop_assert!(known.low <= truth && truth <= known.high);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Finding every network namespace of the host.
+//!
+//! A namespace can be reached through a process in it (`/proc/PID/ns/net`), a mount
+//! (`ip netns add`), or a descriptor that some process holds. One that is held only by its
+//! sockets has none of these and cannot be entered by anyone.
+//!
+//! Looking at every descriptor of the host is the costly part, so it is done less often; what it
+//! found is checked in between.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use procfs::process::Process;
+
+use super::enter::is_gone;
+
+/// More routes to one namespace than that are no use.
+const MAX_ROUTES: usize = 4;
+
+/// A network namespace and the paths that lead to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Inode number, as in `net:[4026531833]`.
+    pub inode: u32,
+    /// Files to open for entering it, best first.
+    pub routes: Vec<PathBuf>,
+}
+
+/// What a search brought.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// By inode number.
+    pub namespaces: BTreeMap<u32, Namespace>,
+    /// Namespaces of processes that this one may not look into, each named by one such process.
+    /// Their inode numbers are unknown.
+    pub hidden: Vec<PathBuf>,
+}
+
+/// Searches, and remembers the routes that are costly to find.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    remembered: Vec<(u32, PathBuf)>,
+}
+
+impl Discovery {
+    /// Looks at the processes, and checks the other routes that are known.
+    pub fn quick(&mut self) -> io::Result<Found> {
+        let processes = processes()?;
+        let mut found = look_at_processes(&processes);
+        self.remembered
+            .retain(|(inode, route)| inode_of(route).is_ok_and(|found| found == *inode));
+        self.add_remembered(&mut found);
+        Ok(found)
+    }
+
+    /// Looks everywhere: at processes, at the mounts of every mount namespace, and at every
+    /// descriptor of every process.
+    pub fn full(&mut self) -> io::Result<Found> {
+        let processes = processes()?;
+        let mut found = look_at_processes(&processes);
+        self.remembered.clear();
+        self.remember_mounts(&processes);
+        self.remember_descriptors(&processes);
+        self.add_remembered(&mut found);
+        Ok(found)
+    }
+
+    fn add_remembered(&self, found: &mut Found) {
+        for (inode, route) in &self.remembered {
+            found.add(*inode, route.clone());
+        }
+    }
+
+    fn remember_mounts(&mut self, processes: &[PathBuf]) {
+        let mut seen = HashSet::new();
+        for process in processes {
+            let Ok(mount_namespace) = fs::read_link(process.join("ns/mnt")) else {
+                continue;
+            };
+            if !seen.insert(mount_namespace) {
+                continue;
+            }
+            let Ok(mounts) = Process::new_with_root(process.clone()).and_then(|p| p.mountinfo())
+            else {
+                continue;
+            };
+            for mount in mounts {
+                let Some(inode) = (mount.fs_type == "nsfs")
+                    .then(|| parse_link(Path::new(&mount.root)))
+                    .flatten()
+                else {
+                    continue;
+                };
+                // Absolute, so it is joined without its leading slash.
+                let below = mount
+                    .mount_point
+                    .strip_prefix("/")
+                    .unwrap_or(&mount.mount_point);
+                self.remember(inode, process.join("root").join(below));
+            }
+        }
+    }
+
+    fn remember_descriptors(&mut self, processes: &[PathBuf]) {
+        for process in processes {
+            let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+                continue;
+            };
+            for descriptor in descriptors.flatten() {
+                let route = descriptor.path();
+                if let Some(inode) = fs::read_link(&route).ok().as_deref().and_then(parse_link) {
+                    self.remember(inode, route);
+                }
+            }
+        }
+    }
+
+    fn remember(&mut self, inode: u32, route: PathBuf) {
+        let known = self.remembered.iter().filter(|(known, _)| *known == inode);
+        if known.count() < MAX_ROUTES {
+            self.remembered.push((inode, route));
+        }
+    }
+}
+
+impl Found {
+    fn add(&mut self, inode: u32, route: PathBuf) {
+        let namespace = self.namespaces.entry(inode).or_insert_with(|| Namespace {
+            inode,
+            routes: Vec::new(),
+        });
+        if namespace.routes.len() < MAX_ROUTES {
+            namespace.routes.push(route);
+        }
+    }
+}
+
+/// `/proc/PID` of every process.
+fn processes() -> io::Result<Vec<PathBuf>> {
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let is_process = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+        if is_process {
+            processes.push(entry.path());
+        }
+    }
+    Ok(processes)
+}
+
+fn look_at_processes(processes: &[PathBuf]) -> Found {
+    let mut found = Found::default();
+    let mut unreadable = Vec::new();
+    // A file below /proc/PID/net has the same inode number for all processes of a network
+    // namespace, and may be looked at where ns/net may not.
+    let mut known_files = HashSet::new();
+    for process in processes {
+        let route = process.join("ns/net");
+        match inode_of(&route) {
+            Ok(inode) => {
+                if !found.namespaces.contains_key(&inode) {
+                    known_files.extend(sockstat_inode(process));
+                }
+                found.add(inode, route);
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                unreadable.push(process);
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(error) => {
+                tracing::debug!(process = %process.display(), %error, "cannot look at a process");
+            }
+        }
+    }
+    for process in unreadable {
+        if let Some(file) = sockstat_inode(process)
+            && known_files.insert(file)
+        {
+            found.hidden.push(process.clone());
+        }
+    }
+    found
+}
+
+fn sockstat_inode(process: &Path) -> Option<u64> {
+    Some(fs::metadata(process.join("net/sockstat")).ok()?.ino())
+}
+
+/// Inode number of the network namespace that the file at `route` is, without opening it.
+fn inode_of(route: &Path) -> io::Result<u32> {
+    // What is mounted is no link; it is the file itself.
+    match fs::read_link(route) {
+        Ok(target) => parse_link(&target)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not a network namespace")),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            let inode = fs::metadata(route)?.ino();
+            u32::try_from(inode).map_err(|_| io::ErrorKind::NotFound.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Parses `net:[4026531833]`.
+fn parse_link(target: &Path) -> Option<u32> {
+    target
+        .to_str()?
+        .strip_prefix("net:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_links_to_network_namespaces_count() {
+        for (target, inode) in [
+            ("net:[4026531833]", Some(4_026_531_833)),
+            ("mnt:[4026531832]", None),
+            ("net:[4026531833", None),
+            ("net:[99999999999]", None),
+            ("net:[]", None),
+            ("socket:[12]", None),
+            ("/tmp/net:[1]", None),
+        ] {
+            assert_eq!(parse_link(Path::new(target)), inode, "{target}");
+        }
+    }
+
+    #[test]
+    fn ones_own_namespace_is_found() {
+        let own = inode_of(Path::new("/proc/self/ns/net")).unwrap();
+        let mut discovery = Discovery::default();
+        assert!(discovery.quick().unwrap().namespaces.contains_key(&own));
+        assert!(discovery.full().unwrap().namespaces.contains_key(&own));
+    }
+
+    #[test]
+    fn routes_to_one_namespace_are_bounded() {
+        let mut found = Found::default();
+        for number in 0..100 {
+            found.add(1, PathBuf::from(format!("/proc/{number}/ns/net")));
+        }
+        assert_eq!(found.namespaces[&1].routes.len(), MAX_ROUTES);
+    }
+}

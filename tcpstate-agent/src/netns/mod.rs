@@ -1,0 +1,9 @@
+//! The network namespaces of the host: finding them, entering them, and what each tells cheaply.
+
+mod discover;
+mod enter;
+mod sockstat;
+
+pub use discover::{Discovery, Found, Namespace};
+pub use enter::{VisitError, Visitor};
+pub use sockstat::SockStat;

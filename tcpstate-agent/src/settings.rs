@@ -1,0 +1,194 @@
+//! What the command line means.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use tcpstate_common::TcpState;
+use thiserror::Error;
+
+use crate::{
+    bpf::KernelLogLevel,
+    cli::{LogArgs, LogFormat, LogLevel, Output, RunArgs, TraceArgs},
+    decode::Transition,
+};
+
+/// Settings of the running agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunSettings {
+    /// Where to listen, each once.
+    pub listen: Vec<SocketAddr>,
+    /// Path of the metrics, with its leading slash.
+    pub telemetry_path: String,
+    /// Share of one core for background snapshots, in percent.
+    pub cpu_percent: f64,
+}
+
+/// A setting that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SettingsError {
+    /// Not usable as a path of its own.
+    #[error(
+        "--web.telemetry-path {0:?}: must be a path such as /metrics, and none of the agent's own (/, /-/healthy, /-/ready)"
+    )]
+    TelemetryPath(String),
+}
+
+impl TryFrom<RunArgs> for RunSettings {
+    type Error = SettingsError;
+
+    fn try_from(args: RunArgs) -> Result<Self, SettingsError> {
+        let RunArgs {
+            listen_address,
+            telemetry_path,
+            cpu_percent,
+        } = args;
+        let is_path = telemetry_path.len() > 1
+            && telemetry_path.starts_with('/')
+            && !telemetry_path.starts_with("/-/")
+            && telemetry_path
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
+        if !is_path {
+            return Err(SettingsError::TelemetryPath(telemetry_path));
+        }
+        let listen: BTreeSet<SocketAddr> = listen_address.into_iter().collect();
+        Ok(Self {
+            listen: listen.into_iter().collect(),
+            telemetry_path,
+            cpu_percent,
+        })
+    }
+}
+
+/// Settings of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Least severe message that is logged.
+    pub level: LogLevel,
+    /// Format of the log.
+    pub format: LogFormat,
+}
+
+impl LogSettings {
+    /// How much the kernel side may say.
+    #[must_use]
+    pub const fn kernel(self) -> KernelLogLevel {
+        match self.level {
+            LogLevel::Error | LogLevel::Warn | LogLevel::Info => KernelLogLevel::Off,
+            LogLevel::Debug | LogLevel::Trace => KernelLogLevel::Debug,
+        }
+    }
+}
+
+impl From<LogArgs> for LogSettings {
+    fn from(LogArgs { level, format }: LogArgs) -> Self {
+        Self { level, format }
+    }
+}
+
+/// Settings of `trace`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// What to print.
+    pub filter: TraceFilter,
+    /// How to print it.
+    pub output: Output,
+}
+
+/// Which transitions to print: those that pass every part that is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TraceFilter {
+    states: Vec<TcpState>,
+    ports: Vec<u16>,
+}
+
+impl TraceFilter {
+    /// Whether `transition` is to be printed.
+    #[must_use]
+    pub fn passes(&self, transition: &Transition) -> bool {
+        let of_state = |state: &TcpState| {
+            [transition.old.name(), transition.new.name()].contains(&state.name())
+        };
+        let of_port =
+            |port: &u16| [transition.local.port(), transition.remote.port()].contains(port);
+        (self.states.is_empty() || self.states.iter().any(of_state))
+            && (self.ports.is_empty() || self.ports.iter().any(of_port))
+    }
+}
+
+impl From<TraceArgs> for TraceSettings {
+    fn from(args: TraceArgs) -> Self {
+        let TraceArgs {
+            state,
+            port,
+            output,
+        } = args;
+        Self {
+            filter: TraceFilter {
+                states: state,
+                ports: port,
+            },
+            output,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpstate_common::Family;
+
+    use super::*;
+
+    fn run(telemetry_path: &str, listen: &[&str]) -> Result<RunSettings, SettingsError> {
+        RunSettings::try_from(RunArgs {
+            listen_address: listen.iter().map(|text| text.parse().unwrap()).collect(),
+            telemetry_path: telemetry_path.to_owned(),
+            cpu_percent: 2.0,
+        })
+    }
+
+    #[test]
+    fn a_telemetry_path_must_be_a_path_of_its_own() {
+        for path in ["/metrics", "/a/b", "/m-1.2_~"] {
+            assert_eq!(run(path, &[]).unwrap().telemetry_path, path);
+        }
+        for path in [
+            "", "/", "metrics", "/-/ready", "/-/x", "/a b", "/{a}", "/a?b",
+        ] {
+            assert!(run(path, &[]).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_given_twice_is_listened_on_once() {
+        let settings = run("/metrics", &["127.0.0.1:1", "127.0.0.1:1"]).unwrap();
+        assert_eq!(settings.listen.len(), 1);
+    }
+
+    #[test]
+    fn a_filter_passes_what_matches_each_of_its_parts() {
+        let transition = Transition {
+            time_ns: 0,
+            socket: 1,
+            namespace: 1,
+            family: Family::Ipv4,
+            old: TcpState::Established,
+            new: TcpState::CloseWait,
+            error: 0,
+            local: "127.0.0.1:80".parse().unwrap(),
+            remote: "127.0.0.1:4000".parse().unwrap(),
+        };
+        for (states, ports, passes) in [
+            (vec![], vec![], true),
+            (vec![TcpState::Established], vec![], true),
+            (vec![TcpState::CloseWait, TcpState::Listen], vec![], true),
+            (vec![TcpState::Listen], vec![], false),
+            (vec![], vec![80], true),
+            (vec![], vec![4000, 1], true),
+            (vec![], vec![81], false),
+            (vec![TcpState::CloseWait], vec![81], false),
+        ] {
+            let filter = TraceFilter { states, ports };
+            assert_eq!(filter.passes(&transition), passes, "{filter:?}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The watch over the host: keeps the model true, and answers scrapes from it.
+//!
+//! Three threads, because each waits for something else and none may hold up another:
+//!
+//! - *counting* finds namespaces, enters them in turn and takes snapshots, within its budget;
+//! - *scraping* answers requests: it reads the live counters and what else is fresh and cheap,
+//!   entering namespaces too, and never waits for a long snapshot;
+//! - *events* empties the ring buffer.
+//!
+//! They share the kernel's maps and the model, each behind a lock that is held for microseconds;
+//! only the lock on the snapshot pass is held for as long as one takes.
+
+mod counting;
+mod events;
+mod reading;
+mod scraping;
+mod shared;
+
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+pub use reading::{Events, NamespaceResults, Reading, SnapshotState};
+
+use crate::{bpf::Loaded, recent_ends::RecentEnds};
+use scraping::Request;
+use shared::Shared;
+
+/// The running watch. Dropping it stops the threads and takes the programs out of the kernel.
+pub struct Watch {
+    shared: Arc<Shared>,
+    requests: Option<mpsc::Sender<Request>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The watch no longer answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the watch has stopped")]
+pub struct Stopped;
+
+impl Watch {
+    /// Starts to watch with what was loaded. Background snapshots use `cpu_percent` of one core.
+    pub fn start(loaded: Loaded, cpu_percent: f64) -> io::Result<Self> {
+        let (shared, kernel_log) = Shared::new(loaded);
+        let (requests, incoming) = mpsc::channel();
+        let mut watch = Self {
+            shared: Arc::clone(&shared),
+            requests: Some(requests),
+            threads: Vec::new(),
+        };
+        let counting = Arc::clone(&shared);
+        watch.spawn("ts-counting", move || counting::run(&counting, cpu_percent))?;
+        let scraping = Arc::clone(&shared);
+        watch.spawn("ts-scraping", move || scraping::run(&scraping, &incoming))?;
+        watch.spawn("ts-events", move || events::run(&shared, kernel_log))?;
+        Ok(watch)
+    }
+
+    /// What the kernel holds now. Takes milliseconds; blocks, so never call it on a worker of
+    /// the async runtime.
+    pub fn read(&self) -> Result<Arc<Reading>, Stopped> {
+        let (answer, answered) = mpsc::channel();
+        self.requests
+            .as_ref()
+            .ok_or(Stopped)?
+            .send(answer)
+            .map_err(|_| Stopped)?;
+        answered.recv().map_err(|_| Stopped)
+    }
+
+    /// Whether every namespace that can be reached has been counted once. Stays true.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shared.is_ready()
+    }
+
+    /// Waits until [`Watch::is_ready`], at most `timeout`. Returns whether it is.
+    #[must_use]
+    pub fn wait_until_ready(&self, timeout: Duration) -> bool {
+        self.shared.wait_until_ready(timeout)
+    }
+
+    /// The connections that ended abnormally, as far as they are kept.
+    #[must_use]
+    pub fn recent_ends(&self) -> RecentEnds {
+        self.shared.recent_ends()
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.requests = None;
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the watch panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What one scrape sees.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tcpstate_common::{EventCounters, TransitionMatrix};
+
+use crate::{bpf::ProgramStatus, model::Census};
+
+/// The state of the host at one moment.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Sockets of all counted namespaces. `None` where nothing can count them.
+    pub sockets: Option<Census>,
+    /// The same by namespace.
+    pub by_namespace: BTreeMap<u32, Census>,
+    /// Transitions since the start. `None` where nothing can see them.
+    pub transitions: Option<TransitionMatrix>,
+    /// What became of the event records. `None` where there are none.
+    pub events: Option<Events>,
+    /// How good the snapshots are.
+    pub snapshot: Option<SnapshotState>,
+    /// What became of the namespaces.
+    pub namespaces: NamespaceResults,
+    /// What became of the programs.
+    pub programs: Vec<ProgramStatus>,
+}
+
+/// The account of the event records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// The kernel side's part.
+    pub kernel: EventCounters,
+    /// Records that the agent understood.
+    pub decoded: u64,
+    /// Records that reached the agent and were not understood.
+    pub malformed: u64,
+}
+
+impl Events {
+    /// Records that were due and are not known: the ring was full, or they were malformed.
+    /// `emitted = decoded + lost` once the ring is empty.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.kernel.lost + self.malformed
+    }
+}
+
+/// How good the snapshots are that the gauges rest on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotState {
+    /// How long it takes to count all namespaces once, by the last snapshot of each.
+    pub duration: Duration,
+    /// Age of the oldest snapshot that is in use.
+    pub age: Duration,
+    /// How many sockets can at most be shown in a wrong state.
+    pub uncertain: u64,
+}
+
+/// Network namespaces by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceResults {
+    /// Counted: they are in the gauges.
+    pub counted: u64,
+    /// The agent may not enter them.
+    pub denied: u64,
+    /// They show transitions and cannot be entered by anyone, or counting them failed.
+    pub unreachable: u64,
+}

@@ -1,0 +1,206 @@
+//! The scraping thread: one reading for every request.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use tcpstate_common::NamespaceCounters;
+use tracing::{debug, error, warn};
+
+use super::{
+    reading::{Events, NamespaceResults, Reading, SnapshotState},
+    shared::{Shared, lock},
+};
+use crate::{
+    model::Census,
+    netns::{Namespace, SockStat, VisitError, Visitor},
+};
+
+/// Where to send the answer.
+pub(super) type Request = mpsc::Sender<Arc<Reading>>;
+
+/// Where counting all namespaces takes no longer, a scrape counts them afresh.
+const FRESH_LIMIT: Duration = Duration::from_millis(5);
+
+pub(super) fn run(shared: &Shared, requests: &mpsc::Receiver<Request>) {
+    let visitor = match Visitor::new() {
+        Ok(visitor) => visitor,
+        Err(error) => {
+            error!(%error, "cannot open the agent's own network namespace, no scrape is answered");
+            return;
+        }
+    };
+    while let Ok(first) = requests.recv() {
+        // Whoever asked before the reading begins shares it.
+        let waiting: Vec<Request> = std::iter::once(first).chain(requests.try_iter()).collect();
+        let reading = Arc::new(read(shared, &visitor));
+        for request in waiting {
+            // Who no longer waits needs no answer.
+            let _ = request.send(Arc::clone(&reading));
+        }
+    }
+}
+
+fn read(shared: &Shared, visitor: &Visitor) -> Reading {
+    let started = Instant::now();
+    count_if_cheap(shared, visitor);
+    let live = live_counters(shared);
+    look_for_strangers(shared, &live);
+    let by_namespace = census(shared, visitor, &live, started);
+    let sockets = shared.can_count().then(|| {
+        let mut sum = Census::default();
+        for census in by_namespace.values() {
+            sum += census;
+        }
+        sum
+    });
+    Reading {
+        sockets,
+        by_namespace,
+        transitions: shared.flow().and_then(|flow| {
+            flow.transitions()
+                .inspect_err(|error| warn!(%error, "cannot read the transition counters"))
+                .ok()
+        }),
+        events: events(shared),
+        snapshot: shared.can_count().then(|| snapshot_state(shared)),
+        namespaces: namespace_results(shared),
+        programs: shared.programs.clone(),
+    }
+}
+
+fn count_if_cheap(shared: &Shared, visitor: &Visitor) {
+    let counted: Vec<(Namespace, Duration)> = shared
+        .namespaces()
+        .watched
+        .values()
+        .filter_map(|watched| {
+            let took = watched.model.as_ref()?.pass_took();
+            Some((watched.namespace.clone(), took))
+        })
+        .collect();
+    if counted.iter().map(|(_, took)| *took).sum::<Duration>() > FRESH_LIMIT {
+        return;
+    }
+    for (namespace, _) in counted {
+        shared.count(visitor, &namespace);
+    }
+}
+
+fn live_counters(shared: &Shared) -> BTreeMap<u32, NamespaceCounters> {
+    let Some(flow) = shared.flow() else {
+        return BTreeMap::new();
+    };
+    flow.namespaces()
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|inode| Some((inode, flow.namespace(inode).ok()?)))
+        .collect()
+}
+
+/// A namespace that shows up in the live counters before a search found it is looked for.
+fn look_for_strangers(shared: &Shared, live: &BTreeMap<u32, NamespaceCounters>) {
+    let is_stranger = {
+        let namespaces = shared.namespaces();
+        live.keys().any(|inode| {
+            !namespaces.watched.contains_key(inode) && !namespaces.unreachable.contains_key(inode)
+        })
+    };
+    if is_stranger {
+        shared.ask_for_discovery();
+    }
+}
+
+fn census(
+    shared: &Shared,
+    visitor: &Visitor,
+    live: &BTreeMap<u32, NamespaceCounters>,
+    started: Instant,
+) -> BTreeMap<u32, Census> {
+    // Entering namespaces takes time: the lock is not held meanwhile.
+    let models: Vec<_> = shared
+        .namespaces()
+        .watched
+        .values()
+        .filter_map(|watched| Some((watched.namespace.clone(), watched.model.clone()?)))
+        .collect();
+    let mut by_namespace = BTreeMap::new();
+    for (namespace, model) in models {
+        let now = live.get(&namespace.inode).copied().unwrap_or_default();
+        let is_fresh = model.counted_at() >= started;
+        let minisockets = if is_fresh || !model.may_have_minisockets(&now) {
+            None
+        } else {
+            match visitor.visit(&namespace, SockStat::read_minisockets) {
+                Ok(Ok(minisockets)) => Some(minisockets),
+                // Gone, and its minisockets with it.
+                Err(VisitError::Gone) => continue,
+                Ok(Err(error)) | Err(VisitError::Denied(error) | VisitError::Failed(error)) => {
+                    debug!(namespace = namespace.inode, %error, "cannot read sockstat");
+                    None
+                }
+            }
+        };
+        by_namespace.insert(namespace.inode, model.census(&now, minisockets));
+    }
+    by_namespace
+}
+
+fn events(shared: &Shared) -> Option<Events> {
+    let ring = shared.events.as_ref()?;
+    // The kernel's side first, then the ring is emptied: so nothing of what it counted is still
+    // on the way.
+    let kernel = shared
+        .flow()?
+        .events()
+        .inspect_err(|error| warn!(%error, "cannot read the event counters"))
+        .ok()?;
+    let mut ring = lock(ring);
+    super::events::drain(shared, &mut ring);
+    let read = ring.records_read();
+    Some(Events {
+        kernel,
+        decoded: read.decoded,
+        malformed: read.malformed,
+    })
+}
+
+fn snapshot_state(shared: &Shared) -> SnapshotState {
+    let now = Instant::now();
+    let namespaces = shared.namespaces();
+    let mut state = SnapshotState::default();
+    for model in namespaces
+        .watched
+        .values()
+        .filter_map(|watched| watched.model.as_ref())
+    {
+        state.duration += model.pass_took();
+        state.age = state
+            .age
+            .max(now.saturating_duration_since(model.counted_at()));
+        state.uncertain += model.uncertain();
+    }
+    state
+}
+
+fn namespace_results(shared: &Shared) -> NamespaceResults {
+    let namespaces = shared.namespaces();
+    let mut results = NamespaceResults {
+        denied: namespaces.hidden,
+        ..NamespaceResults::default()
+    };
+    for watched in namespaces.watched.values() {
+        match (&watched.model, watched.failure) {
+            (Some(_), _) => results.counted += 1,
+            (None, Some(failure)) if failure.denied => results.denied += 1,
+            (None, Some(_)) => results.unreachable += 1,
+            (None, None) => {}
+        }
+    }
+    // The hidden ones have live counters too, under numbers that cannot be matched to them.
+    let unreachable = u64::try_from(namespaces.unreachable.len()).unwrap_or(u64::MAX);
+    results.unreachable += unreachable.saturating_sub(namespaces.hidden);
+    results
+}

@@ -1,0 +1,264 @@
+//! What the threads of the watch share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tcpstate_common::NamespaceCounters;
+use tracing::warn;
+
+use crate::{
+    bpf::{EventRing, Flow, KernelLog, Loaded, ProgramStatus, SocketPass},
+    model::{NamespaceModel, Pass},
+    netns::{Namespace, SockStat, VisitError, Visitor},
+    recent_ends::RecentEnds,
+};
+
+/// How long the events thread sleeps when nothing wakes it; a stop waits for it.
+pub(super) const EVENT_INTERVAL: Duration = Duration::from_millis(100);
+
+pub(super) struct Shared {
+    flow: Option<Mutex<Flow>>,
+    socket_pass: Option<Mutex<SocketPass>>,
+    pub(super) events: Option<Mutex<EventRing>>,
+    pub(super) recent_ends: Mutex<RecentEnds>,
+    pub(super) programs: Vec<ProgramStatus>,
+    hosts: Mutex<Namespaces>,
+    signals: Mutex<Signals>,
+    signalled: Condvar,
+}
+
+/// The namespaces of the host as they are known.
+#[derive(Default)]
+pub(super) struct Namespaces {
+    pub(super) watched: BTreeMap<u32, Watched>,
+    /// Namespaces that cannot even be named.
+    pub(super) hidden: u64,
+    /// Namespaces with live counters that no route leads to.
+    pub(super) unreachable: BTreeMap<u32, NamespaceCounters>,
+}
+
+/// One namespace that was found.
+pub(super) struct Watched {
+    pub(super) namespace: Namespace,
+    pub(super) model: Option<NamespaceModel>,
+    /// Why it is not counted.
+    pub(super) failure: Option<Failure>,
+    /// How often in a row it was not found again.
+    pub(super) missed: u8,
+}
+
+/// Why a namespace could not be counted, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Failure {
+    pub(super) denied: bool,
+    pub(super) at: Instant,
+}
+
+impl Watched {
+    pub(super) fn new(namespace: Namespace) -> Self {
+        Self {
+            namespace,
+            model: None,
+            failure: None,
+            missed: 0,
+        }
+    }
+
+    /// What is needed to enter it.
+    pub(super) fn route(&self) -> Namespace {
+        self.namespace.clone()
+    }
+}
+
+#[derive(Default)]
+struct Signals {
+    stop: bool,
+    discover: bool,
+    ready: bool,
+}
+
+/// What the counting thread was woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Woken {
+    Stop,
+    Discover,
+    TimeOut,
+}
+
+impl Shared {
+    pub(super) fn new(loaded: Loaded) -> (Arc<Self>, Option<KernelLog>) {
+        let Loaded {
+            flow,
+            events,
+            socket_pass,
+            kernel_log,
+            programs,
+        } = loaded;
+        let shared = Self {
+            flow: flow.map(Mutex::new),
+            socket_pass: socket_pass.map(Mutex::new),
+            events: events.map(Mutex::new),
+            recent_ends: Mutex::default(),
+            programs,
+            hosts: Mutex::default(),
+            signals: Mutex::default(),
+            signalled: Condvar::new(),
+        };
+        (Arc::new(shared), kernel_log)
+    }
+
+    pub(super) fn namespaces(&self) -> MutexGuard<'_, Namespaces> {
+        lock(&self.hosts)
+    }
+
+    pub(super) fn flow(&self) -> Option<MutexGuard<'_, Flow>> {
+        self.flow.as_ref().map(lock)
+    }
+
+    pub(super) const fn can_count(&self) -> bool {
+        self.socket_pass.is_some()
+    }
+
+    /// The live counters of a namespace; zeros where there are none or they cannot be read.
+    pub(super) fn counters(&self, inode: u32) -> NamespaceCounters {
+        self.flow()
+            .and_then(|flow| {
+                flow.namespace(inode)
+                    .inspect_err(|error| warn!(%error, "cannot read live counters"))
+                    .ok()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Counts one namespace and corrects its model.
+    pub(super) fn count(&self, visitor: &Visitor, namespace: &Namespace) {
+        let Some(socket_pass) = &self.socket_pass else {
+            return;
+        };
+        let visited = visitor.visit(namespace, || {
+            let mut socket_pass = lock(socket_pass);
+            let started = Instant::now();
+            let before = self.counters(namespace.inode);
+            // The walk goes through the table of all namespaces, however few sockets this one
+            // has; where the kernel says it has none at all, there is nothing to find.
+            let counts = match SockStat::read() {
+                Ok(none) if none == SockStat::default() => Default::default(),
+                _ => socket_pass.count()?,
+            };
+            Ok(Pass {
+                counts,
+                before,
+                after: self.counters(namespace.inode),
+                at: Instant::now(),
+                took: started.elapsed(),
+            })
+        });
+        self.note(namespace, visited);
+    }
+
+    fn note(
+        &self,
+        namespace: &Namespace,
+        visited: Result<Result<Pass, crate::bpf::PassError>, VisitError>,
+    ) {
+        let mut namespaces = self.namespaces();
+        let Some(watched) = namespaces.watched.get_mut(&namespace.inode) else {
+            return;
+        };
+        let (denied, error) = match visited {
+            Ok(Ok(pass)) => {
+                match &mut watched.model {
+                    Some(model) => model.correct(&pass),
+                    None => watched.model = Some(NamespaceModel::new(&pass)),
+                }
+                watched.failure = None;
+                return;
+            }
+            Err(VisitError::Gone) => {
+                namespaces.watched.remove(&namespace.inode);
+                return;
+            }
+            Err(error @ VisitError::Denied(_)) => (true, error.to_string()),
+            Err(error) => (false, error.to_string()),
+            Ok(Err(error)) => (false, error.to_string()),
+        };
+        // Said once, not at every attempt.
+        if watched.failure.is_none() {
+            let route = namespace.routes.first().map(|route| route.display());
+            warn!(
+                namespace = namespace.inode,
+                route = route.map(tracing::field::display),
+                error,
+                "cannot count a network namespace, it is in no gauge"
+            );
+        }
+        watched.model = None;
+        watched.failure = Some(Failure {
+            denied,
+            at: Instant::now(),
+        });
+    }
+
+    /// Asks the counting thread to look for namespaces now.
+    pub(super) fn ask_for_discovery(&self) {
+        lock(&self.signals).discover = true;
+        self.signalled.notify_all();
+    }
+
+    pub(super) fn stop(&self) {
+        lock(&self.signals).stop = true;
+        self.signalled.notify_all();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        lock(&self.signals).stop
+    }
+
+    /// Sleeps until something is asked of the counting thread.
+    pub(super) fn wait(&self, timeout: Duration) -> Woken {
+        let signals = lock(&self.signals);
+        let (mut signals, _) = self
+            .signalled
+            .wait_timeout_while(signals, timeout, |signals| {
+                !signals.stop && !signals.discover
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if signals.stop {
+            Woken::Stop
+        } else if std::mem::take(&mut signals.discover) {
+            Woken::Discover
+        } else {
+            Woken::TimeOut
+        }
+    }
+
+    pub(super) fn set_ready(&self) {
+        lock(&self.signals).ready = true;
+        self.signalled.notify_all();
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        lock(&self.signals).ready
+    }
+
+    pub(super) fn wait_until_ready(&self, timeout: Duration) -> bool {
+        let signals = lock(&self.signals);
+        let (signals, _) = self
+            .signalled
+            .wait_timeout_while(signals, timeout, |signals| !signals.ready && !signals.stop)
+            .unwrap_or_else(PoisonError::into_inner);
+        signals.ready
+    }
+
+    pub(super) fn recent_ends(&self) -> RecentEnds {
+        lock(&self.recent_ends).clone()
+    }
+}
+
+/// A panic while a lock was held has been reported by then; the value is still a value.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,143 @@
+//! The counters that the eBPF programs keep and the agent reads.
+//!
+//! All are 64-bit counts of events since the programs were loaded. They only rise; what is *now*
+//! is always a difference of two of them. Per-CPU copies are summed by the agent.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{Family, STATE_SLOTS, TcpState};
+
+/// State changes of all TCP sockets of the machine: `from` × `to`, by the kernel's state numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct TransitionMatrix {
+    /// How often a socket went from the state of the first index to that of the second.
+    pub count: [[u64; STATE_SLOTS]; STATE_SLOTS],
+}
+
+/// How many sockets came into a state and how many went out of it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct StateFlow {
+    /// Sockets that came into the state.
+    pub entered: u64,
+    /// Sockets that went out of the state.
+    pub left: u64,
+}
+
+/// What happened to the sockets of one network namespace.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct NamespaceCounters {
+    /// By family and state. A child cloned from a listener enters `SYN_RECV` and leaves nothing:
+    /// its first event says `LISTEN`, but the listener stays.
+    pub flow: [[StateFlow; STATE_SLOTS]; 2],
+    /// By family: full sockets replaced by a minisocket in `TIME_WAIT`.
+    pub to_time_wait: [u64; 2],
+    /// By family: full sockets that left `FIN_WAIT2` before the peer's FIN came, nearly always
+    /// because a minisocket in `FIN_WAIT2` replaced them.
+    pub to_fin_wait2_mini: [u64; 2],
+}
+
+impl NamespaceCounters {
+    /// Counts one socket of `family` going from `old` to `new`.
+    #[inline]
+    pub fn record(&mut self, family: Family, old: TcpState, new: TcpState) {
+        let flow = &mut self.flow[family.slot()];
+        if !matches!((old, new), (TcpState::Listen, TcpState::SynRecv)) {
+            flow[old.slot()].left += 1;
+        }
+        flow[new.slot()].entered += 1;
+    }
+}
+
+/// What one pass of `iter/tcp` found in one namespace.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct SocketCounts {
+    /// By family and state. `TimeWait` and `NewSynRecv` are minisockets and request sockets.
+    pub by_state: [[u64; STATE_SLOTS]; 2],
+    /// By family: timewait minisockets whose substate is `FIN_WAIT2`.
+    pub fin_wait2_mini: [u64; 2],
+    /// Sockets of a family or in a state that this program does not know.
+    pub unknown: u64,
+}
+
+/// The fate of the records meant for a ring buffer.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct EventCounters {
+    /// Records that were due.
+    pub emitted: u64,
+    /// Of these, how many found the ring full.
+    pub lost: u64,
+    /// Transitions whose namespace has no counters, because the table of namespaces is full.
+    pub untracked: u64,
+    /// Transitions between numbers that are no TCP state.
+    pub unknown_state: u64,
+}
+
+const _: () = {
+    assert!(size_of::<TransitionMatrix>() == 2048);
+    assert!(size_of::<NamespaceCounters>() == 544);
+    assert!(size_of::<SocketCounts>() == 280);
+    assert!(size_of::<EventCounters>() == 32);
+};
+
+impl TransitionMatrix {
+    /// A matrix of zeros.
+    pub const ZERO: Self = Self {
+        count: [[0; STATE_SLOTS]; STATE_SLOTS],
+    };
+
+    /// Adds the counts of another CPU.
+    pub fn add(&mut self, other: &Self) {
+        for (row, other) in self.count.iter_mut().zip(&other.count) {
+            for (count, other) in row.iter_mut().zip(other) {
+                *count = count.wrapping_add(*other);
+            }
+        }
+    }
+}
+
+impl NamespaceCounters {
+    /// Adds the counts of another CPU.
+    pub fn add(&mut self, other: &Self) {
+        for (flows, other) in self.flow.iter_mut().zip(&other.flow) {
+            for (flow, other) in flows.iter_mut().zip(other) {
+                flow.entered = flow.entered.wrapping_add(other.entered);
+                flow.left = flow.left.wrapping_add(other.left);
+            }
+        }
+        for family in 0..2 {
+            self.to_time_wait[family] =
+                self.to_time_wait[family].wrapping_add(other.to_time_wait[family]);
+            self.to_fin_wait2_mini[family] =
+                self.to_fin_wait2_mini[family].wrapping_add(other.to_fin_wait2_mini[family]);
+        }
+    }
+}
+
+impl EventCounters {
+    /// Adds the counts of another CPU.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            emitted,
+            lost,
+            untracked,
+            unknown_state,
+        } = self;
+        *emitted = emitted.wrapping_add(other.emitted);
+        *lost = lost.wrapping_add(other.lost);
+        *untracked = untracked.wrapping_add(other.untracked);
+        *unknown_state = unknown_state.wrapping_add(other.unknown_state);
+    }
+}

@@ -1,0 +1,39 @@
+//! Names by which the agent finds what the eBPF object holds.
+//!
+//! The kernel keeps 15 characters of a name; longer ones would be cut in `bpftool`.
+
+/// Programs.
+pub mod program {
+    /// `tp_btf/inet_sock_set_state`: counts every state transition.
+    pub const TRANSITION: &str = "tcp_transition";
+    /// `iter/tcp`: counts the sockets of one namespace.
+    pub const COUNT_SOCKETS: &str = "tcp_count";
+}
+
+/// Maps.
+pub mod map {
+    /// Per-CPU array of one [`TransitionMatrix`](crate::TransitionMatrix).
+    pub const TRANSITIONS: &str = "TRANSITIONS";
+    /// Per-CPU hash from a namespace's inode number to its
+    /// [`NamespaceCounters`](crate::NamespaceCounters).
+    pub const NAMESPACES: &str = "NAMESPACES";
+    /// Ring buffer of [`TransitionRecord`](crate::TransitionRecord).
+    pub const EVENTS: &str = "EVENTS";
+    /// Per-CPU array of one [`EventCounters`](crate::EventCounters).
+    pub const EVENT_COUNTERS: &str = "EVENT_COUNTERS";
+    /// Array of one [`SocketCounts`](crate::SocketCounts).
+    pub const SOCKET_COUNTS: &str = "SOCKET_COUNTS";
+    /// The ring buffer of aya-log.
+    pub const KERNEL_LOG: &str = "AYA_LOGS";
+}
+
+/// Globals that the agent sets before loading, besides the kernel's field offsets
+/// ([`FIELDS`](crate::FIELDS)).
+pub mod global {
+    /// `u8`: the [`RecordMask`](crate::RecordMask).
+    pub const RECORD_MASK: &str = "RECORD_MASK";
+    /// `u32`: unread bytes in the ring at which its reader is woken.
+    pub const WAKE_UP_BYTES: &str = "WAKE_UP_BYTES";
+    /// `u8`: the level of aya-log, 0 for off.
+    pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+}

@@ -1,0 +1,72 @@
+//! `iter/tcp`: counts the sockets of one network namespace, inside the kernel.
+//!
+//! The kernel calls the program once for each socket of the namespace of the thread that opened
+//! the iterator, and a last time with none. The agent zeroes the counts before a pass and reads
+//! them after it; only one pass runs at a time.
+
+use aya_ebpf::{helpers::generated::bpf_skc_to_tcp_timewait_sock, macros::map, maps::Array};
+use tcpstate_common::{SocketCounts, TcpState};
+
+use crate::kernel::{Sock, TimewaitSock};
+
+#[map]
+static SOCKET_COUNTS: Array<SocketCounts> = Array::with_max_entries(1, 0);
+
+/// `struct bpf_iter__tcp`, [`net/ipv4/tcp_ipv4.c`]. Each member is a pointer in 8 bytes.
+///
+/// [`net/ipv4/tcp_ipv4.c`]: https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c
+#[repr(C)]
+pub(crate) struct IterTcpContext {
+    meta: *const u8,
+    sk_common: *const u8,
+    uid: u64,
+}
+
+// aya-ebpf has no macro for iterators; the section name is what the loader goes by.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+extern "C" fn tcp_count(ctx: *const IterTcpContext) -> i32 {
+    // SAFETY: the kernel calls the program with a context of this type. One load only: to the
+    // verifier a second load would be another pointer that may be null.
+    let sk_common = unsafe { core::ptr::read_volatile(&raw const (*ctx).sk_common) };
+    if !sk_common.is_null() {
+        count(sk_common);
+    }
+    0
+}
+
+#[inline(always)]
+fn count(sk_common: *const u8) {
+    let Some(counts) = SOCKET_COUNTS.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: the map gave a valid element, and no other pass writes it, see the module's text.
+    let counts = unsafe { &mut *counts };
+    // SAFETY: the context's pointer is a `struct sock_common *`, checked for null by the caller.
+    let sock = unsafe { Sock::new(sk_common) };
+    let (Some(family), Some(state)) = (sock.family(), TcpState::from_kernel(sock.raw_state()))
+    else {
+        counts.unknown += 1;
+        return;
+    };
+    if matches!(state, TcpState::TimeWait) && in_fin_wait2(sk_common) {
+        counts.fin_wait2_mini[family.slot()] += 1;
+    } else {
+        counts.by_state[family.slot()][state.slot()] += 1;
+    }
+}
+
+/// Whether this minisocket stands for FIN_WAIT2, as it does when the process closed before the
+/// peer's FIN came.
+#[inline(always)]
+fn in_fin_wait2(sk_common: *const u8) -> bool {
+    // SAFETY: the helper takes a `struct sock_common *` and gives null where it is not a
+    // timewait minisocket.
+    let tw = unsafe { bpf_skc_to_tcp_timewait_sock(sk_common.cast_mut().cast()) };
+    if tw.is_null() {
+        return false;
+    }
+    // SAFETY: the helper gave a `struct tcp_timewait_sock *`, checked for null.
+    let tw = unsafe { TimewaitSock::new(tw.cast()) };
+    matches!(tw.substate(), Some(TcpState::FinWait2))
+}

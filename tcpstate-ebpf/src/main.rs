@@ -1,0 +1,27 @@
+//! The eBPF programs of tcpstate. They observe and change nothing.
+//!
+//! One file a program, one file a map; a map is private to the module that knows what it means.
+//!
+//! | program | file |
+//! | --- | --- |
+//! | `tcp_transition` | `transition.rs`: every state transition |
+//! | `tcp_count` | `count_sockets.rs`: the sockets of one namespace |
+#![no_std]
+#![no_main]
+
+mod count_sockets;
+mod event_ring;
+mod kernel;
+mod matrix;
+mod namespaces;
+mod transition;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Some helpers are given only to programs under a licence compatible with the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

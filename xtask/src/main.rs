@@ -1,0 +1,104 @@
+//! The project's automation, run as `cargo xtask COMMAND`.
+//!
+//! It depends on none of the project's own crates, so that it still builds when they do not.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool reports on its streams"
+)]
+
+mod ci;
+mod docs;
+mod ebpf;
+mod object_diff;
+mod process;
+mod test;
+mod tidy;
+mod toolchain;
+mod tools;
+mod workspace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "The project's automation",
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building the eBPF object needs: the pinned nightly and bpf-linker
+    ///
+    /// The nightly is installed with rustup. bpf-linker is built against that nightly's own LLVM
+    /// and put into the project's target folder; cargo's home is left as it is. Does nothing
+    /// where both are there.
+    Setup,
+    /// Build, verify or lint the eBPF object that the agent carries
+    #[command(subcommand)]
+    Ebpf(EbpfCommand),
+    /// Run all tests; as root also those that load the programs into the kernel
+    ///
+    /// As root, installs the programs that the privileged tests compare with (ss, curl, bpftool,
+    /// promtool, prometheus) where they are missing and there is apt-get. Without root the
+    /// privileged tests are skipped, which is an error where the environment variable CI is set.
+    Test {
+        /// Arguments for the test binaries, such as a test's name
+        #[arg(last = true, value_name = "ARGS")]
+        args: Vec<String>,
+    },
+    /// Run every check that a change has to pass, in order, up to the first that fails
+    Ci,
+    /// Check the rules of the source tree that no compiler knows
+    Tidy,
+    /// Write the generated documentation anew
+    Docs,
+}
+
+#[derive(Subcommand)]
+enum EbpfCommand {
+    /// Build the object and put it where the agent includes it from, to be committed
+    ///
+    /// The object is the same byte for byte wherever it is built. The file is left alone where
+    /// nothing changed.
+    Build {
+        /// Write the object to FILE instead
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Build the object from scratch and fail unless it is the committed one, byte for byte
+    Verify,
+    /// Run clippy on the eBPF programs, for their own target
+    Clippy,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Setup => toolchain::setup(),
+        Command::Ebpf(EbpfCommand::Build { out }) => ebpf::build(out.as_deref()),
+        Command::Ebpf(EbpfCommand::Verify) => ebpf::verify(),
+        Command::Ebpf(EbpfCommand::Clippy) => ebpf::clippy(),
+        Command::Test { args } => test::run(&args),
+        Command::Ci => ci::run(),
+        Command::Tidy => tidy::run(),
+        Command::Docs => docs::run(),
+    }
+}

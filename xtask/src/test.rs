@@ -1,0 +1,132 @@
+//! Running the tests: those that anybody can run, then those that need the kernel's permission.
+
+use std::{
+    env, fs,
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    process,
+    tools::{self, Tools},
+    workspace,
+};
+
+/// The test target that loads programs into the kernel and makes network namespaces.
+const PRIVILEGED: &str = "privileged";
+
+/// `cargo xtask test`; `args` go to the test binaries.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let root = is_root()?;
+    if !root && env::var_os("CI").is_some() {
+        bail!(
+            "cannot run the privileged tests: not root, and CI is set, which says that no test \
+             may be skipped (run as root, or unset CI)"
+        );
+    }
+    // Before the tests, so that a failure to install does not come at their end.
+    let tools = if root { Some(tools::provide()?) } else { None };
+
+    unprivileged(args)?;
+    let Some(tools) = tools else {
+        banner(
+            "SKIPPED: the privileged tests, for want of root. They test the eBPF programs in \
+             this kernel.\nRun them with `sudo -E env PATH=$PATH cargo xtask test`.",
+        );
+        return Ok(());
+    };
+    privileged(args, &tools)?;
+    if !tools.missing.is_empty() {
+        banner(&format!(
+            "NOT TESTED in full: could not install {}. The tests that compare with it say so above.",
+            tools.missing.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn unprivileged(args: &[String]) -> Result<()> {
+    let mut command = cargo_test()?;
+    command.args(["--lib", "--bins"]);
+    for target in integration_tests()? {
+        if target != PRIVILEGED {
+            command.args(["--test", &target]);
+        }
+    }
+    process::run(command.arg("--").args(args))?;
+    // Naming targets, as above, leaves out the examples in the documentation.
+    process::run(cargo_test()?.args(["--doc", "--"]).args(args))
+}
+
+fn privileged(args: &[String], tools: &Tools) -> Result<()> {
+    process::run(
+        cargo_test()?
+            // They share one kernel, whose sockets they count.
+            .args(["--test", PRIVILEGED, "--", "--test-threads=1"])
+            .args(args)
+            .env("PATH", &tools.path)
+            .env("TCPSTATE_TEST_MISSING_TOOLS", tools.missing.join(",")),
+    )
+}
+
+/// The same packages for all tests: others would have dependencies built with other features.
+fn cargo_test() -> Result<Command> {
+    let mut command = process::cargo()?;
+    command.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "tcpstate-ebpf",
+        "--locked",
+    ]);
+    Ok(command)
+}
+
+/// The names of all integration tests of the workspace. Cargo has no way to say "all but one".
+fn integration_tests() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for member in read_folder(&workspace::root()?)? {
+        for file in read_folder(&member.join("tests"))? {
+            let is_target = file.extension().is_some_and(|extension| extension == "rs")
+                || file.join("main.rs").is_file();
+            if let Some(name) = file.file_stem()
+                && is_target
+            {
+                names.push(name.to_string_lossy().into_owned());
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// The entries of `folder`; none where there is no such folder.
+fn read_folder(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<_>>(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
+    };
+    entries.with_context(|| format!("cannot read {}", folder.display()))
+}
+
+fn is_root() -> Result<bool> {
+    // The files of a process belong to its effective user.
+    let process =
+        fs::metadata("/proc/self").context("cannot tell whether this is root from /proc/self")?;
+    Ok(process.uid() == 0)
+}
+
+fn banner(text: &str) {
+    let line = "*".repeat(100);
+    eprintln!("\n{line}\n{text}\n{line}");
+}

@@ -1,0 +1,418 @@
+//! The rules of the source tree that no compiler knows.
+//!
+//! Most are absences: what a part of the tree does not name. They keep each library behind the
+//! one module that speaks for it, and they hold only for as long as something looks.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace;
+
+/// The crates of the agent that only some of its files may name.
+const CONFINED: [Confined; 4] = [
+    Confined {
+        name: "aya",
+        to: &["bpf/", "bpf.rs"],
+    },
+    Confined {
+        name: "aya_log",
+        to: &["bpf/", "bpf.rs"],
+    },
+    Confined {
+        name: "prometheus",
+        to: &["metrics/", "metrics.rs", "http.rs"],
+    },
+    Confined {
+        name: "clap",
+        to: &["cli.rs"],
+    },
+];
+const AGENT: &str = "tcpstate-agent/src/";
+const EBPF: &str = "tcpstate-ebpf/src/";
+
+/// The crate that has no unsafe code, by the compiler's word.
+const SAFE: &str = "tcpstate-common/src/lib.rs";
+
+/// Names that say nothing about what is in a file.
+const EMPTY_NAMES: [&str; 3] = ["utils.rs", "helpers.rs", "types.rs"];
+
+const MAX_LINES: usize = 600;
+
+/// The kernel cuts longer names of programs and maps (`BPF_OBJ_NAME_LEN`, with its final NUL).
+const MAX_NAME: usize = 15;
+
+/// The attributes that make a program of the function below them, besides `link_section`.
+const PROGRAM_MACROS: [&str; 7] = [
+    "btf_tracepoint",
+    "classifier",
+    "fentry",
+    "fexit",
+    "kprobe",
+    "tracepoint",
+    "xdp",
+];
+
+struct Confined {
+    name: &'static str,
+    to: &'static [&'static str],
+}
+
+/// A file of the workspace; `path` is relative to its root.
+struct Source {
+    path: String,
+    text: String,
+}
+
+/// `cargo xtask tidy`.
+pub(crate) fn run() -> Result<()> {
+    let root = workspace::root()?;
+    let mut sources = Vec::new();
+    read_sources(&root, &root, &mut sources)?;
+    let (manifests, sources): (Vec<_>, Vec<_>) = sources
+        .into_iter()
+        .partition(|source| source.path.ends_with("Cargo.toml"));
+
+    let mut faults = Vec::new();
+    for source in &sources {
+        faults.extend(confined_crates(source));
+        faults.extend(missing_forbid_unsafe(source));
+        faults.extend(too_long(source));
+        faults.extend(empty_name(source));
+        faults.extend(cut_names(source));
+    }
+    faults.extend(dependencies(&manifests)?);
+
+    for fault in &faults {
+        eprintln!("{fault}");
+    }
+    if !faults.is_empty() {
+        bail!("{} faults in the source tree, named above", faults.len());
+    }
+    println!("{} sources are tidy", sources.len());
+    Ok(())
+}
+
+/// Collects the Rust sources and manifests below `folder`.
+fn read_sources(root: &Path, folder: &Path, sources: &mut Vec<Source>) -> Result<()> {
+    let mut entries = Vec::new();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
+        entries.push(entry?.path());
+    }
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() {
+            // Hidden folders and what cargo builds are not ours.
+            if !name.starts_with('.') && name != "target" {
+                read_sources(root, &path, sources)?;
+            }
+        } else if name == "Cargo.toml" || name.ends_with(".rs") {
+            sources.push(read_source(root, &path)?);
+        }
+    }
+    Ok(())
+}
+
+fn read_source(root: &Path, path: &Path) -> Result<Source> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let path = path
+        .strip_prefix(root)
+        .unwrap_or(path)
+        .to_string_lossy()
+        .into_owned();
+    Ok(Source { path, text })
+}
+
+fn confined_crates(source: &Source) -> Vec<String> {
+    let Some(file) = source.path.strip_prefix(AGENT) else {
+        return Vec::new();
+    };
+    let mut faults = Vec::new();
+    for Confined { name, to } in &CONFINED {
+        if to.iter().any(|place| file.starts_with(place)) {
+            continue;
+        }
+        for (number, line) in code_lines(&source.text) {
+            if names_crate(line, name) {
+                let places = to.join(", ");
+                faults.push(fault(
+                    source,
+                    number,
+                    &format!("names `{name}`, outside {places}"),
+                ));
+            }
+        }
+    }
+    faults
+}
+
+/// Whether a line of code uses the crate `name`, as a path's first part or in a `use`.
+fn names_crate(line: &str, name: &str) -> bool {
+    line.match_indices(name).any(|(start, _)| {
+        let (before, after) = (&line[..start], &line[start + name.len()..]);
+        let is_part = |character: char| character.is_alphanumeric() || character == '_';
+        let whole = !before.ends_with(is_part) && !after.starts_with(is_part);
+        // `metrics::prometheus` is a module; `::prometheus` is the crate again.
+        let begins_path = !before.ends_with("::") || before.trim_end_matches("::").ends_with(' ');
+        let used =
+            before.trim_end().ends_with("use") || before.trim_end().ends_with("extern crate");
+        whole && begins_path && (after.starts_with("::") || used)
+    })
+}
+
+fn missing_forbid_unsafe(source: &Source) -> Option<String> {
+    let present =
+        code_lines(&source.text).any(|(_, line)| line.trim() == "#![forbid(unsafe_code)]");
+    (source.path == SAFE && !present)
+        .then(|| format!("{}: has no `#![forbid(unsafe_code)]`", source.path))
+}
+
+fn too_long(source: &Source) -> Option<String> {
+    let lines = source.text.lines().count();
+    (lines > MAX_LINES).then(|| {
+        format!(
+            "{}: {lines} lines, of {MAX_LINES} at most (find its second subject)",
+            source.path
+        )
+    })
+}
+
+fn empty_name(source: &Source) -> Option<String> {
+    let name = source.path.rsplit('/').next().unwrap_or(&source.path);
+    EMPTY_NAMES
+        .contains(&name)
+        .then(|| format!("{}: a file is named after its subject", source.path))
+}
+
+/// The names of eBPF programs and maps that the kernel would cut.
+fn cut_names(source: &Source) -> Vec<String> {
+    if !source.path.starts_with(EBPF) {
+        return Vec::new();
+    }
+    let mut faults = Vec::new();
+    // Whether an attribute seen before belongs to the next function, or to the next static.
+    let (mut program, mut map) = (false, false);
+    for (number, line) in code_lines(&source.text) {
+        if let Some(attribute) = line.trim_start().strip_prefix("#[") {
+            program |= attribute.contains("link_section") || is_program_macro(attribute);
+            map |= leading_identifier(attribute) == "map";
+            continue;
+        }
+        let function = item_name(line, "fn");
+        let variable = item_name(line, "static");
+        let name = if program { function } else { None }.or(if map { variable } else { None });
+        if let Some(name) = name
+            && name.len() > MAX_NAME
+        {
+            let text = format!(
+                "`{name}` has {} characters, of {MAX_NAME} at most",
+                name.len()
+            );
+            faults.push(fault(source, number, &text));
+        }
+        if function.is_some() || variable.is_some() {
+            (program, map) = (false, false);
+        }
+    }
+    faults
+}
+
+fn is_program_macro(attribute: &str) -> bool {
+    PROGRAM_MACROS.contains(&leading_identifier(attribute))
+}
+
+/// The name of the item that `line` begins with `keyword`, such as `fn` or `static`.
+fn item_name<'a>(line: &'a str, keyword: &str) -> Option<&'a str> {
+    let mut words = line.split_whitespace();
+    words.find(|word| *word == keyword)?;
+    let word = words.next()?;
+    Some(leading_identifier(if word == "mut" {
+        words.next()?
+    } else {
+        word
+    }))
+}
+
+fn leading_identifier(text: &str) -> &str {
+    let end = text.find(|character: char| !character.is_alphanumeric() && character != '_');
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// Dependencies that several members share but do not take from the workspace, and those of the
+/// workspace that accept any version.
+fn dependencies(manifests: &[Source]) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    // By dependency, the manifests that name it and whether they leave its version to the workspace.
+    let mut uses: BTreeMap<String, Vec<(&str, bool)>> = BTreeMap::new();
+    for manifest in manifests {
+        let table: toml::Table = manifest
+            .text
+            .parse()
+            .with_context(|| format!("cannot parse {}", manifest.path))?;
+        let shared = table
+            .get("workspace")
+            .and_then(|workspace| workspace.get("dependencies"));
+        for (name, value) in entries(shared) {
+            let version = value.get("version").unwrap_or(value).as_str();
+            if value.get("path").is_none() && version.is_none_or(|version| version.contains('*')) {
+                faults.push(format!(
+                    "{}: `{name}` is not pinned to a version",
+                    manifest.path
+                ));
+            }
+        }
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            for (name, value) in entries(table.get(section)) {
+                let inherited = value.get("workspace").is_some();
+                uses.entry(name.clone())
+                    .or_default()
+                    .push((&manifest.path, inherited));
+            }
+        }
+    }
+    for (name, uses) in uses {
+        let several = uses.iter().any(|(path, _)| *path != uses[0].0);
+        for (path, _) in uses.iter().filter(|(_, inherited)| several && !inherited) {
+            faults.push(format!(
+                "{path}: `{name}` is shared, so its version is the workspace's"
+            ));
+        }
+    }
+    Ok(faults)
+}
+
+fn entries(table: Option<&toml::Value>) -> impl Iterator<Item = (&String, &toml::Value)> {
+    table.and_then(toml::Value::as_table).into_iter().flatten()
+}
+
+/// The numbered lines of a Rust source, without their comments.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(index, line)| {
+        let comment = line
+            .match_indices("//")
+            .find(|(at, _)| !line[..*at].ends_with(':'));
+        (index + 1, comment.map_or(line, |(at, _)| &line[..at]))
+    })
+}
+
+fn fault(source: &Source, line: usize, text: &str) -> String {
+    format!("{}:{line}: {text}", source.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(path: &str, text: &str) -> Source {
+        Source {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_confined_crate_is_found_outside_its_place() {
+        for line in [
+            "use aya::Ebpf;",
+            "use ::aya::Ebpf;",
+            "use aya as b;",
+            "fn f(e: &aya::Ebpf) {}",
+        ] {
+            let text = format!("//! About aya::Ebpf.\n{line}\n");
+            let found = confined_crates(&source("tcpstate-agent/src/watch/mod.rs", &text));
+            let expected = ["tcpstate-agent/src/watch/mod.rs:2: names `aya`, outside bpf/, bpf.rs"];
+            assert_eq!(found, expected, "{line}");
+            assert!(confined_crates(&source("tcpstate-agent/src/bpf/load.rs", &text)).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_confined_crate_is_let_be() {
+        for line in [
+            "use crate::metrics::prometheus::Registry;",
+            "// clap::Parser would do it",
+            "let maya::X = y; himalaya::z()",
+            "let aya = 1;",
+            "\"run prometheus: it is there\"",
+        ] {
+            assert!(
+                confined_crates(&source("tcpstate-agent/src/model.rs", line)).is_empty(),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_shared_crate_forbids_unsafe_code() {
+        let path = "tcpstate-common/src/lib.rs";
+        assert_eq!(
+            missing_forbid_unsafe(&source(path, "#![no_std]\n#![forbid(unsafe_code)]")),
+            None
+        );
+        assert!(missing_forbid_unsafe(&source(path, "// #![forbid(unsafe_code)]")).is_some());
+    }
+
+    #[test]
+    fn a_file_has_600_lines_at_most() {
+        assert_eq!(too_long(&source("a.rs", &"x\n".repeat(600))), None);
+        assert!(too_long(&source("a.rs", &"x\n".repeat(601))).is_some());
+    }
+
+    #[test]
+    fn a_file_is_not_named_utils() {
+        assert_eq!(
+            empty_name(&source("tcpstate-agent/src/my_utils.rs", "")),
+            None
+        );
+        assert!(empty_name(&source("tcpstate-agent/src/utils.rs", "")).is_some());
+    }
+
+    #[test]
+    fn names_of_programs_and_maps_have_15_characters_at_most() {
+        let good = "#[map]\nstatic EXACTLY_15_CHAR: A = B;\n\
+                    #[btf_tracepoint(function = \"f\")]\nfn exactly_15_char(c: C) -> i32 {}\n\
+                    fn helper_with_a_long_name() {}\n\
+                    #[unsafe(link_section = \"license\")]\nstatic LICENSE_WITH_A_LONG_NAME: u8 = 0;";
+        assert!(cut_names(&source("tcpstate-ebpf/src/main.rs", good)).is_empty());
+        for bad in [
+            "#[map]\nstatic SIXTEEN_CHARACTE: A = B;",
+            "#[map]\n#[cfg(x)]\npub(crate) static mut SIXTEEN_CHARACTE: A = B;",
+            "#[xdp]\npub fn sixteen_characte(c: C) -> u32 {}",
+            "#[unsafe(no_mangle)]\n#[unsafe(link_section = \"iter/tcp\")]\n\
+             extern \"C\" fn sixteen_characte(c: *const C) -> i32 {}",
+        ] {
+            let found = cut_names(&source("tcpstate-ebpf/src/main.rs", bad));
+            assert_eq!(found.len(), 1, "{bad}: {found:?}");
+            assert!(cut_names(&source("tcpstate-agent/src/main.rs", bad)).is_empty());
+        }
+    }
+
+    #[test]
+    fn shared_dependencies_are_pinned_in_the_workspace() -> Result<()> {
+        let root = "[workspace.dependencies]\na = \"1\"\nb = { path = \"b\" }";
+        let one = "[dependencies]\na.workspace = true\nc = \"1\"";
+        let two = "[dev-dependencies]\na.workspace = true";
+        let tree = |root, one, two| {
+            dependencies(&[
+                source("Cargo.toml", root),
+                source("1.toml", one),
+                source("2.toml", two),
+            ])
+        };
+        assert_eq!(tree(root, one, two)?, [""; 0]);
+
+        let root = "[workspace.dependencies]\na = \"*\"\nb = { git = \"x\" }";
+        let two = "[dev-dependencies]\na = \"1\"";
+        let expected = [
+            "Cargo.toml: `a` is not pinned to a version",
+            "Cargo.toml: `b` is not pinned to a version",
+            "2.toml: `a` is shared, so its version is the workspace's",
+        ];
+        assert_eq!(tree(root, one, two)?, expected);
+        Ok(())
+    }
+}

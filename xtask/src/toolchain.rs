@@ -1,0 +1,213 @@
+//! The pinned tools that build the eBPF object: a nightly, and bpf-linker made for it.
+//!
+//! The object is committed and verified byte for byte, so every tool that shapes it is pinned.
+//! bpf-linker has to read the bitcode of the compiler it links for. It is therefore built against
+//! the very LLVM library that the nightly brings along, which also spares everybody an LLVM of
+//! their own.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{process, workspace};
+
+/// The compiler of the eBPF programs. A change of it changes the object.
+const NIGHTLY: &str = "nightly-2026-05-01";
+const COMPONENTS: [&str; 3] = ["rust-src", "clippy", "rustfmt"];
+const BPF_LINKER_VERSION: &str = "0.13.0";
+
+/// The tools, installed.
+pub(crate) struct Toolchain {
+    /// The root folder of the nightly.
+    pub(crate) sysroot: PathBuf,
+    /// The folder that bpf-linker is in.
+    pub(crate) linker_folder: PathBuf,
+    host: String,
+}
+
+impl Toolchain {
+    /// A program that the nightly keeps for its own use, such as `rust-objcopy`.
+    pub(crate) fn private_program(&self, name: &str) -> Command {
+        let program = self
+            .sysroot
+            .join("lib/rustlib")
+            .join(&self.host)
+            .join("bin")
+            .join(name);
+        let mut command = Command::new(program);
+        // It is linked with the LLVM in there, and does not know where that is.
+        command.env("LD_LIBRARY_PATH", self.sysroot.join("lib"));
+        command
+    }
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn setup() -> Result<()> {
+    let (toolchain, installed) = install_missing()?;
+    println!("{NIGHTLY}: {}", toolchain.sysroot.display());
+    println!(
+        "bpf-linker {BPF_LINKER_VERSION}: {}",
+        toolchain.linker_folder.display()
+    );
+    if !installed {
+        println!("both were there, nothing to do");
+    }
+    Ok(())
+}
+
+/// The tools, installed where they were missing.
+pub(crate) fn ensure() -> Result<Toolchain> {
+    Ok(install_missing()?.0)
+}
+
+/// Gives the tools, and whether one of them had to be installed.
+fn install_missing() -> Result<(Toolchain, bool)> {
+    let mut installed = false;
+    if !has_nightly() {
+        install_nightly()?;
+        installed = true;
+    }
+    let sysroot =
+        PathBuf::from(process::output(command("rustc").args(["--print", "sysroot"]))?.trim());
+    let version = process::output(command("rustc").arg("-vV"))?;
+    let host = version_field(&version, "host")?.to_owned();
+    let llvm = version_field(&version, "LLVM version")?;
+
+    let home = workspace::scratch()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}-{NIGHTLY}"));
+    let linker_folder = home.join("bin");
+    if !works(&linker_folder.join("bpf-linker")) {
+        install_bpf_linker(&home, &sysroot, llvm)?;
+        installed = true;
+    }
+    Ok((
+        Toolchain {
+            sysroot,
+            linker_folder,
+            host,
+        },
+        installed,
+    ))
+}
+
+/// A command of the nightly, in the workspace, free of what the surrounding `cargo run` and the
+/// user's environment say about the everyday toolchain and its flags.
+pub(crate) fn command(program: &str) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", NIGHTLY, program]);
+    for (name, _) in env::vars_os() {
+        if belongs_to_other_toolchain(&name) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn belongs_to_other_toolchain(variable: &OsStr) -> bool {
+    /// Where cargo keeps its files and how it reaches registries holds for any toolchain.
+    const KEPT: [&str; 6] = ["HOME", "HTTP_", "NET_", "REGISTR", "SOURCE_", "TERM_"];
+    let variable = variable.to_string_lossy();
+    match variable.strip_prefix("CARGO_") {
+        Some(rest) => !KEPT.iter().any(|kept| rest.starts_with(kept)),
+        None => {
+            ["CARGO", "RUSTUP_TOOLCHAIN"].contains(&&*variable)
+                || ["RUSTC", "RUSTDOC", "RUSTFLAGS"]
+                    .iter()
+                    .any(|name| variable.starts_with(name))
+        }
+    }
+}
+
+fn has_nightly() -> bool {
+    // Without the variable rustup might install the toolchain on being asked about it.
+    let installed = process::output(
+        Command::new("rustup")
+            .args(["component", "list", "--installed", "--toolchain", NIGHTLY])
+            .env("RUSTUP_AUTO_INSTALL", "0"),
+    );
+    installed.is_ok_and(|installed| {
+        COMPONENTS
+            .iter()
+            .all(|component| installed.lines().any(|line| line.starts_with(component)))
+    })
+}
+
+fn install_nightly() -> Result<()> {
+    let mut command = Command::new("rustup");
+    command.args([
+        "toolchain",
+        "install",
+        NIGHTLY,
+        "--profile",
+        "minimal",
+        "--no-self-update",
+    ]);
+    for component in COMPONENTS {
+        command.args(["-c", component]);
+    }
+    process::run(&mut command).context(
+        "cannot install the compiler of the eBPF programs (it comes with rustup, see https://rustup.rs)",
+    )
+}
+
+fn install_bpf_linker(home: &Path, sysroot: &Path, llvm: &str) -> Result<()> {
+    let major = llvm.split('.').next().unwrap_or(llvm);
+    let prefix = home.join("llvm");
+    offer_llvm(&prefix.join("lib"), &sysroot.join("lib"))?;
+    let mut cargo = command("cargo");
+    cargo
+        .env("LLVM_PREFIX", &prefix)
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    let crate_version = format!("bpf-linker@{BPF_LINKER_VERSION}");
+    process::cargo_install(cargo, &crate_version, &format!("llvm-{major}"), home)
+        .with_context(|| format!("cannot build bpf-linker against LLVM {llvm} of {NIGHTLY}"))
+}
+
+/// Fills `folder` with links to the nightly's LLVM library, by the name that linking looks for
+/// and the name that loading looks for. bpf-linker keeps `folder` as its run path.
+fn offer_llvm(folder: &Path, libraries: &Path) -> Result<()> {
+    let mut found = Vec::new();
+    for entry in
+        fs::read_dir(libraries).with_context(|| format!("cannot read {}", libraries.display()))?
+    {
+        let name = entry?.file_name();
+        // `libLLVM-….so` beside it is a linker script, not the library.
+        if name.to_string_lossy().starts_with("libLLVM.so.") {
+            found.push(name);
+        }
+    }
+    let [soname] = &found[..] else {
+        bail!(
+            "cannot find the LLVM library of {NIGHTLY}: {} has {found:?}",
+            libraries.display()
+        );
+    };
+    if folder.exists() {
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for name in [OsStr::new("libLLVM.so"), soname] {
+        symlink(libraries.join(soname), folder.join(name))
+            .with_context(|| format!("cannot link {} in {}", name.display(), folder.display()))?;
+    }
+    Ok(())
+}
+
+/// Whether the linker starts. It does not where the checkout or the nightly was moved.
+fn works(linker: &Path) -> bool {
+    process::output(Command::new(linker).arg("--version")).is_ok()
+}
+
+fn version_field<'a>(version: &'a str, name: &str) -> Result<&'a str> {
+    version
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        .with_context(|| format!("cannot find `{name}` in the version of {NIGHTLY}:\n{version}"))
+}
