@@ -127,6 +127,7 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
         loaded.programs.push(ProgramStatus { program, outcome });
     }
     drop(btf);
+    return_free_memory();
     loaded.programs.sort_by_key(|status| status.program);
 
     let counts_sockets = loaded
@@ -230,6 +231,16 @@ fn raise_locked_memory_limit() {
     };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
         debug!(%error, "cannot raise the limit of locked memory");
+    }
+}
+
+/// Gives what parsing the kernel's types took back to the system. glibc keeps it otherwise,
+/// because something small that lives on lies behind it.
+fn return_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim() only releases memory that is free, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
