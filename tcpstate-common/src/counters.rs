@@ -15,43 +15,86 @@ pub struct TransitionMatrix {
     pub count: [[u64; STATE_SLOTS]; STATE_SLOTS],
 }
 
-/// How many sockets came into a state and how many went out of it.
+/// How many sockets came into a state and how many went out of it. Wraps around; only the
+/// difference of two readings means anything.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 #[repr(C)]
 pub struct StateFlow {
     /// Sockets that came into the state.
-    pub entered: u64,
+    pub entered: u32,
     /// Sockets that went out of the state.
-    pub left: u64,
+    pub left: u32,
 }
 
-/// What happened to the sockets of one network namespace.
+/// What happened to the sockets of one network namespace. Every count wraps around, as in
+/// [`StateFlow`]: 32 bits keep the copies of many CPUs small.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 #[repr(C)]
 pub struct NamespaceCounters {
+    /// Inode number of the namespace that these are the counters of, 0 for none.
+    pub namespace: u32,
+    /// By family: full sockets replaced by a minisocket in `TIME_WAIT`.
+    pub to_time_wait: [u32; 2],
+    /// By family: full sockets that left `FIN_WAIT2` before the peer's FIN came, nearly always
+    /// because a minisocket in `FIN_WAIT2` replaced them.
+    pub to_fin_wait2_mini: [u32; 2],
     /// By family and state. A child cloned from a listener enters `SYN_RECV` and leaves nothing:
     /// its first event says `LISTEN`, but the listener stays.
     pub flow: [[StateFlow; STATE_SLOTS]; 2],
-    /// By family: full sockets replaced by a minisocket in `TIME_WAIT`.
-    pub to_time_wait: [u64; 2],
-    /// By family: full sockets that left `FIN_WAIT2` before the peer's FIN came, nearly always
-    /// because a minisocket in `FIN_WAIT2` replaced them.
-    pub to_fin_wait2_mini: [u64; 2],
+}
+
+impl StateFlow {
+    /// Adds the counts of another CPU.
+    pub const fn add(&mut self, other: &Self) {
+        self.entered = self.entered.wrapping_add(other.entered);
+        self.left = self.left.wrapping_add(other.left);
+    }
+
+    /// The live counter: sockets that came less sockets that went.
+    #[must_use]
+    pub fn live(&self) -> i64 {
+        self.entered.wrapping_sub(self.left).cast_signed().into()
+    }
 }
 
 impl NamespaceCounters {
+    /// What [`map::NAMESPACES`](crate::map::NAMESPACES) holds for a namespace that has been seen
+    /// and has no counters.
+    pub const NO_SLOT: u32 = u32::MAX;
+
     /// Counts one socket of `family` going from `old` to `new`.
     #[inline]
     pub fn record(&mut self, family: Family, old: TcpState, new: TcpState) {
         let flow = &mut self.flow[family.slot()];
         if !matches!((old, new), (TcpState::Listen, TcpState::SynRecv)) {
-            flow[old.slot()].left += 1;
+            let left = &mut flow[old.slot()].left;
+            *left = left.wrapping_add(1);
         }
-        flow[new.slot()].entered += 1;
+        let entered = &mut flow[new.slot()].entered;
+        *entered = entered.wrapping_add(1);
+    }
+
+    /// Adds the counts of another CPU.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            namespace,
+            to_time_wait,
+            to_fin_wait2_mini,
+            flow,
+        } = self;
+        *namespace = other.namespace;
+        for family in 0..2 {
+            to_time_wait[family] = to_time_wait[family].wrapping_add(other.to_time_wait[family]);
+            to_fin_wait2_mini[family] =
+                to_fin_wait2_mini[family].wrapping_add(other.to_fin_wait2_mini[family]);
+            for (flow, other) in flow[family].iter_mut().zip(&other.flow[family]) {
+                flow.add(other);
+            }
+        }
     }
 }
 
@@ -79,7 +122,7 @@ pub struct EventCounters {
     pub emitted: u64,
     /// Of these, how many found the ring full.
     pub lost: u64,
-    /// Transitions whose namespace has no counters, because the table of namespaces is full.
+    /// Transitions in namespaces that have no live counters.
     pub untracked: u64,
     /// Transitions between numbers that are no TCP state.
     pub unknown_state: u64,
@@ -87,7 +130,7 @@ pub struct EventCounters {
 
 const _: () = {
     assert!(size_of::<TransitionMatrix>() == 2048);
-    assert!(size_of::<NamespaceCounters>() == 544);
+    assert!(size_of::<NamespaceCounters>() == 276);
     assert!(size_of::<SocketCounts>() == 280);
     assert!(size_of::<EventCounters>() == 32);
 };
@@ -104,24 +147,6 @@ impl TransitionMatrix {
             for (count, other) in row.iter_mut().zip(other) {
                 *count = count.wrapping_add(*other);
             }
-        }
-    }
-}
-
-impl NamespaceCounters {
-    /// Adds the counts of another CPU.
-    pub fn add(&mut self, other: &Self) {
-        for (flows, other) in self.flow.iter_mut().zip(&other.flow) {
-            for (flow, other) in flows.iter_mut().zip(other) {
-                flow.entered = flow.entered.wrapping_add(other.entered);
-                flow.left = flow.left.wrapping_add(other.left);
-            }
-        }
-        for family in 0..2 {
-            self.to_time_wait[family] =
-                self.to_time_wait[family].wrapping_add(other.to_time_wait[family]);
-            self.to_fin_wait2_mini[family] =
-                self.to_fin_wait2_mini[family].wrapping_add(other.to_fin_wait2_mini[family]);
         }
     }
 }

@@ -14,9 +14,11 @@ pub mod program {
 pub mod map {
     /// Per-CPU array of one [`TransitionMatrix`](crate::TransitionMatrix).
     pub const TRANSITIONS: &str = "TRANSITIONS";
-    /// Per-CPU hash from a namespace's inode number to its
-    /// [`NamespaceCounters`](crate::NamespaceCounters).
+    /// Hash from a namespace's inode number to its element of [`LIVE`], or
+    /// [`NO_SLOT`](crate::NamespaceCounters::NO_SLOT).
     pub const NAMESPACES: &str = "NAMESPACES";
+    /// Per-CPU array of [`NamespaceCounters`](crate::NamespaceCounters); the agent sets its size.
+    pub const LIVE: &str = "LIVE";
     /// Ring buffer of [`TransitionRecord`](crate::TransitionRecord).
     pub const EVENTS: &str = "EVENTS";
     /// Per-CPU array of one [`EventCounters`](crate::EventCounters).

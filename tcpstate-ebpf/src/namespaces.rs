@@ -1,49 +1,81 @@
 //! The live counters: what happened to the sockets of each network namespace.
 //!
-//! A namespace's element is made by its first transition, or by the agent when it discovers the
-//! namespace, whichever comes first; the agent removes it when the namespace is gone. Elements
-//! are allocated one by one, so that memory follows the namespaces there are.
+//! The agent gives each namespace that it finds an element of `LIVE`, before it counts the
+//! namespace for the first time. One that the agent has not found shows up in `NAMESPACES`
+//! without an element, which tells the agent to look for it.
+//!
+//! A hash lookup costs more than all else that a transition needs together, so each CPU
+//! remembers where it found the counters of the last namespaces. What it remembers need not be
+//! true: an element says whose it is.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::BPF_NOEXIST,
     macros::map,
-    maps::PerCpuHashMap,
+    maps::{HashMap, PerCpuArray},
 };
 use tcpstate_common::NamespaceCounters;
 
-/// More namespaces than that are counted as untracked; they are then known from snapshots only.
+/// Namespaces that can be known at once, with live counters or without.
 const MAX_NAMESPACES: u32 = 4096;
+/// Namespaces that a CPU remembers; a power of two.
+const REMEMBERED: u32 = 64;
 
 #[map]
-static NAMESPACES: PerCpuHashMap<u32, NamespaceCounters> =
-    PerCpuHashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
+static NAMESPACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_NAMESPACES, 0);
 
-static ZERO: NamespaceCounters = NamespaceCounters {
-    flow: [[tcpstate_common::StateFlow {
-        entered: 0,
-        left: 0,
-    }; tcpstate_common::STATE_SLOTS]; 2],
-    to_time_wait: [0; 2],
-    to_fin_wait2_mini: [0; 2],
-};
+#[map]
+static LIVE: PerCpuArray<NamespaceCounters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Lets `count` add to the counters of `namespace`; `false` where it has none and there is no
-/// room for them.
+/// Elements of `LIVE` by the last bits of a namespace's inode number, which the kernel gives out
+/// one after the other.
+#[map]
+static SLOT_CACHE: PerCpuArray<u32> = PerCpuArray::with_max_entries(REMEMBERED, 0);
+
+/// Lets `count` add to the counters of `namespace`; `false` where it has none.
 #[inline(always)]
 pub(crate) fn update(namespace: u32, count: impl FnOnce(&mut NamespaceCounters)) -> bool {
-    let counters = match NAMESPACES.get_ptr_mut(&namespace) {
-        Some(counters) => counters,
-        None => {
-            // Another CPU may make it at the same time: then the one that is there is used.
-            let _ = NAMESPACES.insert(&namespace, &ZERO, u64::from(BPF_NOEXIST));
-            match NAMESPACES.get_ptr_mut(&namespace) {
-                Some(counters) => counters,
-                None => return false,
-            }
-        }
+    let Some(counters) = find(namespace) else {
+        return false;
     };
-    // SAFETY: the map gave this CPU's copy of the element, which no other CPU writes; it stays
-    // allocated for as long as the program runs, even when the agent removes it meanwhile.
+    // SAFETY: the map gave this CPU's copy of the element, which no other CPU writes.
     count(unsafe { &mut *counters });
     true
+}
+
+#[inline(always)]
+fn find(namespace: u32) -> Option<*mut NamespaceCounters> {
+    let remembered = SLOT_CACHE.get_ptr_mut(namespace & (REMEMBERED - 1))?;
+    // SAFETY: the map gave this CPU's element, which no other CPU writes.
+    let slot = unsafe { *remembered };
+    if let Some(counters) = counters_of(namespace, slot) {
+        return Some(counters);
+    }
+    let slot = look_up(namespace)?;
+    // SAFETY: as above.
+    unsafe { *remembered = slot };
+    counters_of(namespace, slot)
+}
+
+/// The element `slot`, if it is that of `namespace`.
+#[inline(always)]
+fn counters_of(namespace: u32, slot: u32) -> Option<*mut NamespaceCounters> {
+    let counters = LIVE.get_ptr_mut(slot)?;
+    // SAFETY: the map gave a valid element; the agent writes this field only while the element
+    // belongs to no namespace that lives.
+    (unsafe { (*counters).namespace } == namespace).then_some(counters)
+}
+
+#[inline(always)]
+fn look_up(namespace: u32) -> Option<u32> {
+    // SAFETY: the element is copied at once; elements of a preallocated map may be reused but
+    // stay readable.
+    match unsafe { NAMESPACES.get(namespace) } {
+        Some(slot) => Some(*slot),
+        None => {
+            let no_slot = NamespaceCounters::NO_SLOT;
+            // Fails where there is no room, or another CPU was first.
+            let _ = NAMESPACES.insert(namespace, no_slot, u64::from(BPF_NOEXIST));
+            None
+        }
+    }
 }

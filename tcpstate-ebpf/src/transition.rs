@@ -59,7 +59,7 @@ fn observe(ctx: &BtfTracePointContext) {
     });
     if !counted {
         event_ring::count_untracked();
-        debug!(ctx, "no room for the counters of namespace {}", namespace);
+        debug!(ctx, "namespace {} has no live counters", namespace);
     }
 
     let error = sock.error();
@@ -74,12 +74,17 @@ fn observe(ctx: &BtfTracePointContext) {
 fn count_hand_over(counters: &mut NamespaceCounters, sock: Sock, family: Family, old: TcpState) {
     match old {
         TcpState::FinWait2 if sock.fin_received() => {
-            counters.to_time_wait[family.slot()] += 1;
+            add_one(&mut counters.to_time_wait[family.slot()]);
         }
-        TcpState::FinWait2 => counters.to_fin_wait2_mini[family.slot()] += 1,
-        TcpState::Closing => counters.to_time_wait[family.slot()] += 1,
+        TcpState::FinWait2 => add_one(&mut counters.to_fin_wait2_mini[family.slot()]),
+        TcpState::Closing => add_one(&mut counters.to_time_wait[family.slot()]),
         _ => {}
     }
+}
+
+#[inline(always)]
+fn add_one(count: &mut u32) {
+    *count = count.wrapping_add(1);
 }
 
 #[inline(always)]

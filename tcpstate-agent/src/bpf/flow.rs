@@ -1,7 +1,9 @@
 //! The flow engine's counters: what happened.
 
+use std::collections::BTreeMap;
+
 use aya::{
-    maps::{MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
+    maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
     programs::tp_btf::BtfTracePointLink,
     util::nr_cpus,
 };
@@ -9,19 +11,54 @@ use tcpstate_common::{EventCounters, NamespaceCounters, TransitionMatrix};
 
 use super::wire::Wire;
 
-/// `BPF_NOEXIST`: make the element only where there is none.
-const BPF_NOEXIST: u64 = 1;
-
 /// The counters of the attached transition program. Dropping it detaches the program.
 pub struct Flow {
-    pub(super) transitions: PerCpuArray<MapData, Wire<TransitionMatrix>>,
-    pub(super) namespaces: PerCpuHashMap<MapData, u32, Wire<NamespaceCounters>>,
-    pub(super) event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
+    transitions: PerCpuArray<MapData, Wire<TransitionMatrix>>,
+    namespaces: HashMap<MapData, u32, u32>,
+    live: PerCpuArray<MapData, Wire<NamespaceCounters>>,
+    event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
+    slots: Slots,
     /// Owned by this process: the kernel detaches the program when it dies, however it dies.
-    pub(super) _link: BtfTracePointLink,
+    _link: BtfTracePointLink,
+}
+
+/// The maps of the flow engine.
+pub(super) struct FlowMaps {
+    pub(super) transitions: PerCpuArray<MapData, Wire<TransitionMatrix>>,
+    pub(super) namespaces: HashMap<MapData, u32, u32>,
+    pub(super) live: PerCpuArray<MapData, Wire<NamespaceCounters>>,
+    pub(super) event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
+}
+
+/// Why a namespace has no live counters.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// As many namespaces as fit have them.
+    #[error("no room for the live counters of more than {0} network namespaces")]
+    Full(u32),
+    /// The maps could not be written.
+    #[error("cannot write live counters: {0}")]
+    Map(#[from] MapError),
 }
 
 impl Flow {
+    pub(super) fn new(maps: FlowMaps, link: BtfTracePointLink) -> Self {
+        let FlowMaps {
+            transitions,
+            namespaces,
+            live,
+            event_counters,
+        } = maps;
+        Self {
+            transitions,
+            namespaces,
+            slots: Slots::new(live.len()),
+            live,
+            event_counters,
+            _link: link,
+        }
+    }
+
     /// All transitions since the program was attached.
     pub fn transitions(&self) -> Result<TransitionMatrix, MapError> {
         let per_cpu = self.transitions.get(&0, 0)?;
@@ -42,44 +79,69 @@ impl Flow {
         Ok(sum)
     }
 
-    /// The namespaces that have counters, by inode number. One that is added or removed
-    /// meanwhile may be there or not.
-    pub fn namespaces(&self) -> Result<Vec<u32>, MapError> {
-        self.namespaces.keys().collect()
-    }
-
     /// The counters of a namespace; zeros where it has none.
     pub fn namespace(&self, inode: u32) -> Result<NamespaceCounters, MapError> {
         let mut sum = NamespaceCounters::default();
-        match self.namespaces.get(&inode, 0) {
-            Ok(per_cpu) => {
-                for Wire(cpu) in per_cpu.iter() {
-                    sum.add(cpu);
-                }
-                Ok(sum)
+        if let Some(slot) = self.slots.of(inode) {
+            for Wire(cpu) in self.live.get(&slot, 0)?.iter() {
+                sum.add(cpu);
             }
-            Err(MapError::KeyNotFound) => Ok(sum),
-            Err(error) => Err(error),
         }
+        Ok(sum)
     }
 
-    /// Makes the counters of a namespace, if there are none, so that its first transition need
-    /// not.
-    pub fn add_namespace(&mut self, inode: u32) -> Result<(), MapError> {
-        let cpus = nr_cpus().map_err(|(_, error)| error)?;
-        let zeros = PerCpuValues::try_from(vec![Wire(NamespaceCounters::default()); cpus])?;
-        match self.namespaces.insert(inode, zeros, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::AlreadyExists =>
-            {
-                Ok(())
-            }
-            done => done,
+    /// Gives a namespace live counters, which start at 0. To be done before it is counted for
+    /// the first time. Does nothing where it has them.
+    pub fn add_namespace(&mut self, inode: u32) -> Result<(), AddError> {
+        if self.slots.of(inode).is_some() {
+            return Ok(());
         }
+        let slot = self
+            .slots
+            .take(inode)
+            .ok_or_else(|| AddError::Full(self.live.len()))?;
+        let added = self
+            .write_slot(slot, inode)
+            .and_then(|()| self.namespaces.insert(inode, slot, 0));
+        if added.is_err() {
+            self.slots.give_back(inode);
+        }
+        Ok(added?)
     }
 
-    /// Forgets the counters of a namespace that is gone.
+    /// Takes the live counters of a namespace that is gone.
     pub fn remove_namespace(&mut self, inode: u32) -> Result<(), MapError> {
+        if let Some(slot) = self.slots.of(inode) {
+            self.forget(inode)?;
+            // A CPU that still remembers the element must not take it for that of a later
+            // namespace with the same number.
+            self.write_slot(slot, 0)?;
+            self.slots.give_back(inode);
+        }
+        Ok(())
+    }
+
+    /// The namespaces in which transitions were seen and that have no live counters.
+    pub fn strangers(&self) -> Result<Vec<u32>, MapError> {
+        let mut strangers = Vec::new();
+        for inode in self.namespaces.keys() {
+            let inode = inode?;
+            if self.slots.of(inode).is_none() {
+                strangers.push(inode);
+            }
+        }
+        Ok(strangers)
+    }
+
+    /// Forgets a stranger, until it shows up again.
+    pub fn forget_stranger(&mut self, inode: u32) -> Result<(), MapError> {
+        if self.slots.of(inode).is_some() {
+            return Ok(());
+        }
+        self.forget(inode)
+    }
+
+    fn forget(&mut self, inode: u32) -> Result<(), MapError> {
         match self.namespaces.remove(&inode) {
             Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(error))
@@ -89,5 +151,71 @@ impl Flow {
             }
             done => done,
         }
+    }
+
+    /// Starts the counters of a slot at 0, as those of `namespace`.
+    fn write_slot(&mut self, slot: u32, namespace: u32) -> Result<(), MapError> {
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        let zeros = NamespaceCounters {
+            namespace,
+            ..NamespaceCounters::default()
+        };
+        self.live
+            .set(slot, PerCpuValues::try_from(vec![Wire(zeros); cpus])?, 0)
+    }
+}
+
+/// Which element of the array of live counters belongs to which namespace.
+#[derive(Debug)]
+struct Slots {
+    free: Vec<u32>,
+    taken: BTreeMap<u32, u32>,
+}
+
+impl Slots {
+    fn new(count: u32) -> Self {
+        Self {
+            free: (0..count).rev().collect(),
+            taken: BTreeMap::new(),
+        }
+    }
+
+    fn of(&self, namespace: u32) -> Option<u32> {
+        self.taken.get(&namespace).copied()
+    }
+
+    fn take(&mut self, namespace: u32) -> Option<u32> {
+        let slot = self.free.pop()?;
+        self.taken.insert(namespace, slot);
+        Some(slot)
+    }
+
+    fn give_back(&mut self, namespace: u32) {
+        self.free.extend(self.taken.remove(&namespace));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_belongs_to_one_namespace_until_it_is_given_back() {
+        let mut slots = Slots::new(2);
+        let (first, second) = (slots.take(10), slots.take(11));
+        assert_ne!(first, second);
+        assert_eq!(slots.take(12), None);
+        assert_eq!(slots.of(10), first);
+        slots.give_back(10);
+        assert_eq!(slots.of(10), None);
+        assert_eq!(slots.take(12), first);
+    }
+
+    #[test]
+    fn giving_back_what_was_not_taken_frees_nothing() {
+        let mut slots = Slots::new(1);
+        slots.give_back(7);
+        assert!(slots.take(1).is_some());
+        assert_eq!(slots.take(2), None);
     }
 }

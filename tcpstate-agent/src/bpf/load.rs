@@ -6,16 +6,17 @@ use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
     maps::{MapData, MapError, RingBuf},
     programs::{BtfTracePoint, Iter, ProgramError},
+    util::nr_cpus,
 };
 use rustix::io::Errno;
-use tcpstate_common::{RecordMask, global, map};
+use tcpstate_common::{NamespaceCounters, RecordMask, global, map};
 use thiserror::Error;
 use tracing::debug;
 
 use super::{
     event_ring::EventRing,
     facts::Facts,
-    flow::Flow,
+    flow::{Flow, FlowMaps},
     kernel_btf::KERNEL_BTF,
     kernel_log::{KernelLog, KernelLogLevel},
     plan::{Obstacle, ProgramId, plan},
@@ -65,6 +66,18 @@ pub struct ProgramStatus {
     pub outcome: Result<u32, Obstacle>,
 }
 
+/// Memory for the live counters of all namespaces, on all CPUs.
+const LIVE_BYTES: usize = 10 * 1024 * 1024;
+/// More namespaces than that the kernel side does not know.
+const MAX_NAMESPACES: usize = 4096;
+
+/// For how many namespaces live counters fit, on a machine that can have `cpus` CPUs.
+fn namespaces_that_fit(cpus: usize) -> u32 {
+    let bytes = size_of::<NamespaceCounters>().next_multiple_of(8) * cpus.max(1);
+    let fit = (LIVE_BYTES / bytes).clamp(16, MAX_NAMESPACES);
+    u32::try_from(fit).unwrap_or(u32::MAX)
+}
+
 /// Why nothing at all could be loaded.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -74,6 +87,9 @@ pub enum LoadError {
     /// The kernel's types could not be read a second time.
     #[error("cannot read {KERNEL_BTF}: {0}")]
     Btf(#[from] aya::BtfError),
+    /// The number of CPUs is not known.
+    #[error("cannot read how many CPUs there can be: {0}")]
+    Cpus(std::io::Error),
     /// A map that the agent reads is not in the object.
     #[error("cannot open map {name} of the eBPF object: {source}")]
     Map {
@@ -152,6 +168,8 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
     let wake_up_bytes = options.event_ring_bytes / 4;
     let log_level = options.kernel_log.global();
 
+    let cpus = nr_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
+
     let mut loader = EbpfLoader::new();
     loader
         // For CO-RE relocations, of which the object has none; the loader would keep it parsed.
@@ -159,7 +177,8 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
         .override_global(global::RECORD_MASK, &record_mask, true)
         .override_global(global::WAKE_UP_BYTES, &wake_up_bytes, true)
         .override_global(global::LOG_LEVEL, &log_level, true)
-        .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE));
+        .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE))
+        .map_max_entries(map::LIVE, namespaces_that_fit(cpus));
     if options.kernel_log == KernelLogLevel::Off {
         loader.map_max_entries(map::KERNEL_LOG, PAGE);
     }
@@ -186,12 +205,13 @@ fn start_transition(
         Ok(attached) => attached,
         Err(error) => return Ok(Err(error)),
     };
-    loaded.flow = Some(Flow {
+    let maps = FlowMaps {
         transitions: take_map(ebpf, map::TRANSITIONS)?,
         namespaces: take_map(ebpf, map::NAMESPACES)?,
+        live: take_map(ebpf, map::LIVE)?,
         event_counters: take_map(ebpf, map::EVENT_COUNTERS)?,
-        _link: link,
-    });
+    };
+    loaded.flow = Some(Flow::new(maps, link));
     let ring: RingBuf<MapData> = take_map(ebpf, map::EVENTS)?;
     loaded.events = Some(EventRing::new(ring));
     Ok(Ok(verified))
@@ -265,5 +285,17 @@ fn refusal(program: ProgramId, error: &ProgramError) -> Obstacle {
     Obstacle {
         cause: format!("the kernel refuses {}: {io_error}", program.hook()),
         remedy: remedy.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn live_counters_stay_within_their_memory() {
+        for (cpus, fit) in [(1, 4096), (2, 4096), (64, 585), (128, 292), (4096, 16)] {
+            assert_eq!(namespaces_that_fit(cpus), fit, "{cpus} CPUs");
+        }
     }
 }

@@ -15,7 +15,7 @@ mod socket_pass;
 mod wire;
 
 pub use event_ring::{EventRing, RecordsRead, WakeUp};
-pub use flow::Flow;
+pub use flow::{AddError, Flow};
 pub use kernel_log::{KernelLog, KernelLogLevel};
 pub use load::{LoadError, LoadOptions, Loaded, ProgramStatus, load};
 pub use socket_pass::{PassError, SocketPass};

@@ -153,8 +153,8 @@ pub const UNTRACKED: Metric = Metric {
     name: "tcpstate_untracked_transitions_total",
     kind: Kind::Counter,
     labels: &[],
-    help: "Transitions in network namespaces for which there was no room among the live \
-           counters. Their gauges move with snapshots only.",
+    help: "Transitions in network namespaces without live counters: not found yet, not to be \
+           found, or too many. The gauges of such a namespace move with snapshots only.",
 };
 
 /// Transitions that make no sense.

@@ -39,9 +39,10 @@ impl Minisockets {
     pub fn with_made(mut self, before: &NamespaceCounters, after: &NamespaceCounters) -> Self {
         for family in Family::ALL.map(Family::slot) {
             self.time_wait[family] +=
-                after.to_time_wait[family].wrapping_sub(before.to_time_wait[family]);
-            self.fin_wait2[family] +=
-                after.to_fin_wait2_mini[family].wrapping_sub(before.to_fin_wait2_mini[family]);
+                u64::from(after.to_time_wait[family].wrapping_sub(before.to_time_wait[family]));
+            self.fin_wait2[family] += u64::from(
+                after.to_fin_wait2_mini[family].wrapping_sub(before.to_fin_wait2_mini[family]),
+            );
         }
         self
     }

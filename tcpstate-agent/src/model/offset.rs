@@ -24,14 +24,14 @@ impl Offset {
     /// those that came, it has seen at most all.
     #[must_use]
     pub fn measured(found: u64, before: StateFlow, after: StateFlow) -> Self {
-        let entered = signed(after.entered.wrapping_sub(before.entered));
-        let left = signed(after.left.wrapping_sub(before.left));
-        let base = signed(found) - live(before);
+        let entered = i64::from(after.entered.wrapping_sub(before.entered));
+        let left = i64::from(after.left.wrapping_sub(before.left));
+        let base = found.cast_signed() - before.live();
         let high = base + left;
         // No state ever holds fewer than no sockets.
         let low = (base - entered)
-            .max(-live(before))
-            .max(-live(after))
+            .max(-before.live())
+            .max(-after.live())
             .min(high);
         Self { low, high }
     }
@@ -55,7 +55,7 @@ impl Offset {
     #[must_use]
     pub fn gauge(self, now: StateFlow) -> u64 {
         let middle = self.low + (self.high - self.low) / 2;
-        u64::try_from(middle + live(now)).unwrap_or(0)
+        u64::try_from(middle + now.live()).unwrap_or(0)
     }
 
     /// By how many sockets [`Offset::gauge`] can be wrong.
@@ -65,22 +65,13 @@ impl Offset {
     }
 }
 
-/// The live counter: sockets that came less sockets that went, since the counter began.
-fn live(flow: StateFlow) -> i64 {
-    signed(flow.entered.wrapping_sub(flow.left))
-}
-
-fn signed(difference: u64) -> i64 {
-    difference.cast_signed()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    const fn flow(entered: u64, left: u64) -> StateFlow {
+    const fn flow(entered: u32, left: u32) -> StateFlow {
         StateFlow { entered, left }
     }
 
@@ -108,6 +99,14 @@ mod tests {
         let older = Offset::measured(10, flow(0, 0), flow(0, 0));
         let newer = Offset::measured(12, flow(0, 0), flow(0, 0));
         assert_eq!(older.narrowed_by(newer).gauge(flow(0, 0)), 12);
+    }
+
+    #[test]
+    fn counters_that_wrap_around_count_on() {
+        let offset = Offset::measured(5, flow(u32::MAX, 0), flow(u32::MAX, 0));
+        assert_eq!(offset.gauge(flow(1, 0)), 7);
+        let offset = Offset::measured(5, flow(2, u32::MAX), flow(3, u32::MAX));
+        assert_eq!(offset.uncertainty(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The counting thread: finds namespaces and takes snapshots of them, within its budget.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,7 @@ use tracing::{error, warn};
 
 use super::shared::{Failure, Namespaces, Shared, Watched, Woken};
 use crate::{
+    bpf::Flow,
     model::budget::{self, Budget, Candidate, LastPass},
     netns::{Discovery, Found, Visitor},
 };
@@ -161,18 +162,32 @@ fn learn(shared: &Shared, found: Found) {
         hidden,
         unreachable,
     } = &mut *namespaces;
+    note_hidden(hidden, &found);
+    let mut gone = Vec::new();
     watched.retain(|inode, watched| {
         watched.missed = if found.namespaces.contains_key(inode) {
             0
         } else {
             watched.missed + 1
         };
-        watched.missed < MISSES
+        let stays = watched.missed < MISSES;
+        if !stays {
+            gone.push(*inode);
+        }
+        stays
     });
-    let newly_hidden = u64::try_from(found.hidden.len()).unwrap_or(u64::MAX);
-    if newly_hidden > *hidden {
+    let new = new_ones(watched, found);
+    if let Some(mut flow) = shared.flow() {
+        *unreachable = tell_kernel_side(&mut flow, &gone, new.iter().map(|(inode, _)| *inode));
+    }
+    watched.extend(new);
+}
+
+fn note_hidden(hidden: &mut u64, found: &Found) {
+    let now = u64::try_from(found.hidden.len()).unwrap_or(u64::MAX);
+    if now > *hidden {
         warn!(
-            namespaces = newly_hidden,
+            namespaces = now,
             process = found
                 .hidden
                 .first()
@@ -181,39 +196,34 @@ fn learn(shared: &Shared, found: Found) {
              (grant CAP_SYS_PTRACE)"
         );
     }
-    *hidden = newly_hidden;
+    *hidden = now;
+}
 
-    let new = new_ones(watched, found);
-    let Some(mut flow) = shared.flow() else {
-        watched.extend(new);
-        return;
-    };
-    for (inode, new) in new {
-        // Best effort: the first transition makes the counters too.
+/// Makes and removes live counters. Returns the namespaces that show transitions and were not
+/// found.
+fn tell_kernel_side(
+    flow: &mut Flow,
+    gone: &[u32],
+    new: impl Iterator<Item = u32>,
+) -> BTreeSet<u32> {
+    for &inode in gone {
+        if let Err(error) = flow.remove_namespace(inode) {
+            warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
+        }
+    }
+    for inode in new {
         if let Err(error) = flow.add_namespace(inode) {
-            warn!(%error, namespace = inode, "cannot make live counters");
-        }
-        watched.insert(inode, new);
-    }
-    // What has live counters and cannot be found is held only by its sockets, or gone. When
-    // nothing happened in it between two searches, it is taken for gone.
-    let mut still = BTreeMap::new();
-    for inode in flow.namespaces().unwrap_or_default() {
-        if watched.contains_key(&inode) {
-            continue;
-        }
-        let Ok(counters) = flow.namespace(inode) else {
-            continue;
-        };
-        if unreachable.get(&inode) == Some(&counters) {
-            if let Err(error) = flow.remove_namespace(inode) {
-                warn!(%error, namespace = inode, "cannot remove the counters of a namespace");
-            }
-        } else {
-            still.insert(inode, counters);
+            warn!(%error, namespace = inode, "a namespace moves with snapshots only");
         }
     }
-    *unreachable = still;
+    let strangers = flow.strangers().unwrap_or_default();
+    for &inode in &strangers {
+        // Only those that still show transitions at the next search stay.
+        if let Err(error) = flow.forget_stranger(inode) {
+            warn!(%error, namespace = inode, "cannot forget a namespace");
+        }
+    }
+    strangers.into_iter().collect()
 }
 
 /// Refreshes the routes to the namespaces that are watched, and returns those that are not yet.

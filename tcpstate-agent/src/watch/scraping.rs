@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tcpstate_common::NamespaceCounters;
 use tracing::{debug, error, warn};
 
 use super::{
@@ -46,9 +45,8 @@ pub(super) fn run(shared: &Shared, requests: &mpsc::Receiver<Request>) {
 fn read(shared: &Shared, visitor: &Visitor) -> Reading {
     let started = Instant::now();
     count_if_cheap(shared, visitor);
-    let live = live_counters(shared);
-    look_for_strangers(shared, &live);
-    let by_namespace = census(shared, visitor, &live, started);
+    look_for_strangers(shared);
+    let by_namespace = census(shared, visitor, started);
     let sockets = shared.can_count().then(|| {
         let mut sum = Census::default();
         for census in by_namespace.values() {
@@ -89,36 +87,23 @@ fn count_if_cheap(shared: &Shared, visitor: &Visitor) {
     }
 }
 
-fn live_counters(shared: &Shared) -> BTreeMap<u32, NamespaceCounters> {
-    let Some(flow) = shared.flow() else {
-        return BTreeMap::new();
+/// A namespace that shows transitions before a search found it is looked for at once.
+fn look_for_strangers(shared: &Shared) {
+    let Some(strangers) = shared.flow().and_then(|flow| flow.strangers().ok()) else {
+        return;
     };
-    flow.namespaces()
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|inode| Some((inode, flow.namespace(inode).ok()?)))
-        .collect()
-}
-
-/// A namespace that shows up in the live counters before a search found it is looked for.
-fn look_for_strangers(shared: &Shared, live: &BTreeMap<u32, NamespaceCounters>) {
-    let is_stranger = {
+    let is_new = {
         let namespaces = shared.namespaces();
-        live.keys().any(|inode| {
-            !namespaces.watched.contains_key(inode) && !namespaces.unreachable.contains_key(inode)
+        strangers.iter().any(|inode| {
+            !namespaces.watched.contains_key(inode) && !namespaces.unreachable.contains(inode)
         })
     };
-    if is_stranger {
+    if is_new {
         shared.ask_for_discovery();
     }
 }
 
-fn census(
-    shared: &Shared,
-    visitor: &Visitor,
-    live: &BTreeMap<u32, NamespaceCounters>,
-    started: Instant,
-) -> BTreeMap<u32, Census> {
+fn census(shared: &Shared, visitor: &Visitor, started: Instant) -> BTreeMap<u32, Census> {
     // Entering namespaces takes time: the lock is not held meanwhile.
     let models: Vec<_> = shared
         .namespaces()
@@ -128,7 +113,7 @@ fn census(
         .collect();
     let mut by_namespace = BTreeMap::new();
     for (namespace, model) in models {
-        let now = live.get(&namespace.inode).copied().unwrap_or_default();
+        let now = shared.counters(namespace.inode);
         let is_fresh = model.counted_at() >= started;
         let minisockets = if is_fresh || !model.may_have_minisockets(&now) {
             None

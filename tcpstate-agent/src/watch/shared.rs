@@ -1,7 +1,7 @@
 //! What the threads of the watch share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -36,8 +36,8 @@ pub(super) struct Namespaces {
     pub(super) watched: BTreeMap<u32, Watched>,
     /// Namespaces that cannot even be named.
     pub(super) hidden: u64,
-    /// Namespaces with live counters that no route leads to.
-    pub(super) unreachable: BTreeMap<u32, NamespaceCounters>,
+    /// Namespaces in which there were transitions lately and that no route leads to.
+    pub(super) unreachable: BTreeSet<u32>,
 }
 
 /// One namespace that was found.
