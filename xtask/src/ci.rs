@@ -81,30 +81,13 @@ fn spelling() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    process::run(
-        process::cargo()?
-            .args([
-                "clippy",
-                "--workspace",
-                "--exclude",
-                "tcpstate-ebpf",
-                "--all-targets",
-            ])
-            .args(["--locked", "--", "-D", "warnings"]),
-    )
+    process::run(process::cargo_all("clippy")?.args(["--all-targets", "--", "-D", "warnings"]))
 }
 
 fn documentation() -> Result<()> {
     process::run(
-        process::cargo()?
-            .args([
-                "doc",
-                "--workspace",
-                "--exclude",
-                "tcpstate-ebpf",
-                "--no-deps",
-            ])
-            .args(["--document-private-items", "--locked"])
+        process::cargo_all("doc")?
+            .arg("--no-deps")
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    object_diff, process,
+    folder, object_diff, process,
     toolchain::{self, Toolchain},
     workspace,
 };
@@ -41,8 +41,7 @@ pub(crate) fn build(out: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     if let Some(folder) = out.parent() {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
+        folder::create(folder)?;
     }
     fs::write(&out, object).with_context(|| format!("cannot write {shown}"))?;
     match before {
@@ -59,11 +58,7 @@ pub(crate) fn verify() -> Result<()> {
     let Some(committed) = read_if_there(&path)? else {
         bail!("cannot verify {COMMITTED}: there is none ({remedy})");
     };
-    let earlier = target_folder()?.join(TARGET).join(PROFILE);
-    if earlier.exists() {
-        fs::remove_dir_all(&earlier)
-            .with_context(|| format!("cannot remove {}", earlier.display()))?;
-    }
+    folder::remove(&target_folder()?.join(TARGET).join(PROFILE))?;
     let built = compile()?;
     if let Some(difference) = object_diff::first_difference(&committed, &built) {
         bail!(
@@ -122,15 +117,8 @@ fn cargo(toolchain: &Toolchain, subcommand: &str) -> Result<Command> {
     let mut command = toolchain::command("cargo");
     command
         .current_dir(workspace::root()?)
-        .args([
-            subcommand,
-            "--package",
-            PACKAGE,
-            "--target",
-            TARGET,
-            "--locked",
-        ])
-        .args(["-Z", "build-std=core"])
+        .args([subcommand, "--locked", "-Zbuild-std=core"])
+        .args(["--package", PACKAGE, "--target", TARGET])
         .env("PATH", path)
         .env("CARGO_TARGET_DIR", target_folder()?)
         // aya-ebpf takes the kernel's architecture from the machine that builds. It decides on
@@ -167,14 +155,8 @@ fn renamed_paths(toolchain: &Toolchain) -> Result<Vec<(PathBuf, &'static str)>> 
     ];
     // The sources of a registry lie in a folder named after it, which differs where the user has
     // set up a mirror.
-    let registries = cargo_home()?.join("registry/src");
-    for registry in fs::read_dir(&registries).with_context(|| {
-        format!(
-            "cannot read the downloaded sources in {}",
-            registries.display()
-        )
-    })? {
-        renamed.push((registry?.path(), "/registry"));
+    for registry in folder::entries(&cargo_home()?.join("registry/src"))? {
+        renamed.push((registry, "/registry"));
     }
     renamed.sort_by_key(|(path, _)| path.components().count());
     Ok(renamed)

@@ -10,6 +10,7 @@
 mod ci;
 mod docs;
 mod ebpf;
+mod folder;
 mod object_diff;
 mod process;
 mod test;

@@ -1,19 +1,34 @@
 //! Running other programs, with errors that name them.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace;
+use crate::{folder, workspace};
 
 /// Cargo of the toolchain that xtask itself was built with, in the workspace.
 pub(crate) fn cargo() -> Result<Command> {
     let mut command = Command::new("cargo");
     command.current_dir(workspace::root()?);
+    Ok(command)
+}
+
+/// The same for every crate that is built for the machine at hand.
+///
+/// The crates are always the same ones: with others, shared dependencies would have other features
+/// and be built again.
+pub(crate) fn cargo_all(subcommand: &str) -> Result<Command> {
+    let mut command = cargo()?;
+    command.args([
+        subcommand,
+        "--locked",
+        "--workspace",
+        "--exclude=tcpstate-ebpf",
+    ]);
     Ok(command)
 }
 
@@ -63,7 +78,7 @@ pub(crate) fn cargo_install(
         .arg("--target-dir")
         .arg(&build);
     run(&mut cargo)?;
-    fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))
+    folder::remove(&build)
 }
 
 /// Where `program` is found in PATH, or in the folders of the system administrator, which an

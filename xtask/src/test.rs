@@ -1,17 +1,11 @@
 //! Running the tests: those that anybody can run, then those that need the kernel's permission.
 
-use std::{
-    env, fs,
-    io::{self, ErrorKind},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fs, os::unix::fs::MetadataExt};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    process,
+    folder, process,
     tools::{self, Tools},
     workspace,
 };
@@ -50,7 +44,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 }
 
 fn unprivileged(args: &[String]) -> Result<()> {
-    let mut command = cargo_test()?;
+    let mut command = process::cargo_all("test")?;
     command.args(["--lib", "--bins"]);
     for target in integration_tests()? {
         if target != PRIVILEGED {
@@ -59,12 +53,12 @@ fn unprivileged(args: &[String]) -> Result<()> {
     }
     process::run(command.arg("--").args(args))?;
     // Naming targets, as above, leaves out the examples in the documentation.
-    process::run(cargo_test()?.args(["--doc", "--"]).args(args))
+    process::run(process::cargo_all("test")?.args(["--doc", "--"]).args(args))
 }
 
 fn privileged(args: &[String], tools: &Tools) -> Result<()> {
     process::run(
-        cargo_test()?
+        process::cargo_all("test")?
             // They share one kernel, whose sockets they count.
             .args(["--test", PRIVILEGED, "--", "--test-threads=1"])
             .args(args)
@@ -73,50 +67,27 @@ fn privileged(args: &[String], tools: &Tools) -> Result<()> {
     )
 }
 
-/// The same packages for all tests: others would have dependencies built with other features.
-fn cargo_test() -> Result<Command> {
-    let mut command = process::cargo()?;
-    command.args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "tcpstate-ebpf",
-        "--locked",
-    ]);
-    Ok(command)
-}
-
 /// The names of all integration tests of the workspace. Cargo has no way to say "all but one".
 fn integration_tests() -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for member in read_folder(&workspace::root()?)? {
-        for file in read_folder(&member.join("tests"))? {
-            let is_target = file.extension().is_some_and(|extension| extension == "rs")
-                || file.join("main.rs").is_file();
-            if let Some(name) = file.file_stem()
-                && is_target
-            {
-                names.push(name.to_string_lossy().into_owned());
+    for member in folder::entries(&workspace::root()?)? {
+        let tests = member.join("tests");
+        for path in if tests.is_dir() {
+            folder::entries(&tests)?
+        } else {
+            Vec::new()
+        } {
+            let name = folder::name(&path);
+            if path.join("main.rs").is_file() {
+                names.push(name);
+            } else if let Some(name) = name.strip_suffix(".rs") {
+                names.push(name.to_owned());
             }
         }
     }
     names.sort();
     names.dedup();
     Ok(names)
-}
-
-/// The entries of `folder`; none where there is no such folder.
-fn read_folder(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries
-            .map(|entry| Ok(entry?.path()))
-            .collect::<io::Result<_>>(),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Ok(Vec::new())
-        }
-        Err(error) => Err(error),
-    };
-    entries.with_context(|| format!("cannot read {}", folder.display()))
 }
 
 fn is_root() -> Result<bool> {

@@ -7,26 +7,14 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace;
+use crate::{folder, workspace};
 
 /// The crates of the agent that only some of its files may name.
-const CONFINED: [Confined; 4] = [
-    Confined {
-        name: "aya",
-        to: &["bpf/", "bpf.rs"],
-    },
-    Confined {
-        name: "aya_log",
-        to: &["bpf/", "bpf.rs"],
-    },
-    Confined {
-        name: "prometheus",
-        to: &["metrics/", "metrics.rs", "http.rs"],
-    },
-    Confined {
-        name: "clap",
-        to: &["cli.rs"],
-    },
+const CONFINED: [(&str, &[&str]); 4] = [
+    ("aya", &["bpf/", "bpf.rs"]),
+    ("aya_log", &["bpf/", "bpf.rs"]),
+    ("prometheus", &["metrics/", "metrics.rs", "http.rs"]),
+    ("clap", &["cli.rs"]),
 ];
 const AGENT: &str = "tcpstate-agent/src/";
 const EBPF: &str = "tcpstate-ebpf/src/";
@@ -52,11 +40,6 @@ const PROGRAM_MACROS: [&str; 7] = [
     "tracepoint",
     "xdp",
 ];
-
-struct Confined {
-    name: &'static str,
-    to: &'static [&'static str],
-}
 
 /// A file of the workspace; `path` is relative to its root.
 struct Source {
@@ -95,36 +78,25 @@ pub(crate) fn run() -> Result<()> {
 
 /// Collects the Rust sources and manifests below `folder`.
 fn read_sources(root: &Path, folder: &Path, sources: &mut Vec<Source>) -> Result<()> {
-    let mut entries = Vec::new();
-    for entry in
-        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
-    {
-        entries.push(entry?.path());
-    }
-    entries.sort();
-    for path in entries {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+    for path in folder::entries(folder)? {
+        let name = folder::name(&path);
         if path.is_dir() {
             // Hidden folders and what cargo builds are not ours.
             if !name.starts_with('.') && name != "target" {
                 read_sources(root, &path, sources)?;
             }
-        } else if name == "Cargo.toml" || name.ends_with(".rs") {
-            sources.push(read_source(root, &path)?);
+        } else if name == "Cargo.toml" || path.extension() == Some("rs".as_ref()) {
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let path = path
+                .strip_prefix(root)
+                .unwrap_or(&path)
+                .to_string_lossy()
+                .into_owned();
+            sources.push(Source { path, text });
         }
     }
     Ok(())
-}
-
-fn read_source(root: &Path, path: &Path) -> Result<Source> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let path = path
-        .strip_prefix(root)
-        .unwrap_or(path)
-        .to_string_lossy()
-        .into_owned();
-    Ok(Source { path, text })
 }
 
 fn confined_crates(source: &Source) -> Vec<String> {
@@ -132,17 +104,16 @@ fn confined_crates(source: &Source) -> Vec<String> {
         return Vec::new();
     };
     let mut faults = Vec::new();
-    for Confined { name, to } in &CONFINED {
+    for (name, to) in CONFINED {
         if to.iter().any(|place| file.starts_with(place)) {
             continue;
         }
         for (number, line) in code_lines(&source.text) {
             if names_crate(line, name) {
-                let places = to.join(", ");
-                faults.push(fault(
-                    source,
-                    number,
-                    &format!("names `{name}`, outside {places}"),
+                let place = to.join(", ");
+                faults.push(format!(
+                    "{}:{number}: names `{name}`, outside {place}",
+                    source.path
                 ));
             }
         }
@@ -154,13 +125,10 @@ fn confined_crates(source: &Source) -> Vec<String> {
 fn names_crate(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(start, _)| {
         let (before, after) = (&line[..start], &line[start + name.len()..]);
-        let is_part = |character: char| character.is_alphanumeric() || character == '_';
-        let whole = !before.ends_with(is_part) && !after.starts_with(is_part);
-        // `metrics::prometheus` is a module; `::prometheus` is the crate again.
-        let begins_path = !before.ends_with("::") || before.trim_end_matches("::").ends_with(' ');
-        let used =
-            before.trim_end().ends_with("use") || before.trim_end().ends_with("extern crate");
-        whole && begins_path && (after.starts_with("::") || used)
+        // `metrics::prometheus` is a module; in ` ::prometheus` it is the crate again.
+        let first = !before.ends_with("::") || before.ends_with(" ::");
+        let whole = !before.ends_with(is_in_name) && !after.starts_with(is_in_name);
+        first && whole && (after.starts_with("::") || before.ends_with("use "))
     })
 }
 
@@ -198,48 +166,42 @@ fn cut_names(source: &Source) -> Vec<String> {
     let (mut program, mut map) = (false, false);
     for (number, line) in code_lines(&source.text) {
         if let Some(attribute) = line.trim_start().strip_prefix("#[") {
-            program |= attribute.contains("link_section") || is_program_macro(attribute);
-            map |= leading_identifier(attribute) == "map";
+            let macro_name = leading_name(attribute);
+            program |= attribute.contains("link_section") || PROGRAM_MACROS.contains(&macro_name);
+            map |= macro_name == "map";
             continue;
         }
-        let function = item_name(line, "fn");
-        let variable = item_name(line, "static");
-        let name = if program { function } else { None }.or(if map { variable } else { None });
-        if let Some(name) = name
-            && name.len() > MAX_NAME
-        {
-            let text = format!(
-                "`{name}` has {} characters, of {MAX_NAME} at most",
+        let (function, variable) = (item_name(line, "fn "), item_name(line, "static "));
+        let named = function.filter(|_| program).or(variable.filter(|_| map));
+        if let Some(name) = named.filter(|name| name.len() > MAX_NAME) {
+            faults.push(format!(
+                "{}:{number}: `{name}` has {} characters, of {MAX_NAME} at most",
+                source.path,
                 name.len()
-            );
-            faults.push(fault(source, number, &text));
+            ));
         }
-        if function.is_some() || variable.is_some() {
+        if function.or(variable).is_some() {
             (program, map) = (false, false);
         }
     }
     faults
 }
 
-fn is_program_macro(attribute: &str) -> bool {
-    PROGRAM_MACROS.contains(&leading_identifier(attribute))
-}
-
-/// The name of the item that `line` begins with `keyword`, such as `fn` or `static`.
+/// The name of the item that `keyword` begins in `line`, if it does.
 fn item_name<'a>(line: &'a str, keyword: &str) -> Option<&'a str> {
-    let mut words = line.split_whitespace();
-    words.find(|word| *word == keyword)?;
-    let word = words.next()?;
-    Some(leading_identifier(if word == "mut" {
-        words.next()?
-    } else {
-        word
-    }))
+    let (before, after) = line.split_once(keyword)?;
+    let name = leading_name(after.strip_prefix("mut ").unwrap_or(after));
+    (!before.ends_with(is_in_name)).then_some(name)
 }
 
-fn leading_identifier(text: &str) -> &str {
-    let end = text.find(|character: char| !character.is_alphanumeric() && character != '_');
-    &text[..end.unwrap_or(text.len())]
+fn leading_name(text: &str) -> &str {
+    text.split(|character| !is_in_name(character))
+        .next()
+        .unwrap_or(text)
+}
+
+fn is_in_name(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
 }
 
 /// Dependencies that several members share but do not take from the workspace, and those of the
@@ -297,10 +259,6 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
             .find(|(at, _)| !line[..*at].ends_with(':'));
         (index + 1, comment.map_or(line, |(at, _)| &line[..at]))
     })
-}
-
-fn fault(source: &Source, line: usize, text: &str) -> String {
-    format!("{}:{line}: {text}", source.path)
 }
 
 #[cfg(test)]
@@ -373,17 +331,17 @@ mod tests {
 
     #[test]
     fn names_of_programs_and_maps_have_15_characters_at_most() {
-        let good = "#[map]\nstatic EXACTLY_15_CHAR: A = B;\n\
-                    #[btf_tracepoint(function = \"f\")]\nfn exactly_15_char(c: C) -> i32 {}\n\
+        let good = "#[map]\nstatic NAME_IS_15_CHAR: A = B;\n\
+                    #[btf_tracepoint(function = \"f\")]\nfn name_is_15_char(c: C) -> i32 {}\n\
                     fn helper_with_a_long_name() {}\n\
                     #[unsafe(link_section = \"license\")]\nstatic LICENSE_WITH_A_LONG_NAME: u8 = 0;";
         assert!(cut_names(&source("tcpstate-ebpf/src/main.rs", good)).is_empty());
         for bad in [
-            "#[map]\nstatic SIXTEEN_CHARACTE: A = B;",
-            "#[map]\n#[cfg(x)]\npub(crate) static mut SIXTEEN_CHARACTE: A = B;",
-            "#[xdp]\npub fn sixteen_characte(c: C) -> u32 {}",
+            "#[map]\nstatic NAME_IS_16_CHARS: A = B;",
+            "#[map]\n#[cfg(x)]\npub(crate) static mut NAME_IS_16_CHARS: A = B;",
+            "#[xdp]\npub fn name_is_16_chars(c: C) -> u32 {}",
             "#[unsafe(no_mangle)]\n#[unsafe(link_section = \"iter/tcp\")]\n\
-             extern \"C\" fn sixteen_characte(c: *const C) -> i32 {}",
+             extern \"C\" fn name_is_16_chars(c: *const C) -> i32 {}",
         ] {
             let found = cut_names(&source("tcpstate-ebpf/src/main.rs", bad));
             assert_eq!(found.len(), 1, "{bad}: {found:?}");

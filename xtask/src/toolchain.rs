@@ -8,7 +8,6 @@
 use std::{
     env,
     ffi::OsStr,
-    fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
@@ -16,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, workspace};
+use crate::{folder, process, workspace};
 
 /// The compiler of the eBPF programs. A change of it changes the object.
 const NIGHTLY: &str = "nightly-2026-05-01";
@@ -35,13 +34,8 @@ pub(crate) struct Toolchain {
 impl Toolchain {
     /// A program that the nightly keeps for its own use, such as `rust-objcopy`.
     pub(crate) fn private_program(&self, name: &str) -> Command {
-        let program = self
-            .sysroot
-            .join("lib/rustlib")
-            .join(&self.host)
-            .join("bin")
-            .join(name);
-        let mut command = Command::new(program);
+        let program = format!("lib/rustlib/{}/bin/{name}", self.host);
+        let mut command = Command::new(self.sysroot.join(program));
         // It is linked with the LLVM in there, and does not know where that is.
         command.env("LD_LIBRARY_PATH", self.sysroot.join("lib"));
         command
@@ -96,7 +90,7 @@ fn install_missing() -> Result<(Toolchain, bool)> {
     ))
 }
 
-/// A command of the nightly, in the workspace, free of what the surrounding `cargo run` and the
+/// A command of the nightly, free of what the surrounding `cargo run` and the
 /// user's environment say about the everyday toolchain and its flags.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new("rustup");
@@ -111,7 +105,7 @@ pub(crate) fn command(program: &str) -> Command {
 
 fn belongs_to_other_toolchain(variable: &OsStr) -> bool {
     /// Where cargo keeps its files and how it reaches registries holds for any toolchain.
-    const KEPT: [&str; 6] = ["HOME", "HTTP_", "NET_", "REGISTR", "SOURCE_", "TERM_"];
+    const KEPT: [&str; 6] = ["HOME", "HTTP_", "NET_", "REGISTRIES_", "REGISTRY_", "TERM_"];
     let variable = variable.to_string_lossy();
     match variable.strip_prefix("CARGO_") {
         Some(rest) => !KEPT.iter().any(|kept| rest.starts_with(kept)),
@@ -144,8 +138,7 @@ fn install_nightly() -> Result<()> {
         "toolchain",
         "install",
         NIGHTLY,
-        "--profile",
-        "minimal",
+        "--profile=minimal",
         "--no-self-update",
     ]);
     for component in COMPONENTS {
@@ -172,30 +165,20 @@ fn install_bpf_linker(home: &Path, sysroot: &Path, llvm: &str) -> Result<()> {
 /// Fills `folder` with links to the nightly's LLVM library, by the name that linking looks for
 /// and the name that loading looks for. bpf-linker keeps `folder` as its run path.
 fn offer_llvm(folder: &Path, libraries: &Path) -> Result<()> {
-    let mut found = Vec::new();
-    for entry in
-        fs::read_dir(libraries).with_context(|| format!("cannot read {}", libraries.display()))?
-    {
-        let name = entry?.file_name();
-        // `libLLVM-….so` beside it is a linker script, not the library.
-        if name.to_string_lossy().starts_with("libLLVM.so.") {
-            found.push(name);
-        }
-    }
-    let [soname] = &found[..] else {
+    let mut found = folder::entries(libraries)?;
+    // `libLLVM-….so` beside it is a linker script, not the library.
+    found.retain(|path| folder::name(path).starts_with("libLLVM.so."));
+    let [library] = &found[..] else {
         bail!(
             "cannot find the LLVM library of {NIGHTLY}: {} has {found:?}",
             libraries.display()
         );
     };
-    if folder.exists() {
-        fs::remove_dir_all(folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for name in [OsStr::new("libLLVM.so"), soname] {
-        symlink(libraries.join(soname), folder.join(name))
-            .with_context(|| format!("cannot link {} in {}", name.display(), folder.display()))?;
+    folder::remove(folder)?;
+    folder::create(folder)?;
+    for name in ["libLLVM.so", &folder::name(library)] {
+        symlink(library, folder.join(name))
+            .with_context(|| format!("cannot link {name} in {}", folder.display()))?;
     }
     Ok(())
 }

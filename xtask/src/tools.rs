@@ -3,58 +3,26 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{process, workspace};
+use crate::{folder, process, workspace};
 
-/// A program, and the Debian package it is in.
-struct Tool {
-    program: &'static str,
-    package: &'static str,
-    installation: Installation,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Installation {
-    /// Into the system.
-    System,
-    /// Into the project's target folder: installed into the system, the package would start a
-    /// service, at every boot.
-    Unpacked,
-}
-
-const TOOLS: [Tool; 5] = [
-    Tool {
-        program: "ss",
-        package: "iproute2",
-        installation: Installation::System,
-    },
-    Tool {
-        program: "curl",
-        package: "curl",
-        installation: Installation::System,
-    },
-    Tool {
-        program: "bpftool",
-        package: "bpftool",
-        installation: Installation::System,
-    },
-    Tool {
-        program: "promtool",
-        package: "prometheus",
-        installation: Installation::Unpacked,
-    },
-    Tool {
-        program: "prometheus",
-        package: "prometheus",
-        installation: Installation::Unpacked,
-    },
+/// Each program, and the Debian package it is in.
+const TOOLS: [(&str, &str); 5] = [
+    ("ss", "iproute2"),
+    ("curl", "curl"),
+    ("bpftool", "bpftool"),
+    ("promtool", PROMETHEUS),
+    ("prometheus", PROMETHEUS),
 ];
+
+/// This package is unpacked in the project's target folder: installed into the system, it would
+/// start a service, at every boot.
+const PROMETHEUS: &str = "prometheus";
 
 /// What the tests are given.
 pub(crate) struct Tools {
@@ -67,85 +35,82 @@ pub(crate) struct Tools {
 /// Installs what is missing. That takes root.
 pub(crate) fn provide() -> Result<Tools> {
     let unpacked = workspace::scratch()?.join("tools");
-    if TOOLS.iter().any(|tool| !is_there(tool, &unpacked)) && process::find("apt-get").is_some() {
+    if !missing(&unpacked).is_empty() && process::find("apt-get").is_some() {
         install(&unpacked)?;
     }
-    let missing: Vec<_> = TOOLS
-        .iter()
-        .filter(|tool| !is_there(tool, &unpacked))
-        .map(|tool| tool.program)
-        .collect();
     let path = env::var_os("PATH").unwrap_or_default();
-    let path =
-        env::join_paths(env::split_paths(&path).chain(["/usr/sbin".into(), programs(&unpacked)]))
-            .context("cannot put the folders of the tests' programs into PATH")?;
-    Ok(Tools { path, missing })
+    let path = env::split_paths(&path).chain(["/usr/sbin".into(), programs(&unpacked)]);
+    Ok(Tools {
+        path: env::join_paths(path).context("cannot put the tests' programs into PATH")?,
+        missing: missing(&unpacked)
+            .into_iter()
+            .map(|(program, _)| program)
+            .collect(),
+    })
 }
 
 fn install(unpacked: &Path) -> Result<()> {
-    let online = apt(&["update", "--error-on=any"]).is_ok();
-    for tool in &TOOLS {
-        if is_there(tool, unpacked) {
-            continue;
-        }
-        let installed = match tool.installation {
-            Installation::System => {
-                apt(&["install", "--yes", "--no-install-recommends", tool.package])
-            }
-            Installation::Unpacked => unpack(tool.package, unpacked),
+    let online = process::run(&mut apt(&["update", "--error-on=any"])).is_ok();
+    let mut packages: Vec<_> = missing(unpacked)
+        .into_iter()
+        .map(|(_, package)| package)
+        .collect();
+    packages.dedup();
+    for package in packages {
+        let installed = if package == PROMETHEUS {
+            unpack(package, unpacked)
+        } else {
+            process::run(&mut apt(&[
+                "install",
+                "--yes",
+                "--no-install-recommends",
+                package,
+            ]))
         };
+        // Offline is the one excuse: with the package lists at hand a package that does not
+        // install is a fault to be mended.
         if let Err(error) = installed {
-            // Offline is the one excuse: with the package lists at hand a package that does not
-            // install is a fault to be mended.
+            let error = error.context(format!("cannot install {package} for the tests"));
             if online {
-                return Err(error.context(format!("cannot install {} for the tests", tool.program)));
+                return Err(error);
             }
-            eprintln!("cannot fetch {}: {error:#}", tool.program);
+            eprintln!("{error:#}");
         }
     }
     Ok(())
 }
 
-fn apt(arguments: &[&str]) -> Result<()> {
-    process::run(
-        Command::new("apt-get")
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    )
-}
-
-fn unpack(package: &str, folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    process::run(
-        Command::new("apt-get")
-            .args(["download", package])
-            .current_dir(folder),
-    )?;
-    let prefix = format!("{package}_");
-    for entry in
-        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
-    {
-        let file = entry?.path();
-        if file
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
-        {
-            return process::run(
-                Command::new("dpkg-deb")
-                    .arg("--extract")
-                    .arg(file)
-                    .arg(folder),
-            );
-        }
+fn unpack(package: &str, unpacked: &Path) -> Result<()> {
+    // What an interrupted run left would be a second candidate below.
+    folder::remove(unpacked)?;
+    folder::create(unpacked)?;
+    process::run(apt(&["download", package]).current_dir(unpacked))?;
+    for file in folder::entries(unpacked)? {
+        process::run(
+            Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(file)
+                .arg(unpacked),
+        )?;
     }
-    bail!(
-        "cannot find the package {package} that apt-get downloaded to {}",
-        folder.display()
-    )
+    Ok(())
 }
 
-fn is_there(tool: &Tool, unpacked: &Path) -> bool {
-    process::find(tool.program).is_some() || programs(unpacked).join(tool.program).is_file()
+fn apt(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn missing(unpacked: &Path) -> Vec<(&'static str, &'static str)> {
+    let there =
+        |program| process::find(program).is_some() || programs(unpacked).join(program).is_file();
+    TOOLS
+        .into_iter()
+        .filter(|(program, _)| !there(program))
+        .collect()
 }
 
 fn programs(unpacked: &Path) -> PathBuf {

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-pub use reading::{Events, NamespaceResults, Reading, SnapshotState};
+pub use reading::{Events, NamespaceReading, NamespaceResults, Reading, SnapshotState};
 
 use crate::{bpf::Loaded, recent_ends::RecentEnds};
 use scraping::Request;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tcpstate_common::{EventCounters, TransitionMatrix};
+use tcpstate_common::{EventCounters, NamespaceCounters, TransitionMatrix};
 
 use crate::{bpf::ProgramStatus, model::Census};
 
@@ -11,8 +11,8 @@ use crate::{bpf::ProgramStatus, model::Census};
 pub struct Reading {
     /// Sockets of all counted namespaces. `None` where nothing can count them.
     pub sockets: Option<Census>,
-    /// The same by namespace.
-    pub by_namespace: BTreeMap<u32, Census>,
+    /// The namespaces that are counted, by inode number.
+    pub by_namespace: BTreeMap<u32, NamespaceReading>,
     /// Transitions since the start. `None` where nothing can see them.
     pub transitions: Option<TransitionMatrix>,
     /// What became of the event records. `None` where there are none.
@@ -23,6 +23,15 @@ pub struct Reading {
     pub namespaces: NamespaceResults,
     /// What became of the programs.
     pub programs: Vec<ProgramStatus>,
+}
+
+/// What is known of one namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceReading {
+    /// Its sockets.
+    pub sockets: Census,
+    /// What happened in it since it was found.
+    pub live: NamespaceCounters,
 }
 
 /// The account of the event records.

@@ -9,7 +9,7 @@ use std::{
 use tracing::{debug, error, warn};
 
 use super::{
-    reading::{Events, NamespaceResults, Reading, SnapshotState},
+    reading::{Events, NamespaceReading, NamespaceResults, Reading, SnapshotState},
     shared::{Shared, lock},
 };
 use crate::{
@@ -46,11 +46,11 @@ fn read(shared: &Shared, visitor: &Visitor) -> Reading {
     let started = Instant::now();
     count_if_cheap(shared, visitor);
     look_for_strangers(shared);
-    let by_namespace = census(shared, visitor, started);
+    let by_namespace = namespace_readings(shared, visitor, started);
     let sockets = shared.can_count().then(|| {
         let mut sum = Census::default();
-        for census in by_namespace.values() {
-            sum += census;
+        for namespace in by_namespace.values() {
+            sum += &namespace.sockets;
         }
         sum
     });
@@ -103,7 +103,11 @@ fn look_for_strangers(shared: &Shared) {
     }
 }
 
-fn census(shared: &Shared, visitor: &Visitor, started: Instant) -> BTreeMap<u32, Census> {
+fn namespace_readings(
+    shared: &Shared,
+    visitor: &Visitor,
+    started: Instant,
+) -> BTreeMap<u32, NamespaceReading> {
     // Entering namespaces takes time: the lock is not held meanwhile.
     let models: Vec<_> = shared
         .namespaces()
@@ -113,9 +117,9 @@ fn census(shared: &Shared, visitor: &Visitor, started: Instant) -> BTreeMap<u32,
         .collect();
     let mut by_namespace = BTreeMap::new();
     for (namespace, model) in models {
-        let now = shared.counters(namespace.inode);
+        let live = shared.counters(namespace.inode);
         let is_fresh = model.counted_at() >= started;
-        let minisockets = if is_fresh || !model.may_have_minisockets(&now) {
+        let minisockets = if is_fresh || !model.may_have_minisockets(&live) {
             None
         } else {
             match visitor.visit(&namespace, SockStat::read_minisockets) {
@@ -128,7 +132,8 @@ fn census(shared: &Shared, visitor: &Visitor, started: Instant) -> BTreeMap<u32,
                 }
             }
         };
-        by_namespace.insert(namespace.inode, model.census(&now, minisockets));
+        let sockets = model.census(&live, minisockets);
+        by_namespace.insert(namespace.inode, NamespaceReading { sockets, live });
     }
     by_namespace
 }

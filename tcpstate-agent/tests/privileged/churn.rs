@@ -1,0 +1,248 @@
+//! Many connections: nothing is counted twice, nothing is lost, no gauge is ever far off.
+
+use std::{
+    fs,
+    io::Read as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
+use tcpstate_agent::watch::Watch;
+use tcpstate_common::{Family, NamespaceCounters, TcpState};
+
+use crate::{
+    harness::{Netns, census_of, same, watch, within},
+    peer::{Connection, KERNEL_V4, PEER_V4, Peer},
+};
+
+/// A connection from a loopback address of its own, so that ports in TIME_WAIT do not run out.
+fn connect_from(number: u32, to: SocketAddr) -> TcpStream {
+    let [_, high, low, _] = (number % 20_000).to_be_bytes();
+    let from = Ipv4Addr::new(127, 1 + high, low, 1 + (number % 200) as u8);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    socket.into()
+}
+
+/// Opens a connection, and closes it from the client's side first.
+fn one_connection(number: u32, listener: &TcpListener) {
+    let client = connect_from(number, listener.local_addr().unwrap());
+    let (mut server, _) = listener.accept().unwrap();
+    drop(client);
+    assert_eq!(server.read(&mut [0]).unwrap(), 0);
+}
+
+fn live(watch: &Watch, namespace: &Netns) -> NamespaceCounters {
+    watch.read().unwrap().by_namespace[&namespace.inode()].live
+}
+
+#[test]
+fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was_far_off() {
+    const CONNECTIONS: u32 = 100_000;
+    const IDLE: u64 = 3_000;
+
+    let namespace = Netns::new();
+    let watch = watch();
+    let (listener, _idle) = namespace.enter(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let idle: Vec<_> = (0..IDLE)
+            .map(|number| {
+                let client = connect_from(u32::try_from(number).unwrap(), to);
+                (client, listener.accept().unwrap())
+            })
+            .collect();
+        (listener, idle)
+    });
+    within(Duration::from_secs(5), || {
+        same(
+            &census_of(&watch.read().unwrap(), namespace.inode()),
+            &namespace.ss(),
+        )
+    });
+    let matrix_before = watch.read().unwrap().transitions.unwrap();
+    let before = live(&watch, &namespace);
+
+    let is_done = AtomicBool::new(false);
+    let scrapes = thread::scope(|scope| {
+        let scraping = scope.spawn(|| {
+            let mut scrapes = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                let shown = census_of(&watch.read().unwrap(), namespace.inode());
+                let established = shown.in_state(TcpState::Established);
+                // One connection is in flight: two sockets.
+                assert!(
+                    established.abs_diff(2 * IDLE) <= 2,
+                    "{established} established after {scrapes} scrapes"
+                );
+                for state in [TcpState::CloseWait, TcpState::LastAck, TcpState::FinWait1] {
+                    let count = shown.in_state(state);
+                    assert!(count <= 2, "{count} in {}", state.name());
+                }
+                scrapes += 1;
+                thread::sleep(Duration::from_millis(20));
+            }
+            scrapes
+        });
+        namespace.enter(|| {
+            for number in 0..CONNECTIONS {
+                one_connection(number, &listener);
+            }
+        });
+        is_done.store(true, Ordering::Relaxed);
+        scraping.join().unwrap()
+    });
+    assert!(scrapes > 20, "only {scrapes} scrapes");
+
+    let reading = watch.read().unwrap();
+    let after = reading.by_namespace[&namespace.inode()].live;
+    let moved = |state: TcpState| {
+        let (before, after) = (before.flow[0][state.slot()], after.flow[0][state.slot()]);
+        (after.entered - before.entered, after.left - before.left)
+    };
+    // Each connection: client CLOSE, SYN_SENT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE; server
+    // (LISTEN,) SYN_RECV, ESTABLISHED, CLOSE_WAIT, LAST_ACK, CLOSE.
+    let once = (CONNECTIONS, CONNECTIONS);
+    for state in [
+        TcpState::SynSent,
+        TcpState::SynRecv,
+        TcpState::FinWait1,
+        TcpState::FinWait2,
+        TcpState::CloseWait,
+        TcpState::LastAck,
+    ] {
+        assert_eq!(moved(state), once, "{}", state.name());
+    }
+    assert_eq!(
+        moved(TcpState::Established),
+        (2 * CONNECTIONS, 2 * CONNECTIONS)
+    );
+    assert_eq!(moved(TcpState::Close), (2 * CONNECTIONS, CONNECTIONS));
+    assert_eq!(moved(TcpState::Listen), (0, 0));
+
+    // The matrix counts the whole machine, so it has at least as many, in the right pairs.
+    let matrix = reading.transitions.unwrap();
+    for (from, to) in [
+        (TcpState::Close, TcpState::SynSent),
+        (TcpState::SynSent, TcpState::Established),
+        (TcpState::Established, TcpState::FinWait1),
+        (TcpState::FinWait1, TcpState::FinWait2),
+        (TcpState::FinWait2, TcpState::Close),
+        (TcpState::Listen, TcpState::SynRecv),
+        (TcpState::SynRecv, TcpState::Established),
+        (TcpState::Established, TcpState::CloseWait),
+        (TcpState::CloseWait, TcpState::LastAck),
+        (TcpState::LastAck, TcpState::Close),
+    ] {
+        let count =
+            |matrix: &tcpstate_common::TransitionMatrix| matrix.count[from.slot()][to.slot()];
+        let counted = count(&matrix) - count(&matrix_before);
+        assert!(
+            counted >= u64::from(CONNECTIONS),
+            "{} to {}: {counted}",
+            from.name(),
+            to.name()
+        );
+    }
+    within(Duration::from_secs(5), || {
+        same(
+            &census_of(&watch.read().unwrap(), namespace.inode()),
+            &namespace.ss(),
+        )
+    });
+}
+
+#[test]
+fn after_50_000_connections_were_half_closed_during_snapshots_gauges_equal_ss() {
+    const CONNECTIONS: u16 = 50_000;
+
+    let namespace = Netns::new();
+    let mut peer = Peer::new(&namespace);
+    // Nobody accepts them, so that they need no descriptors.
+    let kernel: SocketAddr = (KERNEL_V4, 80).into();
+    let _listener = namespace.enter(|| {
+        for limit in ["core/somaxconn", "ipv4/tcp_max_syn_backlog"] {
+            fs::write(format!("/proc/sys/net/{limit}"), "65535").unwrap();
+        }
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&kernel.into()).unwrap();
+        listener.listen(65_535).unwrap();
+        listener
+    });
+    let mut connections: Vec<Connection> = (0..CONNECTIONS)
+        .map(|number| {
+            let address: IpAddr = PEER_V4.into();
+            peer.connect(SocketAddr::new(address, 10_000 + number), kernel)
+        })
+        .collect();
+    let watch = watch();
+    within(Duration::from_secs(5), || {
+        let shown = census_of(&watch.read().unwrap(), namespace.inode());
+        match shown.get(Family::Ipv4, TcpState::Established) {
+            established if established == u64::from(CONNECTIONS) => Ok(()),
+            established => Err(format!("{established} established")),
+        }
+    });
+
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Snapshots, one after the other, while the FINs come in.
+        let scraping = scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                let shown = census_of(&watch.read().unwrap(), namespace.inode());
+                let sum =
+                    shown.in_state(TcpState::Established) + shown.in_state(TcpState::CloseWait);
+                // A gauge below zero would show as one that is too large.
+                assert!(
+                    sum.abs_diff(u64::from(CONNECTIONS)) <= 2,
+                    "{sum} in both states"
+                );
+            }
+        });
+        for connection in &mut connections {
+            peer.close(connection);
+        }
+        is_done.store(true, Ordering::Relaxed);
+        scraping.join().unwrap();
+    });
+    within(Duration::from_secs(5), || {
+        let truth = namespace.ss();
+        assert_eq!(truth.in_state(TcpState::CloseWait), u64::from(CONNECTIONS));
+        same(
+            &census_of(&watch.read().unwrap(), namespace.inode()),
+            &truth,
+        )
+    });
+}
+
+#[test]
+fn a_watch_that_starts_in_the_middle_of_a_storm_is_right_soon_after() {
+    let namespace = Netns::new();
+    let is_done = AtomicBool::new(false);
+    let watch = thread::scope(|scope| {
+        scope.spawn(|| {
+            namespace.enter(|| {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let mut number = 0;
+                while !is_done.load(Ordering::Relaxed) {
+                    one_connection(number, &listener);
+                    number += 1;
+                }
+            });
+        });
+        let watch = watch();
+        thread::sleep(Duration::from_millis(500));
+        is_done.store(true, Ordering::Relaxed);
+        watch
+    });
+    within(Duration::from_secs(5), || {
+        same(
+            &census_of(&watch.read().unwrap(), namespace.inode()),
+            &namespace.ss(),
+        )
+    });
+}

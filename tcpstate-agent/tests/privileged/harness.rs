@@ -1,0 +1,309 @@
+//! What the tests stand on: a namespace of one's own, a watch, `ss`, and waiting.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::{
+        fd::AsFd as _,
+        unix::{fs::MetadataExt as _, process::CommandExt as _},
+    },
+    path::PathBuf,
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tcpstate_agent::{
+    bpf::{self, KernelLogLevel, LoadOptions, Loaded, facts::Facts, plan::ProgramId},
+    model::Census,
+    watch::{Reading, Watch},
+};
+use tcpstate_common::{Family, RecordMask, TcpState};
+
+/// The agent under test.
+pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_tcpstate-agent");
+
+/// A network namespace with its loopback up, held by a process that lives in it.
+pub(crate) struct Netns {
+    holder: Child,
+    file: File,
+}
+
+impl Netns {
+    pub(crate) fn new() -> Self {
+        let own = File::open("/proc/self/ns/net")
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .ino();
+        let holder = Command::new("unshare")
+            .args(["--net", "sleep", "600"])
+            .spawn()
+            .expect("cannot run unshare (util-linux)");
+        let path = PathBuf::from(format!("/proc/{}/ns/net", holder.id()));
+        let file = within(Duration::from_secs(5), || {
+            let file = File::open(&path).map_err(|error| error.to_string())?;
+            let inode = file.metadata().map_err(|error| error.to_string())?.ino();
+            if inode == own {
+                return Err("still in the test's own namespace".to_owned());
+            }
+            Ok(file)
+        });
+        let namespace = Self { holder, file };
+        namespace.command("ip", &["link", "set", "lo", "up"]);
+        namespace
+    }
+
+    pub(crate) fn inode(&self) -> u32 {
+        self.file.metadata().unwrap().ino().try_into().unwrap()
+    }
+
+    /// Ends the holder; the namespace then lives on through this test's descriptor only.
+    pub(crate) fn release_holder(&mut self) {
+        self.holder.kill().unwrap();
+        self.holder.wait().unwrap();
+    }
+
+    /// Runs `work` in a thread inside the namespace. Sockets made there stay there.
+    pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                        .expect("cannot enter the test's namespace (root?)");
+                    work()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs a program in the namespace; it must succeed.
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.enter(|| {
+            Command::new(program)
+                .args(arguments)
+                .output()
+                .unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
+        });
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?}: {output:?}"
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What `ss -tan` shows, by family and state.
+    pub(crate) fn ss(&self) -> Census {
+        let mut census = Census::default();
+        for (family, flag) in [(Family::Ipv4, "-4"), (Family::Ipv6, "-6")] {
+            // Options first: an -a after -H would be a filter to some versions.
+            let text = self.command("ss", &[flag, "--tcp", "--all", "--numeric", "--no-header"]);
+            for line in text.lines() {
+                let state = line.split_ascii_whitespace().next().unwrap_or_default();
+                if let Some(state) = ss_state(state) {
+                    census.add(family, state, 1);
+                }
+            }
+        }
+        census
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn ss_state(name: &str) -> Option<TcpState> {
+    Some(match name {
+        "LISTEN" => TcpState::Listen,
+        "SYN-SENT" => TcpState::SynSent,
+        "SYN-RECV" => TcpState::SynRecv,
+        "ESTAB" => TcpState::Established,
+        "FIN-WAIT-1" => TcpState::FinWait1,
+        "FIN-WAIT-2" => TcpState::FinWait2,
+        "CLOSE-WAIT" => TcpState::CloseWait,
+        "CLOSING" => TcpState::Closing,
+        "LAST-ACK" => TcpState::LastAck,
+        "TIME-WAIT" => TcpState::TimeWait,
+        // Bound and neither listening nor connected: in no state that counts.
+        "UNCONN" => return None,
+        other => panic!("ss shows a state {other:?} that the tests do not know"),
+    })
+}
+
+/// A process that is ended when the test ends.
+pub(crate) struct Running {
+    child: Child,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        // SAFETY: the closure makes one system call between fork and exec, and that is
+        // async-signal-safe.
+        let command = unsafe {
+            command.pre_exec(|| {
+                rustix::process::set_parent_process_death_signal(Some(
+                    rustix::process::Signal::KILL,
+                ))?;
+                Ok(())
+            })
+        };
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("cannot run {}: {error}", command.get_program().display())
+        });
+        Self { child }
+    }
+
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn take_stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("stdout is not piped")
+    }
+
+    pub(crate) fn take_stderr(&mut self) -> ChildStderr {
+        self.child.stderr.take().expect("stderr is not piped")
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn try_finish(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits until it ends, and returns what it said.
+    pub(crate) fn finish(mut self) -> Output {
+        let stdout = self.child.stdout.take();
+        let stderr = self.child.stderr.take();
+        let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                if let Some(mut pipe) = pipe {
+                    pipe.read_to_end(&mut bytes).unwrap();
+                }
+                bytes
+            })
+        };
+        let stdout = read(stdout.map(|pipe| Box::new(pipe) as _));
+        let stderr = read(stderr.map(|pipe| Box::new(pipe) as _));
+        let status = within(Duration::from_secs(20), || {
+            self.child
+                .try_wait()
+                .unwrap()
+                .ok_or_else(|| "the process does not end".to_owned())
+        });
+        Output {
+            status,
+            stdout: stdout.join().unwrap(),
+            stderr: stderr.join().unwrap(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a program to its end and returns what it said, however it ended.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
+    Running::start(
+        Command::new(program)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    )
+    .finish()
+}
+
+/// Loads every program, with an event ring of `ring_bytes`.
+pub(crate) fn load(ring_bytes: u32) -> Loaded {
+    let loaded = bpf::load(
+        &Facts::gather(),
+        &LoadOptions {
+            programs: &ProgramId::ALL,
+            record_mask: RecordMask::ABNORMAL_ENDS,
+            event_ring_bytes: ring_bytes,
+            kernel_log: KernelLogLevel::Off,
+        },
+    )
+    .unwrap();
+    for status in &loaded.programs {
+        if let Err(obstacle) = &status.outcome {
+            panic!("{} does not run: {obstacle:?}", status.program.name());
+        }
+    }
+    loaded
+}
+
+/// Starts a watch with every program and an event ring of `ring_bytes`, and waits until every
+/// namespace has been counted.
+pub(crate) fn watch_with_ring(ring_bytes: u32) -> Watch {
+    let watch = Watch::start(load(ring_bytes), 2.0).unwrap();
+    assert!(
+        watch.wait_until_ready(Duration::from_secs(10)),
+        "never ready"
+    );
+    watch
+}
+
+pub(crate) fn watch() -> Watch {
+    watch_with_ring(512 * 1024)
+}
+
+/// What the watch says of one namespace; empty where it is not counted.
+pub(crate) fn census_of(reading: &Reading, namespace: u32) -> Census {
+    reading
+        .by_namespace
+        .get(&namespace)
+        .map(|namespace| namespace.sockets)
+        .unwrap_or_default()
+}
+
+/// Compares two censuses, naming what differs.
+pub(crate) fn same(shown: &Census, truth: &Census) -> Result<(), String> {
+    let mut differences = BTreeMap::new();
+    for family in Family::ALL {
+        for state in TcpState::FOUND {
+            let (shown, truth) = (shown.get(family, state), truth.get(family, state));
+            if shown != truth {
+                differences.insert(format!("{family:?} {}", state.name()), (shown, truth));
+            }
+        }
+    }
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("shown and true differ: {differences:?}"))
+    }
+}
+
+/// Tries until it succeeds, for at most `patience`.
+pub(crate) fn within<T>(patience: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(why) if Instant::now() >= deadline => panic!("not within {patience:?}: {why}"),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Whether a program that the tests need could not be installed for lack of network; whoever
+/// runs the tests says so in the environment, and says it loudly.
+pub(crate) fn is_excused(program: &str) -> bool {
+    std::env::var("TCPSTATE_TEST_MISSING_TOOLS")
+        .is_ok_and(|missing| missing.split(',').any(|missing| missing == program))
+}

@@ -1,0 +1,21 @@
+//! Tests that need root: real programs in the kernel, real sockets in network namespaces of
+//! their own.
+//!
+//! A number is compared exactly only within a namespace whose sockets the test made; the ground
+//! truth is `ss`. Run with `cargo xtask test`, one at a time: they share the kernel.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod agent;
+mod churn;
+mod harness;
+mod namespaces;
+mod peer;
+mod ring;
+mod states;
+mod terminal;

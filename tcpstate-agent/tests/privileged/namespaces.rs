@@ -1,0 +1,197 @@
+//! Network namespaces: found, entered, added up, refused, and gone.
+
+use std::{net::TcpListener, path::PathBuf, process::Command, time::Duration};
+
+use tcpstate_agent::bpf::AddError;
+use tcpstate_common::TcpState;
+
+use crate::{
+    agent::Agent,
+    harness::{Netns, census_of, load, same, watch, within},
+};
+
+fn listeners(namespace: &Netns, count: usize) -> Vec<TcpListener> {
+    namespace.enter(|| {
+        (0..count)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect()
+    })
+}
+
+#[test]
+fn several_namespaces_equal_their_sum_and_each_equals_ss() {
+    let namespaces: Vec<Netns> = (0..4).map(|_| Netns::new()).collect();
+    let watch = watch();
+    let _listeners: Vec<_> = namespaces
+        .iter()
+        .zip(1..)
+        .map(|(namespace, count)| listeners(namespace, count))
+        .collect();
+    within(Duration::from_secs(5), || {
+        let reading = watch.read().unwrap();
+        for namespace in &namespaces {
+            same(&census_of(&reading, namespace.inode()), &namespace.ss())?;
+        }
+        let sum: u64 = reading
+            .by_namespace
+            .values()
+            .map(|namespace| namespace.sockets.total())
+            .sum();
+        assert_eq!(reading.sockets.unwrap().total(), sum);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_namespace_made_while_the_agent_runs_is_counted_and_leaves_when_it_is_gone() {
+    let watch = watch();
+    for _ in 0..5 {
+        let namespace = Netns::new();
+        let inode = namespace.inode();
+        let _listeners = listeners(&namespace, 3);
+        within(Duration::from_secs(10), || {
+            same(&census_of(&watch.read().unwrap(), inode), &namespace.ss())
+        });
+    }
+    let gone = {
+        let namespace = Netns::new();
+        let _listeners = listeners(&namespace, 1);
+        within(Duration::from_secs(10), || {
+            let reading = watch.read().unwrap();
+            match reading.by_namespace.contains_key(&namespace.inode()) {
+                true => Ok(()),
+                false => Err("not counted".to_owned()),
+            }
+        });
+        namespace.inode()
+    };
+    within(Duration::from_secs(20), || {
+        let reading = watch.read().unwrap();
+        match reading.by_namespace.contains_key(&gone) {
+            true => Err("still counted".to_owned()),
+            false => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn a_namespace_without_a_process_is_found_through_a_descriptor() {
+    let mut namespace = Netns::new();
+    let _listeners = listeners(&namespace, 2);
+    namespace.release_holder();
+    let watch = watch();
+    let shown = census_of(&watch.read().unwrap(), namespace.inode());
+    assert_eq!(shown.in_state(TcpState::Listen), 2);
+}
+
+/// A namespace with a name, as `ip netns` makes it.
+struct Named(String);
+
+impl Named {
+    fn new() -> Self {
+        let name = format!("tcpstate-test-{}", std::process::id());
+        let made = Command::new("ip").args(["netns", "add", &name]).status();
+        assert!(made.unwrap().success());
+        Self(name)
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _ = Command::new("ip")
+            .args(["netns", "delete", &self.0])
+            .status();
+    }
+}
+
+#[test]
+fn a_namespace_without_a_process_is_found_through_its_mount() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let named = Named::new();
+    let path = PathBuf::from(format!("/run/netns/{}", named.0));
+    let inode = u32::try_from(path.metadata().unwrap().ino()).unwrap();
+    let watch = watch();
+    assert!(watch.read().unwrap().by_namespace.contains_key(&inode));
+}
+
+#[test]
+fn a_namespace_that_may_not_be_entered_is_in_no_gauge_and_is_reported() {
+    let namespace = Netns::new();
+    let _listeners = listeners(&namespace, 7);
+    let agent = Agent::start_with_capabilities("-all,+bpf,+perfmon,+sys_ptrace");
+    within(Duration::from_secs(5), || {
+        let metrics = agent.metrics();
+        let denied = metrics.value(r#"tcpstate_namespaces{result="denied"}"#);
+        let counted = metrics.value(r#"tcpstate_namespaces{result="counted"}"#);
+        if denied >= 1.0 && counted == 1.0 {
+            Ok(())
+        } else {
+            Err(format!("{denied} denied, {counted} counted"))
+        }
+    });
+    // Ready all the same: what can be reached has been counted.
+    assert_eq!(agent.get("/-/ready").0, 200);
+    let said = agent.stop().stderr;
+    let inode = format!("namespace={}", namespace.inode());
+    assert!(
+        said.contains(&inode) && said.contains("CAP_SYS_ADMIN"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_namespace_whose_processes_may_not_be_looked_into_is_reported() {
+    let namespace = Netns::new();
+    let _listeners = listeners(&namespace, 7);
+    let agent = Agent::start_with_capabilities("-all,+bpf,+perfmon");
+    within(Duration::from_secs(5), || {
+        let metrics = agent.metrics();
+        match metrics.value(r#"tcpstate_namespaces{result="denied"}"#) {
+            denied if denied >= 1.0 => Ok(()),
+            denied => Err(format!("{denied} denied")),
+        }
+    });
+    let said = agent.stop().stderr;
+    assert!(said.contains("CAP_SYS_PTRACE"), "{said}");
+}
+
+#[test]
+fn transitions_in_a_namespace_without_counters_are_counted_as_untracked() {
+    let namespace = Netns::new();
+    // No watch: nobody gives the namespace counters.
+    let mut loaded = load(4096);
+    let flow = loaded.flow.as_mut().unwrap();
+    drop(listeners(&namespace, 10));
+    let untracked = flow.events().unwrap().untracked;
+    // CLOSE to LISTEN and back, each.
+    assert!(untracked >= 20, "{untracked}");
+    assert!(flow.strangers().unwrap().contains(&namespace.inode()));
+
+    flow.add_namespace(namespace.inode()).unwrap();
+    drop(listeners(&namespace, 10));
+    let live = flow.namespace(namespace.inode()).unwrap();
+    let listen = live.flow[0][TcpState::Listen.slot()];
+    assert_eq!((listen.entered, listen.left), (10, 10));
+
+    flow.remove_namespace(namespace.inode()).unwrap();
+    drop(listeners(&namespace, 1));
+    assert!(flow.strangers().unwrap().contains(&namespace.inode()));
+    flow.forget_stranger(namespace.inode()).unwrap();
+    assert!(!flow.strangers().unwrap().contains(&namespace.inode()));
+}
+
+#[test]
+fn more_namespaces_than_fit_are_refused_by_name_and_fit_again_when_others_go() {
+    let mut loaded = load(4096);
+    let flow = loaded.flow.as_mut().unwrap();
+    let full = (1..=5000).find_map(|inode| match flow.add_namespace(inode) {
+        Ok(()) => None,
+        Err(AddError::Full(room)) => Some((inode, room)),
+        Err(error) => panic!("{error}"),
+    });
+    let (refused, room) = full.expect("never full");
+    assert_eq!(refused, room + 1);
+    flow.remove_namespace(1).unwrap();
+    flow.add_namespace(refused).unwrap();
+}
