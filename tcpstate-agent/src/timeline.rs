@@ -1,7 +1,7 @@
 //! Transitions in the order of their sockets' lives: how long each state lasted, and how to show
 //! it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -100,11 +100,12 @@ impl Observed {
             transition.old.name(),
             transition.new.name(),
         );
+        // Writing to a String cannot fail.
         if let Some(in_state) = in_state {
-            line.push_str(&format!(" after {in_state:.1?}"));
+            let _ = write!(line, " after {in_state:.1?}");
         }
         if transition.error != 0 {
-            line.push_str(&format!(" ({})", error_text(transition.error)));
+            let _ = write!(line, " ({})", error_text(transition.error));
         }
         line.truncate(line.trim_end().len());
         line

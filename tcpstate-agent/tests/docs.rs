@@ -14,12 +14,8 @@ use tcpstate_agent::{cli::Cli, metrics::catalogue};
 
 /// Relative to the root of the workspace.
 const REFERENCE: &str = "docs/metrics.md";
-const DOCUMENTS: [&str; 4] = [
-    "README.md",
-    "CHANGELOG.md",
-    "docs/architecture.md",
-    REFERENCE,
-];
+/// Those that are written by hand.
+const DOCUMENTS: [&str; 3] = ["README.md", "CHANGELOG.md", "docs/architecture.md"];
 
 #[test]
 fn the_metrics_reference_is_what_the_catalogue_says() -> Result<()> {
@@ -61,8 +57,11 @@ fn the_readme_has_every_command() -> Result<()> {
 
 #[test]
 fn every_metric_that_is_spoken_of_exists() -> Result<()> {
+    let mut documents = vec![(REFERENCE, catalogue::reference())];
     for document in DOCUMENTS {
-        let text = read(document)?;
+        documents.push((document, read(document)?));
+    }
+    for (document, text) in documents {
         let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
         for word in words.filter(|word| word.starts_with("tcpstate_")) {
             assert!(

@@ -12,23 +12,19 @@ use crate::kernel::{Sock, TimewaitSock};
 #[map]
 static SOCKET_COUNTS: Array<SocketCounts> = Array::with_max_entries(1, 0);
 
-/// `struct bpf_iter__tcp`, [`net/ipv4/tcp_ipv4.c`]. Each member is a pointer in 8 bytes.
+/// Where `struct bpf_iter__tcp` has the socket: its members are `meta`, `sk_common` and `uid`, each
+/// in 8 bytes ([`net/ipv4/tcp_ipv4.c`]).
 ///
 /// [`net/ipv4/tcp_ipv4.c`]: https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c
-#[repr(C)]
-pub(crate) struct IterTcpContext {
-    meta: *const u8,
-    sk_common: *const u8,
-    uid: u64,
-}
+const SK_COMMON: usize = 1;
 
 // aya-ebpf has no macro for iterators; the section name is what the loader goes by.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
-extern "C" fn tcp_count(ctx: *const IterTcpContext) -> i32 {
-    // SAFETY: the kernel calls the program with a context of this type. One load only: to the
-    // verifier a second load would be another pointer that may be null.
-    let sk_common = unsafe { core::ptr::read_volatile(&raw const (*ctx).sk_common) };
+extern "C" fn tcp_count(ctx: *const *const u8) -> i32 {
+    // SAFETY: the kernel calls the program with a context that has this member. One load only: to
+    // the verifier a second load would be another pointer that may be null.
+    let sk_common = unsafe { ctx.wrapping_add(SK_COMMON).read_volatile() };
     if !sk_common.is_null() {
         count(sk_common);
     }

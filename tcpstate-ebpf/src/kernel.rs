@@ -48,10 +48,11 @@ const SOCK_DONE: u64 = 1 << 1;
 /// `base` must be a pointer that the verifier knows by its BTF type.
 #[inline(always)]
 unsafe fn load<T>(base: *const u8, offset: &Global<u32>) -> T {
+    let field = base.wrapping_add(offset.load() as usize).cast::<T>();
     // SAFETY: the verifier refuses the program unless `offset`, a constant to it, names a member
     // of that size in the struct `base` points to. Volatile keeps the load as one instruction of
     // that size, which is what the verifier checks.
-    unsafe { ptr::read_volatile(base.add(offset.load() as usize).cast::<T>()) }
+    unsafe { ptr::read_volatile(field) }
 }
 
 /// A `struct sock` that the kernel handed to the program.

@@ -69,13 +69,11 @@ fn counters_of(namespace: u32, slot: u32) -> Option<*mut NamespaceCounters> {
 fn look_up(namespace: u32) -> Option<u32> {
     // SAFETY: the element is copied at once; elements of a preallocated map may be reused but
     // stay readable.
-    match unsafe { NAMESPACES.get(namespace) } {
-        Some(slot) => Some(*slot),
-        None => {
-            let no_slot = NamespaceCounters::NO_SLOT;
-            // Fails where there is no room, or another CPU was first.
-            let _ = NAMESPACES.insert(namespace, no_slot, u64::from(BPF_NOEXIST));
-            None
-        }
+    if let Some(slot) = unsafe { NAMESPACES.get(namespace) } {
+        return Some(*slot);
     }
+    let no_slot = NamespaceCounters::NO_SLOT;
+    // Fails where there is no room, or another CPU was first.
+    let _ = NAMESPACES.insert(namespace, no_slot, u64::from(BPF_NOEXIST));
+    None
 }

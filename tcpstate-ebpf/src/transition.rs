@@ -19,6 +19,10 @@ use crate::{
 static RECORD_MASK: Global<u8> = Global::new(RecordMask::ABNORMAL_ENDS.bits());
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands it over by value"
+)]
 fn tcp_transition(ctx: BtfTracePointContext) -> i32 {
     observe(&ctx);
     0

@@ -84,7 +84,7 @@ impl KernelBtf {
             let actual = if found.is_bit_field {
                 0
             } else {
-                self.size(&found.r#type)
+                size(&found.r#type)
             };
             if actual != field.size || bits % 8 != 0 {
                 return Err(FieldError::Size {
@@ -179,18 +179,18 @@ impl KernelBtf {
             };
         }
     }
+}
 
-    /// Size in bytes, 0 for what has none or was not needed so far.
-    fn size(&self, of: &Type) -> u32 {
-        let size = match of {
-            Type::Int(found) => found.size(),
-            Type::Enum(found) => found.size(),
-            Type::Struct(found) | Type::Union(found) => found.size(),
-            Type::Ptr(_) => 8,
-            _ => 0,
-        };
-        u32::try_from(size).unwrap_or(0)
-    }
+/// Size in bytes, 0 for what has none or was not needed so far.
+fn size(of: &Type) -> u32 {
+    let size = match of {
+        Type::Int(found) => found.size(),
+        Type::Enum(found) => found.size(),
+        Type::Struct(found) | Type::Union(found) => found.size(),
+        Type::Ptr(_) => 8,
+        _ => 0,
+    };
+    u32::try_from(size).unwrap_or(0)
 }
 
 struct Member {

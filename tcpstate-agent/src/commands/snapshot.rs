@@ -17,7 +17,7 @@ use crate::{
 /// Version of the JSON object.
 const SCHEMA_VERSION: u32 = 1;
 /// Hundreds of namespaces beside millions of sockets take seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// There is nothing to save CPU time for.
 const WHOLE_CORE: f64 = 100.0;
 
@@ -116,6 +116,8 @@ fn to_json(reading: &Reading) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use crate::watch::{NamespaceResults, SnapshotState};
 
     use super::*;
@@ -126,7 +128,7 @@ mod tests {
         census.add(Family::Ipv6, TcpState::CloseWait, 1_234_567);
         Reading {
             sockets: Some(census),
-            by_namespace: Default::default(),
+            by_namespace: BTreeMap::new(),
             transitions: None,
             events: None,
             snapshot: Some(SnapshotState {

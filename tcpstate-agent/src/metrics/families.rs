@@ -188,12 +188,14 @@ fn to_series<const LABELS: usize>(metric: &Metric, sample: &Sample<LABELS>) -> S
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn reading() -> Reading {
         Reading {
             sockets: Some(Census::default()),
-            by_namespace: Default::default(),
+            by_namespace: BTreeMap::new(),
             transitions: Some(TransitionMatrix::ZERO),
             events: Some(Events::default()),
             snapshot: Some(SnapshotState::default()),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// The span over which the share of a core is kept.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 
 /// CPU time that snapshots may still use.
 ///

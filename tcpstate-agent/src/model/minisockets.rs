@@ -100,9 +100,11 @@ mod tests {
             time_wait: [10, 0],
             fin_wait2: [0, 3],
         };
-        let mut after = NamespaceCounters::default();
-        after.to_time_wait = [5, 1];
-        after.to_fin_wait2_mini = [0, 2];
+        let after = NamespaceCounters {
+            to_time_wait: [5, 1],
+            to_fin_wait2_mini: [0, 2],
+            ..NamespaceCounters::default()
+        };
         let now = counted.with_made(&NamespaceCounters::default(), &after);
         assert_eq!(now.time_wait, [15, 1]);
         assert_eq!(now.fin_wait2, [0, 5]);

@@ -174,11 +174,11 @@ fn half_open(counts: &SocketCounts) -> [u64; 2] {
 mod tests {
     use super::*;
 
-    fn pass(counts: SocketCounts, before: NamespaceCounters, after: NamespaceCounters) -> Pass {
+    fn pass(counts: &SocketCounts, before: &NamespaceCounters, after: &NamespaceCounters) -> Pass {
         Pass {
-            counts,
-            before,
-            after,
+            counts: *counts,
+            before: *before,
+            after: *after,
             at: Instant::now(),
             took: Duration::from_millis(2),
         }
@@ -194,9 +194,9 @@ mod tests {
     fn sockets_older_than_the_counters_move_with_them() {
         let quiet = NamespaceCounters::default();
         let model = NamespaceModel::new(&pass(
-            found(Family::Ipv4, TcpState::Established, 3),
-            quiet,
-            quiet,
+            &found(Family::Ipv4, TcpState::Established, 3),
+            &quiet,
+            &quiet,
         ));
         let mut now = quiet;
         now.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
@@ -210,9 +210,9 @@ mod tests {
     fn an_accepted_child_leaves_its_listener_where_it_is() {
         let quiet = NamespaceCounters::default();
         let model = NamespaceModel::new(&pass(
-            found(Family::Ipv6, TcpState::Listen, 1),
-            quiet,
-            quiet,
+            &found(Family::Ipv6, TcpState::Listen, 1),
+            &quiet,
+            &quiet,
         ));
         let mut now = quiet;
         now.record(Family::Ipv6, TcpState::Listen, TcpState::SynRecv);
@@ -230,7 +230,7 @@ mod tests {
         let quiet = NamespaceCounters::default();
         let mut counts = found(Family::Ipv4, TcpState::NewSynRecv, 5);
         counts.by_state[0][TcpState::SynRecv.slot()] = 2;
-        let model = NamespaceModel::new(&pass(counts, quiet, quiet));
+        let model = NamespaceModel::new(&pass(&counts, &quiet, &quiet));
         let census = model.census(&quiet, Some(0));
         assert_eq!(census.get(Family::Ipv4, TcpState::SynRecv), 7);
     }
@@ -240,7 +240,7 @@ mod tests {
         let quiet = NamespaceCounters::default();
         let mut counts = found(Family::Ipv4, TcpState::FinWait2, 2);
         counts.fin_wait2_mini[0] = 3;
-        let model = NamespaceModel::new(&pass(counts, quiet, quiet));
+        let model = NamespaceModel::new(&pass(&counts, &quiet, &quiet));
         assert_eq!(
             model
                 .census(&quiet, Some(3))
@@ -263,14 +263,14 @@ mod tests {
             after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
         }
         let mut model = NamespaceModel::new(&pass(
-            found(Family::Ipv4, TcpState::Established, 95),
-            before,
-            after,
+            &found(Family::Ipv4, TcpState::Established, 95),
+            &before,
+            &after,
         ));
         assert!(model.uncertain() > 0);
         let mut counts = found(Family::Ipv4, TcpState::Established, 90);
         counts.by_state[0][TcpState::CloseWait.slot()] = 10;
-        model.correct(&pass(counts, after, after));
+        model.correct(&pass(&counts, &after, &after));
         assert_eq!(model.uncertain(), 0);
         assert_eq!(
             model

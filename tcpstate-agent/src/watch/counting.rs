@@ -18,7 +18,7 @@ use crate::{
 /// How often processes are looked through for new namespaces.
 const QUICK_DISCOVERY: Duration = Duration::from_secs(5);
 /// How often mounts and descriptors are, at most.
-const FULL_DISCOVERY: Duration = Duration::from_secs(60);
+const FULL_DISCOVERY: Duration = Duration::from_mins(1);
 /// How often a search is made for namespaces that showed up in the live counters.
 const ASKED_DISCOVERY: Duration = Duration::from_secs(1);
 /// How long to sleep when no namespace is due.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tcpstate_common::NamespaceCounters;
+use tcpstate_common::{NamespaceCounters, SocketCounts};
 use tracing::warn;
 
 use crate::{
@@ -145,7 +145,7 @@ impl Shared {
             // The walk goes through the table of all namespaces, however few sockets this one
             // has; where the kernel says it has none at all, there is nothing to find.
             let counts = match SockStat::read() {
-                Ok(none) if none == SockStat::default() => Default::default(),
+                Ok(none) if none == SockStat::default() => SocketCounts::default(),
                 _ => socket_pass.count()?,
             };
             Ok(Pass {

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::harness::{AGENT, Running, is_excused, run, within};
+use crate::harness::{AGENT, Running, is_excused, require, run, within};
 
 /// A running agent on a port of its own.
 pub(crate) struct Agent {
@@ -32,8 +32,8 @@ pub(crate) struct Ended {
 }
 
 impl Metrics {
-    /// The value of a series, which must be there.
-    pub(crate) fn value(&self, series: &str) -> f64 {
+    /// The value of a series, which must be there and a whole number.
+    pub(crate) fn value(&self, series: &str) -> u64 {
         self.0
             .lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
@@ -155,10 +155,7 @@ fn nothing_stays(signal: Signal) -> Ended {
     // The kernel frees them a moment after their last user is gone.
     within(Duration::from_secs(5), || {
         let left: Vec<_> = loaded().intersection(&own).copied().collect();
-        match left.is_empty() {
-            true => Ok(()),
-            false => Err(format!("still there: {left:?}")),
-        }
+        require(left.is_empty(), format!("still there: {left:?}"))
     });
     ended
 }
@@ -173,9 +170,9 @@ fn the_pages_answer() {
     assert!(landing.contains("href=\"/metrics\""), "{landing}");
     assert_eq!(agent.get("/no-such-page").0, 404);
     let metrics = agent.metrics();
-    assert!(metrics.value(r#"tcpstate_program_up{program="tcp_transition"}"#) > 0.0);
-    assert!(metrics.value(r#"tcpstate_program_up{program="tcp_count"}"#) > 0.0);
-    assert!(metrics.value(r#"tcpstate_sockets{family="ipv4",state="listen"}"#) >= 1.0);
+    assert!(metrics.value(r#"tcpstate_program_up{program="tcp_transition"}"#) > 0);
+    assert!(metrics.value(r#"tcpstate_program_up{program="tcp_count"}"#) > 0);
+    assert!(metrics.value(r#"tcpstate_sockets{family="ipv4",state="listen"}"#) >= 1);
 }
 
 #[test]

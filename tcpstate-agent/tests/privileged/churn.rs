@@ -11,7 +11,7 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use tcpstate_agent::watch::Watch;
-use tcpstate_common::{Family, NamespaceCounters, TcpState};
+use tcpstate_common::{Family, NamespaceCounters, TcpState, TransitionMatrix};
 
 use crate::{
     harness::{Netns, census_of, same, watch, within},
@@ -38,6 +38,73 @@ fn one_connection(number: u32, listener: &TcpListener) {
 
 fn live(watch: &Watch, namespace: &Netns) -> NamespaceCounters {
     watch.read().unwrap().by_namespace[&namespace.inode()].live
+}
+
+/// Scrapes while one connection after the other comes and goes beside `idle` sockets, and
+/// checks that no scrape is off by more than the two sockets that are in flight.
+fn scrape_until(is_done: &AtomicBool, watch: &Watch, namespace: &Netns, idle: u64) -> u32 {
+    let mut scrapes = 0;
+    while !is_done.load(Ordering::Relaxed) {
+        let shown = census_of(&watch.read().unwrap(), namespace.inode());
+        let established = shown.in_state(TcpState::Established);
+        assert!(
+            established.abs_diff(idle) <= 2,
+            "{established} established after {scrapes} scrapes"
+        );
+        for state in [TcpState::CloseWait, TcpState::LastAck, TcpState::FinWait1] {
+            let count = shown.in_state(state);
+            assert!(count <= 2, "{count} in {}", state.name());
+        }
+        scrapes += 1;
+        thread::sleep(Duration::from_millis(20));
+    }
+    scrapes
+}
+
+/// Each connection takes its client through CLOSE, SYN_SENT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2
+/// and CLOSE, and its server through (LISTEN,) SYN_RECV, ESTABLISHED, CLOSE_WAIT, LAST_ACK and
+/// CLOSE.
+fn each_moved_once(before: &NamespaceCounters, after: &NamespaceCounters, connections: u32) {
+    for (state, entered, left) in [
+        (TcpState::Listen, 0, 0),
+        (TcpState::SynSent, 1, 1),
+        (TcpState::SynRecv, 1, 1),
+        (TcpState::Established, 2, 2),
+        (TcpState::FinWait1, 1, 1),
+        (TcpState::FinWait2, 1, 1),
+        (TcpState::CloseWait, 1, 1),
+        (TcpState::LastAck, 1, 1),
+        (TcpState::Closing, 0, 0),
+        (TcpState::Close, 2, 1),
+    ] {
+        let (before, after) = (before.flow[0][state.slot()], after.flow[0][state.slot()]);
+        assert_eq!(
+            (after.entered - before.entered, after.left - before.left),
+            (entered * connections, left * connections),
+            "{}",
+            state.name()
+        );
+    }
+}
+
+/// The matrix counts the whole machine, so it has at least as many, in the right pairs.
+fn each_pair_occurred(before: &TransitionMatrix, after: &TransitionMatrix, connections: u64) {
+    for (from, to) in [
+        (TcpState::Close, TcpState::SynSent),
+        (TcpState::SynSent, TcpState::Established),
+        (TcpState::Established, TcpState::FinWait1),
+        (TcpState::FinWait1, TcpState::FinWait2),
+        (TcpState::FinWait2, TcpState::Close),
+        (TcpState::Listen, TcpState::SynRecv),
+        (TcpState::SynRecv, TcpState::Established),
+        (TcpState::Established, TcpState::CloseWait),
+        (TcpState::CloseWait, TcpState::LastAck),
+        (TcpState::LastAck, TcpState::Close),
+    ] {
+        let [before, after] = [before, after].map(|matrix| matrix.count[from.slot()][to.slot()]);
+        let counted = after - before;
+        assert!(counted >= connections, "{from:?} to {to:?}: {counted}");
+    }
 }
 
 #[test]
@@ -69,25 +136,7 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
 
     let is_done = AtomicBool::new(false);
     let scrapes = thread::scope(|scope| {
-        let scraping = scope.spawn(|| {
-            let mut scrapes = 0;
-            while !is_done.load(Ordering::Relaxed) {
-                let shown = census_of(&watch.read().unwrap(), namespace.inode());
-                let established = shown.in_state(TcpState::Established);
-                // One connection is in flight: two sockets.
-                assert!(
-                    established.abs_diff(2 * IDLE) <= 2,
-                    "{established} established after {scrapes} scrapes"
-                );
-                for state in [TcpState::CloseWait, TcpState::LastAck, TcpState::FinWait1] {
-                    let count = shown.in_state(state);
-                    assert!(count <= 2, "{count} in {}", state.name());
-                }
-                scrapes += 1;
-                thread::sleep(Duration::from_millis(20));
-            }
-            scrapes
-        });
+        let scraping = scope.spawn(|| scrape_until(&is_done, &watch, &namespace, 2 * IDLE));
         namespace.enter(|| {
             for number in 0..CONNECTIONS {
                 one_connection(number, &listener);
@@ -100,54 +149,9 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
 
     let reading = watch.read().unwrap();
     let after = reading.by_namespace[&namespace.inode()].live;
-    let moved = |state: TcpState| {
-        let (before, after) = (before.flow[0][state.slot()], after.flow[0][state.slot()]);
-        (after.entered - before.entered, after.left - before.left)
-    };
-    // Each connection: client CLOSE, SYN_SENT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE; server
-    // (LISTEN,) SYN_RECV, ESTABLISHED, CLOSE_WAIT, LAST_ACK, CLOSE.
-    let once = (CONNECTIONS, CONNECTIONS);
-    for state in [
-        TcpState::SynSent,
-        TcpState::SynRecv,
-        TcpState::FinWait1,
-        TcpState::FinWait2,
-        TcpState::CloseWait,
-        TcpState::LastAck,
-    ] {
-        assert_eq!(moved(state), once, "{}", state.name());
-    }
-    assert_eq!(
-        moved(TcpState::Established),
-        (2 * CONNECTIONS, 2 * CONNECTIONS)
-    );
-    assert_eq!(moved(TcpState::Close), (2 * CONNECTIONS, CONNECTIONS));
-    assert_eq!(moved(TcpState::Listen), (0, 0));
-
-    // The matrix counts the whole machine, so it has at least as many, in the right pairs.
+    each_moved_once(&before, &after, CONNECTIONS);
     let matrix = reading.transitions.unwrap();
-    for (from, to) in [
-        (TcpState::Close, TcpState::SynSent),
-        (TcpState::SynSent, TcpState::Established),
-        (TcpState::Established, TcpState::FinWait1),
-        (TcpState::FinWait1, TcpState::FinWait2),
-        (TcpState::FinWait2, TcpState::Close),
-        (TcpState::Listen, TcpState::SynRecv),
-        (TcpState::SynRecv, TcpState::Established),
-        (TcpState::Established, TcpState::CloseWait),
-        (TcpState::CloseWait, TcpState::LastAck),
-        (TcpState::LastAck, TcpState::Close),
-    ] {
-        let count =
-            |matrix: &tcpstate_common::TransitionMatrix| matrix.count[from.slot()][to.slot()];
-        let counted = count(&matrix) - count(&matrix_before);
-        assert!(
-            counted >= u64::from(CONNECTIONS),
-            "{} to {}: {counted}",
-            from.name(),
-            to.name()
-        );
-    }
+    each_pair_occurred(&matrix_before, &matrix, CONNECTIONS.into());
     within(Duration::from_secs(5), || {
         same(
             &census_of(&watch.read().unwrap(), namespace.inode()),

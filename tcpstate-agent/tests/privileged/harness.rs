@@ -301,6 +301,11 @@ pub(crate) fn within<T>(patience: Duration, mut attempt: impl FnMut() -> Result<
     }
 }
 
+/// For attempts: fails with `why` unless `is_so`.
+pub(crate) fn require(is_so: bool, why: impl Into<String>) -> Result<(), String> {
+    is_so.then_some(()).ok_or_else(|| why.into())
+}
+
 /// Whether a program that the tests need could not be installed for lack of network; whoever
 /// runs the tests says so in the environment, and says it loudly.
 pub(crate) fn is_excused(program: &str) -> bool {

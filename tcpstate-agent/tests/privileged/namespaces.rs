@@ -7,7 +7,7 @@ use tcpstate_common::TcpState;
 
 use crate::{
     agent::Agent,
-    harness::{Netns, census_of, load, same, watch, within},
+    harness::{Netns, census_of, load, require, same, watch, within},
 };
 
 fn listeners(namespace: &Netns, count: usize) -> Vec<TcpListener> {
@@ -58,19 +58,14 @@ fn a_namespace_made_while_the_agent_runs_is_counted_and_leaves_when_it_is_gone()
         let _listeners = listeners(&namespace, 1);
         within(Duration::from_secs(10), || {
             let reading = watch.read().unwrap();
-            match reading.by_namespace.contains_key(&namespace.inode()) {
-                true => Ok(()),
-                false => Err("not counted".to_owned()),
-            }
+            let is_counted = reading.by_namespace.contains_key(&namespace.inode());
+            require(is_counted, "not counted")
         });
         namespace.inode()
     };
     within(Duration::from_secs(20), || {
         let reading = watch.read().unwrap();
-        match reading.by_namespace.contains_key(&gone) {
-            true => Err("still counted".to_owned()),
-            false => Ok(()),
-        }
+        require(!reading.by_namespace.contains_key(&gone), "still counted")
     });
 }
 
@@ -124,11 +119,10 @@ fn a_namespace_that_may_not_be_entered_is_in_no_gauge_and_is_reported() {
         let metrics = agent.metrics();
         let denied = metrics.value(r#"tcpstate_namespaces{result="denied"}"#);
         let counted = metrics.value(r#"tcpstate_namespaces{result="counted"}"#);
-        if denied >= 1.0 && counted == 1.0 {
-            Ok(())
-        } else {
-            Err(format!("{denied} denied, {counted} counted"))
-        }
+        require(
+            denied >= 1 && counted == 1,
+            format!("{denied} denied, {counted} counted"),
+        )
     });
     // Ready all the same: what can be reached has been counted.
     assert_eq!(agent.get("/-/ready").0, 200);
@@ -148,7 +142,7 @@ fn a_namespace_whose_processes_may_not_be_looked_into_is_reported() {
     within(Duration::from_secs(5), || {
         let metrics = agent.metrics();
         match metrics.value(r#"tcpstate_namespaces{result="denied"}"#) {
-            denied if denied >= 1.0 => Ok(()),
+            denied if denied >= 1 => Ok(()),
             denied => Err(format!("{denied} denied")),
         }
     });

@@ -66,7 +66,7 @@ impl Peer {
                 .expect("cannot open /dev/net/tun");
             let mut request = InterfaceRequest {
                 name: *b"tun0\0\0\0\0\0\0\0\0\0\0\0\0",
-                flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
+                flags: (libc::IFF_TUN | libc::IFF_NO_PI).try_into().unwrap(),
                 padding: [0; 22],
             };
             // SAFETY: the descriptor is open and the request has the size of `struct ifreq`.
@@ -247,7 +247,7 @@ fn parse(packet: &[u8]) -> Option<Segment> {
                 header.destination_addr().into(),
             )
         }
-        _ => return None,
+        etherparse::NetSlice::Arp(_) => return None,
     };
     let TransportSlice::Tcp(tcp) = sliced.transport? else {
         return None;
