@@ -86,7 +86,7 @@ pub struct TraceArgs {
     /// Only transitions into or out of this state; may be given more than once
     #[arg(
         long,
-        env = "TCPSTATE_STATE",
+        env = "TCPSTATE_TRACE_STATE",
         value_name = "STATE",
         value_delimiter = ',',
         value_parser = state()
@@ -95,7 +95,7 @@ pub struct TraceArgs {
     /// Only sockets with this local or remote port; may be given more than once
     #[arg(
         long,
-        env = "TCPSTATE_PORT",
+        env = "TCPSTATE_TRACE_PORT",
         value_name = "PORT",
         value_delimiter = ',',
         value_parser = clap::value_parser!(u16).range(1..)
@@ -212,8 +212,10 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 fn state() -> impl TypedValueParser<Value = TcpState> {
+    // No transition leads into TIME_WAIT or out of it: a minisocket has none.
     let names = TcpState::FOUND
         .into_iter()
+        .filter(|state| *state != TcpState::TimeWait)
         .chain([TcpState::Close])
         .map(TcpState::name);
     PossibleValuesParser::new(names).try_map(|name| {
@@ -279,6 +281,7 @@ mod tests {
             (&["--log.level", "loud"], "loud"),
             (&["--no-such-flag"], "--no-such-flag"),
             (&["trace", "--state", "closed"], "closed"),
+            (&["trace", "--state", "time_wait"], "time_wait"),
             (&["trace", "--port", "70000"], "70000"),
             (&["trace", "--port", "0"], "0"),
             (&["snapshot", "--output", "xml"], "xml"),

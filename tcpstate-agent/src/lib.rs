@@ -4,6 +4,9 @@
 //! terminal. The [`bpf`] module alone knows the BPF library, [`netns`] alone enters namespaces,
 //! [`watch`] keeps the model true while the agent runs, and [`commands`] wires them.
 
+#![deny(unsafe_code)]
+
+#[expect(unsafe_code, reason = "the border to the kernel")]
 pub mod bpf;
 pub mod cli;
 pub mod commands;

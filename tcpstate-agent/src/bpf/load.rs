@@ -1,6 +1,6 @@
 //! From the plan to attached programs.
 
-use std::path::Path;
+use std::{error::Error, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
@@ -54,6 +54,17 @@ pub struct Loaded {
     pub kernel_log: Option<KernelLog>,
     /// What became of each wanted program.
     pub programs: Vec<ProgramStatus>,
+}
+
+impl Loaded {
+    fn refuse(&mut self, programs: &[ProgramId], obstacle: &Obstacle) {
+        self.programs
+            .extend(programs.iter().map(|&program| ProgramStatus {
+                program,
+                outcome: Err(obstacle.clone()),
+            }));
+        self.programs.sort_by_key(|status| status.program);
+    }
 }
 
 /// What became of a program.
@@ -127,7 +138,14 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
 
     raise_locked_memory_limit();
-    let mut ebpf = open_object(facts, options)?;
+    let mut ebpf = match open_object(facts, options) {
+        Ok(ebpf) => ebpf,
+        Err(LoadError::Object(error)) => {
+            loaded.refuse(&allowed, &object_refusal(&error));
+            return Ok(loaded);
+        }
+        Err(error) => return Err(error),
+    };
     if options.kernel_log != KernelLogLevel::Off {
         loaded.kernel_log = KernelLog::start(&mut ebpf);
     }
@@ -199,9 +217,11 @@ fn start_transition(
         program.load("inet_sock_set_state", btf)?;
         let link = program.attach()?;
         let link = program.take_link(link)?;
-        Ok((verified_instructions(&program.info()?), link))
+        let info = program.info()?;
+        let descriptor = program.fd()?.as_fd().try_clone_to_owned()?;
+        Ok((verified_instructions(&info), descriptor, link))
     };
-    let (verified, link) = match attach() {
+    let (verified, descriptor, link) = match attach() {
         Ok(attached) => attached,
         Err(error) => return Ok(Err(error)),
     };
@@ -211,7 +231,7 @@ fn start_transition(
         live: take_map(ebpf, map::LIVE)?,
         event_counters: take_map(ebpf, map::EVENT_COUNTERS)?,
     };
-    loaded.flow = Some(Flow::new(maps, link));
+    loaded.flow = Some(Flow::new(maps, descriptor, link));
     let ring: RingBuf<MapData> = take_map(ebpf, map::EVENTS)?;
     loaded.events = Some(EventRing::new(ring));
     Ok(Ok(verified))
@@ -261,6 +281,27 @@ fn return_free_memory() {
     // SAFETY: malloc_trim() only releases memory that is free, and may be called at any time.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Why the kernel does not take the object: nearly always permissions that look sufficient.
+fn object_refusal(error: &aya::EbpfError) -> Obstacle {
+    let mut cause = error.to_string();
+    let mut innermost: &dyn Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    // The errors of the library repeat the ones that they wrap, or do not name them.
+    let innermost = innermost.to_string();
+    if !cause.contains(&innermost) {
+        cause = format!("{cause}: {innermost}");
+    }
+    Obstacle {
+        cause: format!("the kernel refuses the eBPF object: {cause}"),
+        remedy: "capabilities must be held in the host's user namespace, not in a container's \
+                 own; else look for what forbids BPF here: seccomp, an LSM, a limit of locked \
+                 memory before Linux 5.11"
+            .to_owned(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
         facts::{Capability, Facts},
         plan::ProgramId,
     },
-    netns::Discovery,
+    netns::{Discovery, Found, VisitError, Visitor},
 };
 
 /// Tries everything for real, prints what came of it, and returns the exit code.
@@ -34,7 +34,7 @@ pub fn execute() -> anyhow::Result<u8> {
         }
         write_capabilities(out, &facts)?;
         match &namespaces {
-            Ok(found) => write_namespaces(out, found.namespaces.len(), found.hidden.len()),
+            Ok(found) => write_namespaces(out, found),
             Err(error) => writeln!(out, "network namespaces: cannot read /proc: {error}"),
         }
     })?;
@@ -55,7 +55,7 @@ fn write_program(out: &mut dyn io::Write, status: &ProgramStatus) -> io::Result<
         }
         Err(obstacle) => {
             writeln!(out, "program {name} ({hook}): does not run")?;
-            writeln!(out, "  without it: no {purpose}")?;
+            writeln!(out, "  not known without it: {purpose}")?;
             writeln!(out, "  cause: {}", obstacle.cause)?;
             writeln!(out, "  remedy: {}", obstacle.remedy)
         }
@@ -82,10 +82,37 @@ fn write_capabilities(out: &mut dyn io::Write, facts: &Facts) -> io::Result<()> 
     Ok(())
 }
 
-fn write_namespaces(out: &mut dyn io::Write, found: usize, hidden: usize) -> io::Result<()> {
-    write!(out, "network namespaces: {found} found")?;
-    if hidden > 0 {
-        write!(out, ", {hidden} hidden (grant CAP_SYS_PTRACE)")?;
+/// Enters each, as the agent would.
+fn write_namespaces(out: &mut dyn io::Write, found: &Found) -> io::Result<()> {
+    let visitor = Visitor::new()?;
+    let mut entered = 0;
+    let mut refused = Vec::new();
+    for namespace in found.namespaces.values() {
+        match visitor.visit(namespace, || ()) {
+            Ok(()) => entered += 1,
+            Err(VisitError::Gone) => {}
+            Err(error) => refused.push((namespace, error)),
+        }
     }
-    writeln!(out)
+    writeln!(
+        out,
+        "network namespaces: {entered} can be counted, {} cannot",
+        refused.len() + found.hidden.len()
+    )?;
+    for (namespace, error) in refused {
+        let route = namespace
+            .routes
+            .first()
+            .map(|route| route.display().to_string());
+        let route = route.unwrap_or_default();
+        writeln!(out, "  {} ({route}): {error}", namespace.inode)?;
+    }
+    for hidden in &found.hidden {
+        let process = hidden.process.display();
+        writeln!(
+            out,
+            "  that of {process}: cannot look into it; grant CAP_SYS_PTRACE"
+        )?;
+    }
+    Ok(())
 }

@@ -130,6 +130,7 @@ mod tests {
             sockets: Some(census),
             by_namespace: BTreeMap::new(),
             transitions: None,
+            missed: None,
             events: None,
             snapshot: Some(SnapshotState {
                 duration: Duration::from_micros(2_500),

@@ -58,6 +58,7 @@ pub fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Result<()>
         }
         report_lost(flow, ring, &mut reported)?;
     }
+    print_new(ring, &mut timeline, &clock, settings)?;
     report_total(flow, ring)
 }
 

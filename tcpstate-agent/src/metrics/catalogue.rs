@@ -157,6 +157,16 @@ pub const UNTRACKED: Metric = Metric {
            found, or too many. The gauges of such a namespace move with snapshots only.",
 };
 
+/// Transitions that were passed over.
+pub const MISSED: Metric = Metric {
+    name: "tcpstate_missed_transitions_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Transitions in an interrupt that came while the transition program ran on that CPU: \
+           the kernel then passes the program over. They are in no other counter; the gauges are \
+           put right by the next snapshot.",
+};
+
 /// Transitions that make no sense.
 pub const UNKNOWN_STATES: Metric = Metric {
     name: "tcpstate_unknown_state_transitions_total",
@@ -205,7 +215,7 @@ pub const NAMESPACES: Metric = Metric {
 };
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 14] = [
+pub const ALL: [&Metric; 15] = [
     &SOCKETS,
     &TRANSITIONS,
     &BUILD_INFO,
@@ -215,6 +225,7 @@ pub const ALL: [&Metric; 14] = [
     &EVENTS_LOST,
     &EVENTS_MALFORMED,
     &UNTRACKED,
+    &MISSED,
     &UNKNOWN_STATES,
     &SNAPSHOT_DURATION,
     &SNAPSHOT_AGE,

@@ -17,6 +17,7 @@ pub(super) fn families(reading: &Reading) -> Vec<MetricFamily> {
         sockets,
         by_namespace: _,
         transitions,
+        missed,
         events,
         snapshot,
         namespaces,
@@ -38,6 +39,7 @@ pub(super) fn families(reading: &Reading) -> Vec<MetricFamily> {
     ];
     families.extend(sockets.as_ref().map(self::sockets));
     families.extend(transitions.as_ref().map(self::transitions));
+    families.extend(missed.map(|missed| family(&catalogue::MISSED, [series([], missed)])));
     families.extend(events.iter().flat_map(self::events));
     families.extend(snapshot.iter().flat_map(self::snapshot));
     families
@@ -89,18 +91,20 @@ fn events(events: &Events) -> [MetricFamily; 6] {
     ]
 }
 
-fn snapshot(state: &SnapshotState) -> [MetricFamily; 3] {
+fn snapshot(state: &SnapshotState) -> Vec<MetricFamily> {
     let seconds = |metric, duration: Duration| {
         family(metric, [Sample::new(["sockets"], duration.as_secs_f64())])
     };
-    [
+    let mut families = vec![
         seconds(&catalogue::SNAPSHOT_DURATION, state.duration),
         seconds(&catalogue::SNAPSHOT_AGE, state.age),
-        family(
-            &catalogue::SNAPSHOT_UNCERTAIN,
-            [series([], state.uncertain)],
-        ),
-    ]
+    ];
+    families.extend(
+        state
+            .uncertain
+            .map(|uncertain| family(&catalogue::SNAPSHOT_UNCERTAIN, [series([], uncertain)])),
+    );
+    families
 }
 
 fn namespaces(results: &NamespaceResults) -> MetricFamily {
@@ -197,8 +201,12 @@ mod tests {
             sockets: Some(Census::default()),
             by_namespace: BTreeMap::new(),
             transitions: Some(TransitionMatrix::ZERO),
+            missed: Some(0),
             events: Some(Events::default()),
-            snapshot: Some(SnapshotState::default()),
+            snapshot: Some(SnapshotState {
+                uncertain: Some(0),
+                ..SnapshotState::default()
+            }),
             namespaces: NamespaceResults::default(),
             programs: Vec::new(),
         }
@@ -245,6 +253,7 @@ mod tests {
         let blind = Reading {
             sockets: None,
             transitions: None,
+            missed: None,
             events: None,
             snapshot: None,
             ..reading()

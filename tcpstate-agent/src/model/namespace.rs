@@ -32,6 +32,8 @@ pub struct Pass {
     pub at: Instant,
     /// How long it took.
     pub took: Duration,
+    /// Transitions on the whole machine that the live counters have missed so far.
+    pub missed: u64,
 }
 
 /// What is known of the sockets of one namespace.
@@ -43,6 +45,7 @@ pub struct NamespaceModel {
     at_pass: NamespaceCounters,
     counted_at: Instant,
     pass_took: Duration,
+    missed: u64,
     /// The last snapshot made the model much better; another one may too.
     is_improving: bool,
 }
@@ -63,6 +66,7 @@ impl NamespaceModel {
             at_pass: pass.after,
             counted_at: pass.at,
             pass_took: pass.took,
+            missed: pass.missed,
             is_improving: true,
         }
     }
@@ -70,16 +74,17 @@ impl NamespaceModel {
     /// Learns from another snapshot.
     pub fn correct(&mut self, pass: &Pass) {
         let before = self.uncertain();
-        let measured = measure(pass);
-        for (known, measured) in self.offsets.iter_mut().zip(measured) {
-            for (known, measured) in known.iter_mut().zip(measured) {
-                *known = known.narrowed_by(measured);
+        let mut new = Self::new(pass);
+        // A transition that was missed, in whichever namespace, may have changed the offsets:
+        // then what was known of them is worth nothing.
+        if self.missed == pass.missed {
+            for (new, known) in new.offsets.iter_mut().zip(&self.offsets) {
+                for (new, known) in new.iter_mut().zip(known) {
+                    *new = known.narrowed_by(*new);
+                }
             }
         }
-        *self = Self {
-            offsets: self.offsets,
-            ..Self::new(pass)
-        };
+        *self = new;
         self.is_improving = self.uncertain() <= before / 2;
     }
 
@@ -112,10 +117,11 @@ impl NamespaceModel {
     }
 
     /// Whether there can be minisockets when the live counters are at `now`: none can come
-    /// without a transition.
+    /// without a transition, where those are counted.
     #[must_use]
     pub fn may_have_minisockets(&self, now: &NamespaceCounters) -> bool {
-        self.minisockets.with_made(&self.at_pass, now).total() > 0
+        let has_counters = now.namespace != 0;
+        !has_counters || self.minisockets.with_made(&self.at_pass, now).total() > 0
     }
 
     /// How many sockets can at most be shown in a wrong state.
@@ -181,6 +187,7 @@ mod tests {
             after: *after,
             at: Instant::now(),
             took: Duration::from_millis(2),
+            missed: 0,
         }
     }
 
@@ -253,6 +260,30 @@ mod tests {
                 .get(Family::Ipv4, TcpState::FinWait2),
             2
         );
+    }
+
+    #[test]
+    fn what_was_known_is_forgotten_when_a_transition_was_missed() {
+        let quiet = NamespaceCounters::default();
+        let ten = found(Family::Ipv4, TcpState::Established, 10);
+        let mut model = NamespaceModel::new(&pass(&ten, &quiet, &quiet));
+        // One is closed, unseen; and during the next snapshot one comes and one goes.
+        let mut after = quiet;
+        after.record(Family::Ipv4, TcpState::SynSent, TcpState::Established);
+        after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
+        let nine = found(Family::Ipv4, TcpState::Established, 9);
+        let disturbed = Pass {
+            missed: 1,
+            ..pass(&nine, &quiet, &after)
+        };
+        model.correct(&disturbed);
+        let established = |model: &NamespaceModel| {
+            model
+                .census(&after, Some(0))
+                .get(Family::Ipv4, TcpState::Established)
+        };
+        assert_eq!(established(&model), 9);
+        assert!(model.uncertain() > 0);
     }
 
     #[test]

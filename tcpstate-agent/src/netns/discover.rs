@@ -35,9 +35,25 @@ pub struct Namespace {
 pub struct Found {
     /// By inode number.
     pub namespaces: BTreeMap<u32, Namespace>,
-    /// Namespaces of processes that this one may not look into, each named by one such process.
-    /// Their inode numbers are unknown.
-    pub hidden: Vec<PathBuf>,
+    /// Namespaces of processes that this one may not look into.
+    pub hidden: Vec<Hidden>,
+}
+
+/// A namespace whose inode number is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    /// A process that is in it.
+    pub process: PathBuf,
+    /// What [`proc_mark`] gives in it.
+    pub mark: u64,
+}
+
+/// A number that is the same for all that are in one network namespace, and which may be looked
+/// at where the namespace's inode number may not: the inode number of a file below the `net`
+/// folder of a process or thread.
+#[must_use]
+pub fn proc_mark(process: &Path) -> Option<u64> {
+    Some(fs::metadata(process.join("net/sockstat")).ok()?.ino())
 }
 
 /// Searches, and remembers the routes that are costly to find.
@@ -158,15 +174,13 @@ fn processes() -> io::Result<Vec<PathBuf>> {
 fn look_at_processes(processes: &[PathBuf]) -> Found {
     let mut found = Found::default();
     let mut unreadable = Vec::new();
-    // A file below /proc/PID/net has the same inode number for all processes of a network
-    // namespace, and may be looked at where ns/net may not.
-    let mut known_files = HashSet::new();
+    let mut known = HashSet::new();
     for process in processes {
         let route = process.join("ns/net");
         match inode_of(&route) {
             Ok(inode) => {
                 if !found.namespaces.contains_key(&inode) {
-                    known_files.extend(sockstat_inode(process));
+                    known.extend(proc_mark(process));
                 }
                 found.add(inode, route);
             }
@@ -180,17 +194,16 @@ fn look_at_processes(processes: &[PathBuf]) -> Found {
         }
     }
     for process in unreadable {
-        if let Some(file) = sockstat_inode(process)
-            && known_files.insert(file)
+        if let Some(mark) = proc_mark(process)
+            && known.insert(mark)
         {
-            found.hidden.push(process.clone());
+            found.hidden.push(Hidden {
+                process: process.clone(),
+                mark,
+            });
         }
     }
     found
-}
-
-fn sockstat_inode(process: &Path) -> Option<u64> {
-    Some(fs::metadata(process.join("net/sockstat")).ok()?.ino())
 }
 
 /// Inode number of the network namespace that the file at `route` is, without opening it.

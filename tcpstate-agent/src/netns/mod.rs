@@ -4,6 +4,6 @@ mod discover;
 mod enter;
 mod sockstat;
 
-pub use discover::{Discovery, Found, Namespace};
+pub use discover::{Discovery, Found, Hidden, Namespace, proc_mark};
 pub use enter::{VisitError, Visitor};
 pub use sockstat::SockStat;

@@ -162,7 +162,7 @@ fn learn(shared: &Shared, found: Found) {
         hidden,
         unreachable,
     } = &mut *namespaces;
-    note_hidden(hidden, &found);
+    note_hidden(hidden, &found, watched);
     let mut gone = Vec::new();
     watched.retain(|inode, watched| {
         watched.missed = if found.namespaces.contains_key(inode) {
@@ -177,21 +177,32 @@ fn learn(shared: &Shared, found: Found) {
         stays
     });
     let new = new_ones(watched, found);
+    // Live counters come before the first snapshot, which this lock puts off.
     if let Some(mut flow) = shared.flow() {
-        *unreachable = tell_kernel_side(&mut flow, &gone, new.iter().map(|(inode, _)| *inode));
+        watched.extend(new);
+        *unreachable = tell_kernel_side(&mut flow, &gone, watched);
+    } else {
+        watched.extend(new);
     }
-    watched.extend(new);
 }
 
-fn note_hidden(hidden: &mut u64, found: &Found) {
-    let now = u64::try_from(found.hidden.len()).unwrap_or(u64::MAX);
+fn note_hidden(hidden: &mut u64, found: &Found, watched: &BTreeMap<u32, Watched>) {
+    // One that is reached by another way, through a mount for instance, is not hidden.
+    let entered: BTreeSet<u64> = watched
+        .values()
+        .filter_map(|watched| watched.mark)
+        .collect();
+    let mut still = found
+        .hidden
+        .iter()
+        .filter(|hidden| !entered.contains(&hidden.mark))
+        .peekable();
+    let process = still.peek().map(|hidden| hidden.process.display());
+    let now = u64::try_from(still.count()).unwrap_or(u64::MAX);
     if now > *hidden {
         warn!(
             namespaces = now,
-            process = found
-                .hidden
-                .first()
-                .map(|path| tracing::field::display(path.display())),
+            process = process.map(tracing::field::display),
             "cannot look into the network namespaces of other processes, they are in no gauge \
              (grant CAP_SYS_PTRACE)"
         );
@@ -204,15 +215,18 @@ fn note_hidden(hidden: &mut u64, found: &Found) {
 fn tell_kernel_side(
     flow: &mut Flow,
     gone: &[u32],
-    new: impl Iterator<Item = u32>,
+    watched: &mut BTreeMap<u32, Watched>,
 ) -> BTreeSet<u32> {
     for &inode in gone {
         if let Err(error) = flow.remove_namespace(inode) {
             warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
         }
     }
-    for inode in new {
-        if let Err(error) = flow.add_namespace(inode) {
+    for (&inode, watched) in &mut *watched {
+        // Tried again each time, because room may have come; said once.
+        if let Err(error) = flow.add_namespace(inode)
+            && !std::mem::replace(&mut watched.is_without_counters, true)
+        {
             warn!(%error, namespace = inode, "a namespace moves with snapshots only");
         }
     }
@@ -223,7 +237,10 @@ fn tell_kernel_side(
             warn!(%error, namespace = inode, "cannot forget a namespace");
         }
     }
-    strangers.into_iter().collect()
+    strangers
+        .into_iter()
+        .filter(|inode| !watched.contains_key(inode))
+        .collect()
 }
 
 /// Refreshes the routes to the namespaces that are watched, and returns those that are not yet.

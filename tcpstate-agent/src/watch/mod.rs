@@ -7,8 +7,10 @@
 //!   entering namespaces too, and never waits for a long snapshot;
 //! - *events* empties the ring buffer.
 //!
-//! They share the kernel's maps and the model, each behind a lock that is held for microseconds;
-//! only the lock on the snapshot pass is held for as long as one takes.
+//! They share the kernel's maps and the model, each behind a lock that is held for system calls
+//! of microseconds, never for a walk or while inside another namespace; only the lock on the
+//! snapshot pass is held for as long as one takes. Locks are taken in the order snapshot pass,
+//! namespaces, flow.
 
 mod counting;
 mod events;

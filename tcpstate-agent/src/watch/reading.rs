@@ -15,6 +15,8 @@ pub struct Reading {
     pub by_namespace: BTreeMap<u32, NamespaceReading>,
     /// Transitions since the start. `None` where nothing can see them.
     pub transitions: Option<TransitionMatrix>,
+    /// Transitions that the kernel side passed over.
+    pub missed: Option<u64>,
     /// What became of the event records. `None` where there are none.
     pub events: Option<Events>,
     /// How good the snapshots are.
@@ -61,8 +63,9 @@ pub struct SnapshotState {
     pub duration: Duration,
     /// Age of the oldest snapshot that is in use.
     pub age: Duration,
-    /// How many sockets can at most be shown in a wrong state.
-    pub uncertain: u64,
+    /// How many sockets can at most be shown in a wrong state. `None` where transitions are not
+    /// seen: then anything may have happened since the snapshot.
+    pub uncertain: Option<u64>,
 }
 
 /// Network namespaces by what became of them.

@@ -62,6 +62,7 @@ fn read(shared: &Shared, visitor: &Visitor) -> Reading {
                 .inspect_err(|error| warn!(%error, "cannot read the transition counters"))
                 .ok()
         }),
+        missed: shared.has_flow().then(|| shared.missed_transitions()),
         events: events(shared),
         snapshot: shared.can_count().then(|| snapshot_state(shared)),
         namespaces: namespace_results(shared),
@@ -141,7 +142,7 @@ fn namespace_readings(
 fn events(shared: &Shared) -> Option<Events> {
     let ring = shared.events.as_ref()?;
     // The kernel's side first, then the ring is emptied: so nothing of what it counted is still
-    // on the way.
+    // on the way. What comes in between is decoded and not yet in its count.
     let kernel = shared
         .flow()?
         .events()
@@ -160,7 +161,10 @@ fn events(shared: &Shared) -> Option<Events> {
 fn snapshot_state(shared: &Shared) -> SnapshotState {
     let now = Instant::now();
     let namespaces = shared.namespaces();
-    let mut state = SnapshotState::default();
+    let mut state = SnapshotState {
+        uncertain: shared.has_flow().then_some(0),
+        ..SnapshotState::default()
+    };
     for model in namespaces
         .watched
         .values()
@@ -170,7 +174,9 @@ fn snapshot_state(shared: &Shared) -> SnapshotState {
         state.age = state
             .age
             .max(now.saturating_duration_since(model.counted_at()));
-        state.uncertain += model.uncertain();
+        if let Some(uncertain) = &mut state.uncertain {
+            *uncertain += model.uncertain();
+        }
     }
     state
 }

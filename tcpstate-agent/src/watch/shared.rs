@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,9 +11,9 @@ use tcpstate_common::{NamespaceCounters, SocketCounts};
 use tracing::warn;
 
 use crate::{
-    bpf::{EventRing, Flow, KernelLog, Loaded, ProgramStatus, SocketPass},
+    bpf::{EventRing, Flow, KernelLog, Loaded, PassError, ProgramStatus, SocketPass},
     model::{NamespaceModel, Pass},
-    netns::{Namespace, SockStat, VisitError, Visitor},
+    netns::{Namespace, SockStat, VisitError, Visitor, proc_mark},
     recent_ends::RecentEnds,
 };
 
@@ -48,6 +49,10 @@ pub(super) struct Watched {
     pub(super) failure: Option<Failure>,
     /// How often in a row it was not found again.
     pub(super) missed: u8,
+    /// There was no room for its live counters, and that has been said.
+    pub(super) is_without_counters: bool,
+    /// What [`proc_mark`] gives in it, once it has been entered.
+    pub(super) mark: Option<u64>,
 }
 
 /// Why a namespace could not be counted, and when.
@@ -64,6 +69,8 @@ impl Watched {
             model: None,
             failure: None,
             missed: 0,
+            is_without_counters: false,
+            mark: None,
         }
     }
 
@@ -118,6 +125,10 @@ impl Shared {
         self.flow.as_ref().map(lock)
     }
 
+    pub(super) const fn has_flow(&self) -> bool {
+        self.flow.is_some()
+    }
+
     pub(super) const fn can_count(&self) -> bool {
         self.socket_pass.is_some()
     }
@@ -128,6 +139,17 @@ impl Shared {
             .and_then(|flow| {
                 flow.namespace(inode)
                     .inspect_err(|error| warn!(%error, "cannot read live counters"))
+                    .ok()
+            })
+            .unwrap_or_default()
+    }
+
+    /// Transitions that the kernel side did not see; see [`Flow::missed`].
+    pub(super) fn missed_transitions(&self) -> u64 {
+        self.flow()
+            .and_then(|flow| {
+                flow.missed()
+                    .inspect_err(|error| warn!(%error, "cannot read what the program missed"))
                     .ok()
             })
             .unwrap_or_default()
@@ -148,13 +170,15 @@ impl Shared {
                 Ok(none) if none == SockStat::default() => SocketCounts::default(),
                 _ => socket_pass.count()?,
             };
-            Ok(Pass {
+            let pass = Pass {
                 counts,
                 before,
                 after: self.counters(namespace.inode),
                 at: Instant::now(),
                 took: started.elapsed(),
-            })
+                missed: self.missed_transitions(),
+            };
+            Ok((pass, proc_mark(Path::new("/proc/thread-self"))))
         });
         self.note(namespace, visited);
     }
@@ -162,14 +186,15 @@ impl Shared {
     fn note(
         &self,
         namespace: &Namespace,
-        visited: Result<Result<Pass, crate::bpf::PassError>, VisitError>,
+        visited: Result<Result<(Pass, Option<u64>), PassError>, VisitError>,
     ) {
         let mut namespaces = self.namespaces();
         let Some(watched) = namespaces.watched.get_mut(&namespace.inode) else {
             return;
         };
         let (denied, error) = match visited {
-            Ok(Ok(pass)) => {
+            Ok(Ok((pass, mark))) => {
+                watched.mark = mark;
                 match &mut watched.model {
                     Some(model) => model.correct(&pass),
                     None => watched.model = Some(NamespaceModel::new(&pass)),
@@ -179,6 +204,7 @@ impl Shared {
             }
             Err(VisitError::Gone) => {
                 namespaces.watched.remove(&namespace.inode);
+                self.remove_live_counters(namespace.inode);
                 return;
             }
             Err(error @ VisitError::Denied(_)) => (true, error.to_string()),
@@ -200,6 +226,14 @@ impl Shared {
             denied,
             at: Instant::now(),
         });
+    }
+
+    fn remove_live_counters(&self, inode: u32) {
+        if let Some(mut flow) = self.flow()
+            && let Err(error) = flow.remove_namespace(inode)
+        {
+            warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
+        }
     }
 
     /// Asks the counting thread to look for namespaces now.

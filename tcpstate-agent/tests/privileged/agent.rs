@@ -326,6 +326,14 @@ fn without_capabilities_each_command_names_them_and_how_to_grant_them() {
 }
 
 #[test]
+fn capabilities_that_hold_in_another_user_namespace_only_are_told_apart() {
+    let output = run("unshare", &["--user", "--map-root-user", AGENT, "check"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the host's user namespace"), "{said}");
+}
+
+#[test]
 fn without_btf_each_command_says_what_kernel_it_needs() {
     for command in ["run", "snapshot", "trace", "check"] {
         let flags = if command == "run" {
