@@ -1,7 +1,7 @@
 //! The kernel side: what it offers, which programs run, and reading what they have counted.
 //!
 //! Only this module knows the BPF library. Facts about the host ([`facts`]) lead to a plan
-//! ([`plan`](mod@plan)), the plan to loaded programs ([`load`](mod@load)), and those to values of
+//! ([`plan`](mod@plan)), the plan to loaded programs ([`load()`]), and those to values of
 //! `tcpstate-common`.
 
 mod event_ring;
