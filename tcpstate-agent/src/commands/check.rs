@@ -26,7 +26,7 @@ pub fn execute() -> anyhow::Result<u8> {
             kernel_log: KernelLogLevel::Off,
         },
     )?;
-    let namespaces = Discovery::default().full();
+    let namespaces = Discovery::default().look_everywhere();
     print(|out| {
         writeln!(out, "kernel {}", facts.kernel_release)?;
         for status in &loaded.programs {

@@ -4,14 +4,15 @@
 //! (`ip netns add`), or a descriptor that some process holds. One that is held only by its
 //! sockets has none of these and cannot be entered by anyone.
 //!
-//! Looking at every descriptor of the host is the costly part, so it is done less often; what it
-//! found is checked in between.
+//! Looking at every descriptor of the host is the costly part, so it is done in rounds, slice by
+//! slice; what they found is checked in between.
 
 use std::{
     collections::{BTreeMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use procfs::process::Process;
@@ -60,40 +61,53 @@ pub fn proc_mark(process: &Path) -> Option<u64> {
 #[derive(Debug, Default)]
 pub struct Discovery {
     remembered: Vec<(u32, PathBuf)>,
+    /// Processes whose descriptors the present round has not looked at yet.
+    waiting: Vec<PathBuf>,
 }
 
 impl Discovery {
     /// Looks at the processes, and checks the other routes that are known.
-    pub fn quick(&mut self) -> io::Result<Found> {
-        let processes = processes()?;
-        let mut found = look_at_processes(&processes);
+    pub fn look(&mut self) -> io::Result<Found> {
+        let mut found = look_at_processes(&processes()?);
         self.remembered
             .retain(|(inode, route)| inode_of(route).is_ok_and(|found| found == *inode));
-        self.add_remembered(&mut found);
-        Ok(found)
-    }
-
-    /// Looks everywhere: at processes, at the mounts of every mount namespace, and at every
-    /// descriptor of every process.
-    pub fn full(&mut self) -> io::Result<Found> {
-        let processes = processes()?;
-        let mut found = look_at_processes(&processes);
-        self.remembered.clear();
-        self.remember_mounts(&processes);
-        self.remember_descriptors(&processes);
-        self.add_remembered(&mut found);
-        Ok(found)
-    }
-
-    fn add_remembered(&self, found: &mut Found) {
         for (inode, route) in &self.remembered {
             found.add(*inode, route.clone());
         }
+        Ok(found)
     }
 
-    fn remember_mounts(&mut self, processes: &[PathBuf]) {
+    /// Looks everywhere, at once: at processes, mounts and descriptors.
+    pub fn look_everywhere(&mut self) -> io::Result<Found> {
+        self.begin_round()?;
+        self.continue_round(Duration::MAX);
+        self.look()
+    }
+
+    /// Begins a round over the mounts of every mount namespace, which it looks at now, and every
+    /// descriptor of every process. What it finds shows at the next [`Discovery::look`].
+    pub fn begin_round(&mut self) -> io::Result<()> {
+        self.waiting = processes()?;
+        self.remember_mounts();
+        Ok(())
+    }
+
+    /// Goes on with the round for about as long as `slice`: at a million descriptors a whole one
+    /// takes seconds. Returns whether the round is over.
+    pub fn continue_round(&mut self, slice: Duration) -> bool {
+        let started = Instant::now();
+        while let Some(process) = self.waiting.pop() {
+            self.remember_descriptors(&process);
+            if started.elapsed() >= slice {
+                break;
+            }
+        }
+        self.waiting.is_empty()
+    }
+
+    fn remember_mounts(&mut self) {
         let mut seen = HashSet::new();
-        for process in processes {
+        for process in self.waiting.clone() {
             let Ok(mount_namespace) = fs::read_link(process.join("ns/mnt")) else {
                 continue;
             };
@@ -121,23 +135,22 @@ impl Discovery {
         }
     }
 
-    fn remember_descriptors(&mut self, processes: &[PathBuf]) {
-        for process in processes {
-            let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
-                continue;
-            };
-            for descriptor in descriptors.flatten() {
-                let route = descriptor.path();
-                if let Some(inode) = fs::read_link(&route).ok().as_deref().and_then(parse_link) {
-                    self.remember(inode, route);
-                }
+    fn remember_descriptors(&mut self, process: &Path) {
+        let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+            return;
+        };
+        for descriptor in descriptors.flatten() {
+            let route = descriptor.path();
+            if let Some(inode) = fs::read_link(&route).ok().as_deref().and_then(parse_link) {
+                self.remember(inode, route);
             }
         }
     }
 
     fn remember(&mut self, inode: u32, route: PathBuf) {
-        let known = self.remembered.iter().filter(|(known, _)| *known == inode);
-        if known.count() < MAX_ROUTES {
+        let mut known = self.remembered.iter().filter(|(known, _)| *known == inode);
+        let is_known = known.clone().any(|(_, known)| *known == route);
+        if !is_known && known.by_ref().count() < MAX_ROUTES {
             self.remembered.push((inode, route));
         }
     }
@@ -253,8 +266,30 @@ mod tests {
     fn ones_own_namespace_is_found() {
         let own = inode_of(Path::new("/proc/self/ns/net")).unwrap();
         let mut discovery = Discovery::default();
-        assert!(discovery.quick().unwrap().namespaces.contains_key(&own));
-        assert!(discovery.full().unwrap().namespaces.contains_key(&own));
+        assert!(discovery.look().unwrap().namespaces.contains_key(&own));
+        let found = discovery.look_everywhere().unwrap();
+        assert!(found.namespaces.contains_key(&own));
+    }
+
+    #[test]
+    fn a_round_finds_a_descriptor_slice_by_slice_and_forgets_it_when_it_is_closed() {
+        let path = PathBuf::from(format!("/proc/{}", std::process::id()));
+        let namespace = fs::File::open("/proc/self/ns/net").unwrap();
+        let is_found = |discovery: &Discovery| {
+            let mut routes = discovery.remembered.iter().map(|(_, route)| route);
+            routes.any(|route| route.starts_with(&path))
+        };
+        let mut discovery = Discovery::default();
+        discovery.begin_round().unwrap();
+        let mut slices = 1;
+        while !discovery.continue_round(Duration::ZERO) {
+            slices += 1;
+        }
+        assert!(slices > 1, "one slice did it all");
+        assert!(is_found(&discovery));
+        drop(namespace);
+        discovery.look().unwrap();
+        assert!(!is_found(&discovery));
     }
 
     #[test]

@@ -12,10 +12,13 @@
 //! snapshot pass is held for as long as one takes. Locks are taken in the order snapshot pass,
 //! namespaces, flow.
 
+mod charge;
 mod counting;
 mod events;
+mod learn;
 mod reading;
 mod scraping;
+mod search;
 mod shared;
 
 use std::{
@@ -29,7 +32,7 @@ pub use reading::{Events, NamespaceReading, NamespaceResults, Reading, SnapshotS
 
 use crate::{bpf::Loaded, recent_ends::RecentEnds};
 use scraping::Request;
-use shared::Shared;
+use shared::{Progress, Shared};
 
 /// The running watch. Dropping it stops the threads and takes the programs out of the kernel.
 pub struct Watch {
@@ -76,7 +79,7 @@ impl Watch {
     /// Whether every namespace that can be reached has been counted once. Stays true.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.is_ready()
+        self.shared.progress() == Progress::Ready
     }
 
     /// Waits until [`Watch::is_ready`], at most `timeout`. Returns whether it is.

@@ -9,7 +9,8 @@ use crate::{bpf::ProgramStatus, model::Census};
 /// The state of the host at one moment.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// Sockets of all counted namespaces. `None` where nothing can count them.
+    /// Sockets of all counted namespaces. `None` where nothing can count them, and for the moment
+    /// after the start until they have been counted once.
     pub sockets: Option<Census>,
     /// The namespaces that are counted, by inode number.
     pub by_namespace: BTreeMap<u32, NamespaceReading>,

@@ -10,7 +10,7 @@ use tracing::{debug, error, warn};
 
 use super::{
     reading::{Events, NamespaceReading, NamespaceResults, Reading, SnapshotState},
-    shared::{Shared, lock},
+    shared::{Progress, Shared, lock},
 };
 use crate::{
     model::Census,
@@ -47,7 +47,9 @@ fn read(shared: &Shared, visitor: &Visitor) -> Reading {
     count_if_cheap(shared, visitor);
     look_for_strangers(shared);
     let by_namespace = namespace_readings(shared, visitor, started);
-    let sockets = shared.can_count().then(|| {
+    // Before that a gauge would show a part as if it were all.
+    let is_counted = shared.can_count() && shared.progress() >= Progress::Counted;
+    let sockets = is_counted.then(|| {
         let mut sum = Census::default();
         for namespace in by_namespace.values() {
             sum += &namespace.sockets;
@@ -64,7 +66,7 @@ fn read(shared: &Shared, visitor: &Visitor) -> Reading {
         }),
         missed: shared.has_flow().then(|| shared.missed_transitions()),
         events: events(shared),
-        snapshot: shared.can_count().then(|| snapshot_state(shared)),
+        snapshot: is_counted.then(|| snapshot_state(shared)),
         namespaces: namespace_results(shared),
         programs: shared.programs.clone(),
     }

@@ -80,11 +80,23 @@ impl Watched {
     }
 }
 
+/// How far the watch has come since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Progress {
+    /// Not every namespace that was found has been counted; a sum would be only a part.
+    #[default]
+    Starting,
+    /// All that were found at first sight have been.
+    Counted,
+    /// All have been that can be found at all.
+    Ready,
+}
+
 #[derive(Default)]
 struct Signals {
     stop: bool,
     discover: bool,
-    ready: bool,
+    progress: Progress,
 }
 
 /// What the counting thread was woken for.
@@ -269,22 +281,26 @@ impl Shared {
         }
     }
 
-    pub(super) fn set_ready(&self) {
-        lock(&self.signals).ready = true;
-        self.signalled.notify_all();
+    pub(super) fn progress(&self) -> Progress {
+        lock(&self.signals).progress
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        lock(&self.signals).ready
+    /// Goes on to `progress`, and never back.
+    pub(super) fn reach(&self, progress: Progress) {
+        let mut signals = lock(&self.signals);
+        signals.progress = signals.progress.max(progress);
+        self.signalled.notify_all();
     }
 
     pub(super) fn wait_until_ready(&self, timeout: Duration) -> bool {
         let signals = lock(&self.signals);
         let (signals, _) = self
             .signalled
-            .wait_timeout_while(signals, timeout, |signals| !signals.ready && !signals.stop)
+            .wait_timeout_while(signals, timeout, |signals| {
+                signals.progress < Progress::Ready && !signals.stop
+            })
             .unwrap_or_else(PoisonError::into_inner);
-        signals.ready
+        signals.progress == Progress::Ready
     }
 
     pub(super) fn recent_ends(&self) -> RecentEnds {
