@@ -206,8 +206,8 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
-        _ => Err("not a number above 0 and up to 100".to_owned()),
+        Ok(percent) if (0.01..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("not a number from 0.01 to 100".to_owned()),
     }
 }
 
@@ -277,6 +277,7 @@ mod tests {
             (&["--web.listen-address", "localhost"], "localhost"),
             (&["--snapshot.cpu-percent", "0"], "cpu-percent"),
             (&["--snapshot.cpu-percent", "NaN"], "cpu-percent"),
+            (&["--snapshot.cpu-percent", "1e-20"], "cpu-percent"),
             (&["--snapshot.cpu-percent", "101"], "cpu-percent"),
             (&["--log.level", "loud"], "loud"),
             (&["--no-such-flag"], "--no-such-flag"),

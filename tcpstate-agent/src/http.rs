@@ -18,6 +18,9 @@ use crate::{landing_page, metrics, watch::Watch};
 /// How long open connections may take to end when the agent stops.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 
+/// What is said when a thread of the watch has ended.
+const DEAD: &str = "a part of the agent has stopped, see its log and restart it\n";
+
 /// What the server serves.
 #[derive(Clone)]
 pub struct App {
@@ -85,6 +88,10 @@ async fn landing(State(app): State<App>) -> Html<String> {
 }
 
 async fn scrape(State(app): State<App>) -> Response {
+    if !app.watch.is_alive() {
+        // Better no scrape than one with numbers that no longer move.
+        return (StatusCode::INTERNAL_SERVER_ERROR, DEAD).into_response();
+    }
     // Reading blocks for milliseconds, so it is not done on this thread.
     let rendered = tokio::task::spawn_blocking(move || metrics::render(&app.registry)).await;
     match rendered {
@@ -103,8 +110,12 @@ fn failed(error: &dyn std::error::Error) -> Response {
         .into_response()
 }
 
-async fn healthy() -> &'static str {
-    "healthy\n"
+async fn healthy(State(app): State<App>) -> (StatusCode, &'static str) {
+    if app.watch.is_alive() {
+        (StatusCode::OK, "healthy\n")
+    } else {
+        (StatusCode::INTERNAL_SERVER_ERROR, DEAD)
+    }
 }
 
 async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {

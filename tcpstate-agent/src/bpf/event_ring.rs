@@ -12,13 +12,19 @@ use rustix::{
     io::Errno,
 };
 
+use tcpstate_common::TransitionRecord;
+
 use crate::decode::{DecodeError, Transition};
 
 /// Reads records and accounts for each.
 pub struct EventRing {
     ring: RingBuf<MapData>,
+    capacity: usize,
     read: RecordsRead,
 }
+
+/// What a record takes in the ring, with its header.
+const RECORD_BYTES: usize = 8 + size_of::<TransitionRecord>();
 
 /// What became of the records that reached the agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,18 +36,24 @@ pub struct RecordsRead {
 }
 
 impl EventRing {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+    /// A reader of a ring of `bytes`.
+    pub(super) fn new(ring: RingBuf<MapData>, bytes: u32) -> Self {
         Self {
             ring,
+            capacity: bytes as usize / RECORD_BYTES,
             read: RecordsRead::default(),
         }
     }
 
-    /// Hands every record that is in the ring to `take`, oldest first. Returns the last reason
-    /// for which a record was dropped, if one was.
+    /// Hands the records that are in the ring to `take`, oldest first, and at most as many as fit
+    /// into it, so that it ends even where they come faster than they are taken. Returns the
+    /// last reason for which a record was dropped, if one was.
     pub fn drain(&mut self, mut take: impl FnMut(Transition)) -> Option<DecodeError> {
         let mut refused = None;
-        while let Some(record) = self.ring.next() {
+        for _ in 0..self.capacity {
+            let Some(record) = self.ring.next() else {
+                break;
+            };
             match Transition::decode(&record) {
                 Ok(transition) => {
                     self.read.decoded += 1;

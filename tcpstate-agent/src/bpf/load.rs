@@ -138,6 +138,8 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
 
     raise_locked_memory_limit();
+    // The library rounds up in the same way.
+    let event_ring_bytes = options.event_ring_bytes.max(PAGE).next_power_of_two();
     let mut ebpf = match open_object(facts, options) {
         Ok(ebpf) => ebpf,
         Err(LoadError::Object(error)) => {
@@ -154,7 +156,9 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     let btf = Btf::parse_file(Path::new(KERNEL_BTF), Endianness::default())?;
     for program in allowed {
         let outcome = match program {
-            ProgramId::Transition => start_transition(&mut ebpf, &btf, &mut loaded)?,
+            ProgramId::Transition => {
+                start_transition(&mut ebpf, &btf, event_ring_bytes, &mut loaded)?
+            }
             ProgramId::CountSockets => load_count_sockets(&mut ebpf, &btf),
         };
         let outcome = outcome.map_err(|error| refusal(program, &error));
@@ -210,6 +214,7 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
 fn start_transition(
     ebpf: &mut Ebpf,
     btf: &Btf,
+    event_ring_bytes: u32,
     loaded: &mut Loaded,
 ) -> Result<Result<u32, ProgramError>, LoadError> {
     let mut attach = || {
@@ -233,7 +238,7 @@ fn start_transition(
     };
     loaded.flow = Some(Flow::new(maps, descriptor, link));
     let ring: RingBuf<MapData> = take_map(ebpf, map::EVENTS)?;
-    loaded.events = Some(EventRing::new(ring));
+    loaded.events = Some(EventRing::new(ring, event_ring_bytes));
     Ok(Ok(verified))
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use anyhow::Context as _;
 use tcpstate_common::RecordMask;
 
 use super::{FOUND_WRONG, print};
@@ -26,6 +27,7 @@ pub fn execute() -> anyhow::Result<u8> {
             kernel_log: KernelLogLevel::Off,
         },
     )?;
+    let visitor = Visitor::new().context("cannot open the agent's own network namespace")?;
     let namespaces = Discovery::default().look_everywhere();
     print(|out| {
         writeln!(out, "kernel {}", facts.kernel_release)?;
@@ -34,7 +36,7 @@ pub fn execute() -> anyhow::Result<u8> {
         }
         write_capabilities(out, &facts)?;
         match &namespaces {
-            Ok(found) => write_namespaces(out, found),
+            Ok(found) => write_namespaces(out, &visitor, found),
             Err(error) => writeln!(out, "network namespaces: cannot read /proc: {error}"),
         }
     })?;
@@ -83,8 +85,7 @@ fn write_capabilities(out: &mut dyn io::Write, facts: &Facts) -> io::Result<()> 
 }
 
 /// Enters each, as the agent would.
-fn write_namespaces(out: &mut dyn io::Write, found: &Found) -> io::Result<()> {
-    let visitor = Visitor::new()?;
+fn write_namespaces(out: &mut dyn io::Write, visitor: &Visitor, found: &Found) -> io::Result<()> {
     let mut entered = 0;
     let mut refused = Vec::new();
     for namespace in found.namespaces.values() {

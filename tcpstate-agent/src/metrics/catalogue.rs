@@ -199,7 +199,18 @@ pub const SNAPSHOT_UNCERTAIN: Metric = Metric {
     kind: Kind::Gauge,
     labels: &[],
     help: "By how many sockets the gauges can be wrong in sum, because sockets moved while they \
-           were being counted.",
+           were being counted, or because transitions in their network namespace are not seen. \
+           Half-open connections and the two kinds of minisockets have no transitions: they are \
+           as old as the snapshot and not in this bound.",
+};
+
+/// Sockets that make no sense.
+pub const UNKNOWN_SOCKETS: Metric = Metric {
+    name: "tcpstate_unknown_sockets",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Sockets in a state or of an address family that this version does not know. They are \
+           in no other metric.",
 };
 
 /// Network namespaces.
@@ -208,14 +219,14 @@ pub const NAMESPACES: Metric = Metric {
     kind: Kind::Gauge,
     labels: &[Label {
         name: "result",
-        values: "`counted`; `denied`: the agent may not enter; `unreachable`: nothing leads there \
-                 or counting failed",
+        values: "`counted`; `denied`: the agent may not enter; `unreachable`: nothing leads there, \
+                 counting failed, or is still to come",
     }],
     help: "Network namespaces of the host. Only those that are counted are in the gauges.",
 };
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 15] = [
+pub const ALL: [&Metric; 16] = [
     &SOCKETS,
     &TRANSITIONS,
     &BUILD_INFO,
@@ -230,6 +241,7 @@ pub const ALL: [&Metric; 15] = [
     &SNAPSHOT_DURATION,
     &SNAPSHOT_AGE,
     &SNAPSHOT_UNCERTAIN,
+    &UNKNOWN_SOCKETS,
     &NAMESPACES,
 ];
 

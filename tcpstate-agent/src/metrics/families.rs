@@ -98,6 +98,7 @@ fn snapshot(state: &SnapshotState) -> Vec<MetricFamily> {
     let mut families = vec![
         seconds(&catalogue::SNAPSHOT_DURATION, state.duration),
         seconds(&catalogue::SNAPSHOT_AGE, state.age),
+        family(&catalogue::UNKNOWN_SOCKETS, [series([], state.unknown)]),
     ];
     families.extend(
         state

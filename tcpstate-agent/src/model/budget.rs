@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 /// For how long CPU time can be saved up. Short against the minute over which the share of a core
-/// is to be kept, and long against a snapshot on all but the largest hosts.
+/// is to be kept.
 const SAVED: Duration = Duration::from_secs(10);
+/// Long enough to be no time at all to wait for.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
 
-/// CPU time that snapshots may still use.
+/// CPU time that may still be used.
 ///
-/// It fills up at the given share of one core, up to what that is in ten seconds. Spending is
-/// never refused, only `affords` answers no until the debt is paid off.
+/// It fills up at the given share of one core, up to what that is in ten seconds. Whatever is
+/// begun may be finished, at any cost; then nothing more is begun until the debt is paid off.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     share: f64,
@@ -29,19 +31,12 @@ impl Budget {
         }
     }
 
-    /// Whether something that takes `cost` may be done now.
-    pub fn affords(&mut self, cost: Duration, now: Instant) -> bool {
-        self.fill(now);
-        // What costs more than a full budget may be done when the budget is full.
-        self.seconds >= cost.as_secs_f64().min(self.limit())
-    }
-
-    /// How long until `cost` is affordable, if nothing else is spent.
+    /// How long to wait before anything more is begun; nothing where there is no debt.
     #[must_use]
-    pub fn wait_for(&mut self, cost: Duration, now: Instant) -> Duration {
+    pub fn wait(&mut self, now: Instant) -> Duration {
         self.fill(now);
-        let missing = cost.as_secs_f64().min(self.limit()) - self.seconds;
-        Duration::try_from_secs_f64(missing / self.share).unwrap_or(Duration::ZERO)
+        let debt = (-self.seconds).max(0.0);
+        Duration::try_from_secs_f64(debt / self.share).unwrap_or(LONGEST_WAIT)
     }
 
     /// Takes note that `cost` was spent.
@@ -52,12 +47,9 @@ impl Budget {
 
     fn fill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
-        self.seconds = (self.seconds + passed * self.share).min(self.limit());
+        let limit = self.share * SAVED.as_secs_f64();
+        self.seconds = (self.seconds + passed * self.share).min(limit);
         self.filled_at = now;
-    }
-
-    fn limit(&self) -> f64 {
-        self.share * SAVED.as_secs_f64()
     }
 }
 
@@ -66,7 +58,7 @@ impl Budget {
 pub struct Candidate {
     /// Inode number.
     pub inode: u32,
-    /// Since when, and how long the last one took. `None`: it was never counted.
+    /// What is known of its last snapshot. `None`: it was never counted.
     pub last: Option<LastPass>,
 }
 
@@ -75,60 +67,49 @@ pub struct Candidate {
 pub struct LastPass {
     /// How long ago it ended.
     pub age: Duration,
-    /// How long it took.
-    pub took: Duration,
     /// Something moved since, or there is something that moves unseen.
     pub changed: bool,
     /// It was so disturbed that the next one should follow at once.
     pub uncertain: bool,
 }
 
-/// No namespace is counted more often in the background.
-const SHORTEST_AGE: Duration = Duration::from_secs(1);
-/// How much longer a quiet namespace waits than a busy one.
+/// How old the snapshot of a namespace is at least when the next one is due.
+const BUSY_DUE: Duration = Duration::from_secs(1);
+/// The same where no transition tells of a change: it is looked at all the same, because a
+/// half-open connection has none.
+const QUIET_DUE: Duration = Duration::from_secs(3);
+/// How much longer than a busy one a quiet namespace waits when not all can have their turn.
 const QUIET_WAITS: u32 = 4;
 
-/// The namespace to count next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Next {
-    /// Inode number.
-    pub inode: u32,
-    /// It was never counted.
-    pub is_first: bool,
-    /// What it will cost, by experience.
-    pub cost: Duration,
-}
-
-/// Which of `candidates` to count next.
-///
-/// One that was never counted comes first, then one whose snapshot was disturbed, then the
-/// oldest, where those in which something moved age faster. `None`: none is due.
-#[must_use]
-pub fn next(candidates: &[Candidate]) -> Option<Next> {
-    candidates
-        .iter()
-        .filter(|candidate| {
-            candidate
-                .last
-                .is_none_or(|last| last.uncertain || last.age >= SHORTEST_AGE)
+impl Candidate {
+    fn is_due(&self) -> bool {
+        self.last.is_none_or(|last| {
+            let due = if last.changed { BUSY_DUE } else { QUIET_DUE };
+            last.uncertain || last.age >= due
         })
-        .max_by_key(|candidate| urgency(candidate))
-        .map(|candidate| Next {
-            inode: candidate.inode,
-            is_first: candidate.last.is_none(),
-            cost: candidate.last.map_or(Duration::ZERO, |last| last.took),
-        })
-}
+    }
 
-/// Compared field by field: never counted, disturbed, weighted age.
-fn urgency(candidate: &Candidate) -> (bool, bool, Duration) {
-    match candidate.last {
-        None => (true, false, Duration::ZERO),
-        Some(last) => {
-            let weight = if last.changed { QUIET_WAITS } else { 1 };
-            (false, last.uncertain, last.age * weight)
+    /// Compared field by field: never counted, disturbed, weighted age.
+    fn urgency(&self) -> (bool, bool, Duration) {
+        match self.last {
+            None => (true, false, Duration::ZERO),
+            Some(last) => {
+                let weight = if last.changed { QUIET_WAITS } else { 1 };
+                (false, last.uncertain, last.age * weight)
+            }
         }
     }
+}
+
+/// Those of `candidates` that are due, in the order of their turns.
+///
+/// One that was never counted comes first, then one whose snapshot was disturbed, then the
+/// oldest, where those in which something moved age faster.
+#[must_use]
+pub fn turns(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    candidates.retain(Candidate::is_due);
+    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.urgency()));
+    candidates
 }
 
 #[cfg(test)]
@@ -139,40 +120,50 @@ mod tests {
         Duration::from_secs_f64(seconds)
     }
 
-    #[test]
-    fn over_a_minute_little_more_than_the_share_is_spent() {
+    /// What is spent in a minute by something that costs `cost` and is done as often as it may.
+    fn spent_in_a_minute(cost: f64) -> f64 {
         let start = Instant::now();
         let mut budget = Budget::new(2.0, start);
         let mut spent = 0.0;
         for tenth in 0..600 {
             let now = start + seconds(0.1) * tenth;
-            if budget.affords(seconds(0.05), now) {
-                budget.spend(seconds(0.05), now);
-                spent += 0.05;
+            if budget.wait(now).is_zero() {
+                budget.spend(seconds(cost), now);
+                spent += cost;
             }
         }
-        // What was saved up, and a minute's share.
-        assert!((1.3..=1.4).contains(&spent), "{spent}");
+        spent
     }
 
     #[test]
-    fn what_costs_more_than_can_be_saved_waits_until_its_cost_is_paid_off() {
-        let start = Instant::now();
-        let mut budget = Budget::new(2.0, start);
-        assert!(budget.affords(seconds(5.0), start));
-        budget.spend(seconds(5.0), start);
-        assert!(!budget.affords(seconds(5.0), start + seconds(249.0)));
-        assert!(budget.affords(seconds(5.0), start + seconds(251.0)));
+    fn over_a_minute_little_more_than_the_share_is_spent() {
+        // The share is 1.2 s; 0.2 s had been saved up, and the last one may be begun before the
+        // debt is due.
+        for cost in [0.001, 0.05, 0.5] {
+            let spent = spent_in_a_minute(cost);
+            assert!(spent <= 1.4 + cost, "{spent} at {cost}");
+        }
+        assert!(spent_in_a_minute(0.05) >= 1.2);
     }
 
     #[test]
-    fn the_wait_is_as_long_as_the_budget_takes_to_fill() {
+    fn a_debt_is_waited_for_until_it_is_paid_off() {
         let start = Instant::now();
         let mut budget = Budget::new(2.0, start);
-        assert_eq!(budget.wait_for(seconds(0.1), start), Duration::ZERO);
-        budget.spend(seconds(0.2), start);
-        let wait = budget.wait_for(seconds(0.02), start);
-        assert!((wait.as_secs_f64() - 1.0).abs() < 1e-6, "{wait:?}");
+        assert_eq!(budget.wait(start), Duration::ZERO);
+        budget.spend(seconds(5.2), start);
+        let wait = budget.wait(start);
+        assert!((wait.as_secs_f64() - 250.0).abs() < 1e-6, "{wait:?}");
+        assert!(!budget.wait(start + seconds(249.0)).is_zero());
+        assert!(budget.wait(start + seconds(251.0)).is_zero());
+    }
+
+    #[test]
+    fn a_debt_that_cannot_be_paid_off_is_waited_for_all_the_same() {
+        let start = Instant::now();
+        let mut budget = Budget::new(f64::MIN_POSITIVE, start);
+        budget.spend(seconds(1.0), start);
+        assert_eq!(budget.wait(start), LONGEST_WAIT);
     }
 
     fn counted(inode: u32, age: f64, changed: bool, uncertain: bool) -> Candidate {
@@ -180,42 +171,40 @@ mod tests {
             inode,
             last: Some(LastPass {
                 age: seconds(age),
-                took: seconds(0.002),
                 changed,
                 uncertain,
             }),
         }
     }
 
-    const NEVER: Candidate = Candidate {
-        inode: 1,
-        last: None,
-    };
+    fn order(candidates: &[Candidate]) -> Vec<u32> {
+        turns(candidates.to_vec())
+            .iter()
+            .map(|candidate| candidate.inode)
+            .collect()
+    }
 
     #[test]
     fn the_order_is_never_counted_then_disturbed_then_busy_then_old() {
-        let old = counted(2, 20.0, false, false);
+        let never = Candidate {
+            inode: 1,
+            last: None,
+        };
+        let disturbed = counted(2, 0.1, true, true);
         let busy = counted(3, 10.0, true, false);
-        let disturbed = counted(4, 0.1, true, true);
-        let mut waiting = vec![old, busy, disturbed, NEVER];
-        let mut order = Vec::new();
-        while let Some(next) = next(&waiting) {
-            order.push(next.inode);
-            assert_eq!(next.is_first, next.inode == NEVER.inode);
-            waiting.retain(|candidate| candidate.inode != next.inode);
-        }
-        assert_eq!(order, [1, 4, 3, 2]);
+        let old = counted(4, 20.0, false, false);
+        assert_eq!(order(&[old, busy, disturbed, never]), [1, 2, 3, 4]);
     }
 
     #[test]
     fn a_quiet_namespace_is_not_starved_by_a_busy_one() {
         let quiet = counted(1, 41.0, false, false);
         let busy = counted(2, 10.0, true, false);
-        assert_eq!(next(&[busy, quiet]).map(|next| next.inode), Some(1));
+        assert_eq!(order(&[busy, quiet]), [1, 2]);
     }
 
     #[test]
-    fn nothing_is_counted_twice_within_a_second() {
-        assert_eq!(next(&[counted(1, 0.9, true, false)]), None);
+    fn one_that_was_just_counted_is_not_due() {
+        assert!(order(&[counted(1, 0.9, true, false), counted(2, 2.9, false, false)]).is_empty());
     }
 }

@@ -32,8 +32,19 @@ pub struct Pass {
     pub at: Instant,
     /// How long it took.
     pub took: Duration,
-    /// Transitions on the whole machine that the live counters have missed so far.
+    /// Transitions on the whole machine that the live counters had missed when it began.
     pub missed: u64,
+    /// What the kernel said of the namespace before it began.
+    pub told: KernelTold,
+}
+
+/// What the kernel tells cheaply of a namespace, and what a change of it would show in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelTold {
+    /// Timewait minisockets.
+    pub minisockets: u64,
+    /// TCP segments received so far.
+    pub segments_in: u64,
 }
 
 /// What is known of the sockets of one namespace.
@@ -46,6 +57,8 @@ pub struct NamespaceModel {
     counted_at: Instant,
     pass_took: Duration,
     missed: u64,
+    told: KernelTold,
+    unknown: u64,
     /// The last snapshot made the model much better; another one may too.
     is_improving: bool,
 }
@@ -67,13 +80,15 @@ impl NamespaceModel {
             counted_at: pass.at,
             pass_took: pass.took,
             missed: pass.missed,
+            told: pass.told,
+            unknown: pass.counts.unknown,
             is_improving: true,
         }
     }
 
     /// Learns from another snapshot.
     pub fn correct(&mut self, pass: &Pass) {
-        let before = self.uncertain();
+        let before = self.offsets_uncertain();
         let mut new = Self::new(pass);
         // A transition that was missed, in whichever namespace, may have changed the offsets:
         // then what was known of them is worth nothing.
@@ -85,7 +100,25 @@ impl NamespaceModel {
             }
         }
         *self = new;
-        self.is_improving = self.uncertain() <= before / 2;
+        self.is_improving = self.offsets_uncertain() <= before / 2;
+    }
+
+    /// Whether a snapshot now would find what the last one found: no transition was counted or
+    /// missed, no segment came that could have half opened a connection, and nothing is there
+    /// that ends by itself.
+    #[must_use]
+    pub fn still_holds(&self, now: &NamespaceCounters, told: KernelTold, missed: u64) -> bool {
+        has_live_counters(now)
+            && self.at_pass == *now
+            && self.told == told
+            && self.missed == missed
+            && self.half_open() == 0
+            && self.uncertain(now) == 0
+    }
+
+    /// Takes note that the last snapshot still holds.
+    pub const fn confirm(&mut self, at: Instant) {
+        self.counted_at = at;
     }
 
     /// Whether so much moved during the last snapshot that another one should follow at once.
@@ -93,7 +126,9 @@ impl NamespaceModel {
     #[must_use]
     pub fn was_disturbed(&self, now: &NamespaceCounters) -> bool {
         let tolerable = self.census(now, None).total() / DISTURBED_PART;
-        self.is_improving && self.uncertain() > tolerable.max(DISTURBED_SOCKETS)
+        has_live_counters(now)
+            && self.is_improving
+            && self.uncertain(now) > tolerable.max(DISTURBED_SOCKETS)
     }
 
     /// The sockets there are when the live counters are at `now` and the kernel counts
@@ -120,13 +155,21 @@ impl NamespaceModel {
     /// without a transition, where those are counted.
     #[must_use]
     pub fn may_have_minisockets(&self, now: &NamespaceCounters) -> bool {
-        let has_counters = now.namespace != 0;
-        !has_counters || self.minisockets.with_made(&self.at_pass, now).total() > 0
+        !has_live_counters(now) || self.minisockets.with_made(&self.at_pass, now).total() > 0
     }
 
-    /// How many sockets can at most be shown in a wrong state.
+    /// How many sockets can at most be shown in a wrong state when the live counters are at
+    /// `now`. Without live counters that is all of them.
     #[must_use]
-    pub fn uncertain(&self) -> u64 {
+    pub fn uncertain(&self, now: &NamespaceCounters) -> u64 {
+        if has_live_counters(now) {
+            self.offsets_uncertain()
+        } else {
+            self.census(now, None).total()
+        }
+    }
+
+    fn offsets_uncertain(&self) -> u64 {
         self.offsets
             .iter()
             .flatten()
@@ -143,7 +186,13 @@ impl NamespaceModel {
     /// Whether anything happened since the last snapshot that only another one can tell in full.
     #[must_use]
     pub fn has_changed(&self, now: &NamespaceCounters) -> bool {
-        self.at_pass != *now
+        !has_live_counters(now) || self.at_pass != *now
+    }
+
+    /// Sockets of a family or in a state that the program does not know, which are in no gauge.
+    #[must_use]
+    pub const fn unknown(&self) -> u64 {
+        self.unknown
     }
 
     /// When the last snapshot ended.
@@ -157,6 +206,11 @@ impl NamespaceModel {
     pub const fn pass_took(&self) -> Duration {
         self.pass_took
     }
+}
+
+/// Whether the counters are those of a namespace, and not the zeros of one that has none.
+const fn has_live_counters(counters: &NamespaceCounters) -> bool {
+    counters.namespace != 0
 }
 
 fn measure(pass: &Pass) -> [[Offset; FLOWING.len()]; 2] {
@@ -188,6 +242,7 @@ mod tests {
             at: Instant::now(),
             took: Duration::from_millis(2),
             missed: 0,
+            told: KernelTold::default(),
         }
     }
 
@@ -197,9 +252,71 @@ mod tests {
         counts
     }
 
+    /// The counters of a namespace that has some.
+    fn live() -> NamespaceCounters {
+        NamespaceCounters {
+            namespace: 1,
+            ..NamespaceCounters::default()
+        }
+    }
+
+    #[test]
+    fn without_live_counters_nothing_is_certain() {
+        let none = NamespaceCounters::default();
+        let model = NamespaceModel::new(&pass(
+            &found(Family::Ipv4, TcpState::Established, 3),
+            &none,
+            &none,
+        ));
+        assert_eq!(model.uncertain(&none), 3);
+        assert!(model.has_changed(&none));
+        assert!(model.may_have_minisockets(&none));
+        assert!(!model.still_holds(&none, KernelTold::default(), 0));
+    }
+
+    #[test]
+    fn a_snapshot_holds_as_long_as_nothing_can_have_changed() {
+        let quiet = live();
+        let told = KernelTold {
+            minisockets: 2,
+            segments_in: 100,
+        };
+        let first = Pass {
+            told,
+            ..pass(&found(Family::Ipv4, TcpState::Listen, 1), &quiet, &quiet)
+        };
+        let model = NamespaceModel::new(&first);
+        assert!(model.still_holds(&quiet, told, 0));
+        let mut moved = quiet;
+        moved.record(Family::Ipv4, TcpState::Listen, TcpState::SynRecv);
+        assert!(!model.still_holds(&moved, told, 0));
+        assert!(!model.still_holds(&quiet, told, 1));
+        for changed in [
+            KernelTold {
+                minisockets: 1,
+                ..told
+            },
+            KernelTold {
+                segments_in: 101,
+                ..told
+            },
+        ] {
+            assert!(!model.still_holds(&quiet, changed, 0), "{changed:?}");
+        }
+        let half_open = Pass {
+            told,
+            ..pass(
+                &found(Family::Ipv4, TcpState::NewSynRecv, 1),
+                &quiet,
+                &quiet,
+            )
+        };
+        assert!(!NamespaceModel::new(&half_open).still_holds(&quiet, told, 0));
+    }
+
     #[test]
     fn sockets_older_than_the_counters_move_with_them() {
-        let quiet = NamespaceCounters::default();
+        let quiet = live();
         let model = NamespaceModel::new(&pass(
             &found(Family::Ipv4, TcpState::Established, 3),
             &quiet,
@@ -215,7 +332,7 @@ mod tests {
 
     #[test]
     fn an_accepted_child_leaves_its_listener_where_it_is() {
-        let quiet = NamespaceCounters::default();
+        let quiet = live();
         let model = NamespaceModel::new(&pass(
             &found(Family::Ipv6, TcpState::Listen, 1),
             &quiet,
@@ -234,7 +351,7 @@ mod tests {
 
     #[test]
     fn half_open_connections_and_full_sockets_in_syn_recv_are_one_state() {
-        let quiet = NamespaceCounters::default();
+        let quiet = live();
         let mut counts = found(Family::Ipv4, TcpState::NewSynRecv, 5);
         counts.by_state[0][TcpState::SynRecv.slot()] = 2;
         let model = NamespaceModel::new(&pass(&counts, &quiet, &quiet));
@@ -244,7 +361,7 @@ mod tests {
 
     #[test]
     fn full_and_mini_sockets_in_fin_wait2_are_one_state() {
-        let quiet = NamespaceCounters::default();
+        let quiet = live();
         let mut counts = found(Family::Ipv4, TcpState::FinWait2, 2);
         counts.fin_wait2_mini[0] = 3;
         let model = NamespaceModel::new(&pass(&counts, &quiet, &quiet));
@@ -264,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_was_known_is_forgotten_when_a_transition_was_missed() {
-        let quiet = NamespaceCounters::default();
+        let quiet = live();
         let ten = found(Family::Ipv4, TcpState::Established, 10);
         let mut model = NamespaceModel::new(&pass(&ten, &quiet, &quiet));
         // One is closed, unseen; and during the next snapshot one comes and one goes.
@@ -283,12 +400,12 @@ mod tests {
                 .get(Family::Ipv4, TcpState::Established)
         };
         assert_eq!(established(&model), 9);
-        assert!(model.uncertain() > 0);
+        assert!(model.uncertain(&after) > 0);
     }
 
     #[test]
     fn uncertainty_is_what_moved_during_the_first_snapshot_and_goes_with_a_quiet_one() {
-        let before = NamespaceCounters::default();
+        let before = live();
         let mut after = before;
         for _ in 0..10 {
             after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
@@ -298,11 +415,11 @@ mod tests {
             &before,
             &after,
         ));
-        assert!(model.uncertain() > 0);
+        assert!(model.uncertain(&after) > 0);
         let mut counts = found(Family::Ipv4, TcpState::Established, 90);
         counts.by_state[0][TcpState::CloseWait.slot()] = 10;
         model.correct(&pass(&counts, &after, &after));
-        assert_eq!(model.uncertain(), 0);
+        assert_eq!(model.uncertain(&after), 0);
         assert_eq!(
             model
                 .census(&after, Some(0))

@@ -19,7 +19,7 @@ use procfs::process::Process;
 
 use super::enter::is_gone;
 
-/// More routes to one namespace than that are no use.
+/// More routes of one kind to one namespace than that are no use.
 const MAX_ROUTES: usize = 4;
 
 /// A network namespace and the paths that lead to it.
@@ -72,7 +72,8 @@ impl Discovery {
         self.remembered
             .retain(|(inode, route)| inode_of(route).is_ok_and(|found| found == *inode));
         for (inode, route) in &self.remembered {
-            found.add(*inode, route.clone());
+            // Processes come and go; these stay, so they have places of their own.
+            found.add(*inode, route.clone(), 2 * MAX_ROUTES);
         }
         Ok(found)
     }
@@ -157,12 +158,12 @@ impl Discovery {
 }
 
 impl Found {
-    fn add(&mut self, inode: u32, route: PathBuf) {
+    fn add(&mut self, inode: u32, route: PathBuf, at_most: usize) {
         let namespace = self.namespaces.entry(inode).or_insert_with(|| Namespace {
             inode,
             routes: Vec::new(),
         });
-        if namespace.routes.len() < MAX_ROUTES {
+        if namespace.routes.len() < at_most {
             namespace.routes.push(route);
         }
     }
@@ -195,7 +196,7 @@ fn look_at_processes(processes: &[PathBuf]) -> Found {
                 if !found.namespaces.contains_key(&inode) {
                     known.extend(proc_mark(process));
                 }
-                found.add(inode, route);
+                found.add(inode, route, MAX_ROUTES);
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 unreadable.push(process);
@@ -296,7 +297,11 @@ mod tests {
     fn routes_to_one_namespace_are_bounded() {
         let mut found = Found::default();
         for number in 0..100 {
-            found.add(1, PathBuf::from(format!("/proc/{number}/ns/net")));
+            found.add(
+                1,
+                PathBuf::from(format!("/proc/{number}/ns/net")),
+                MAX_ROUTES,
+            );
         }
         assert_eq!(found.namespaces[&1].routes.len(), MAX_ROUTES);
     }

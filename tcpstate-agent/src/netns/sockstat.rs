@@ -9,6 +9,9 @@ pub struct SockStat {
     pub in_use: u64,
     /// Timewait minisockets, both families, whether they stand for TIME_WAIT or FIN_WAIT2.
     pub minisockets: u64,
+    /// Segments received so far (`InSegs`), both families. As long as it stays the same, no
+    /// connection can have been half opened.
+    pub segments_in: u64,
 }
 
 impl SockStat {
@@ -20,10 +23,11 @@ impl SockStat {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        Self::parse(&ipv4, &ipv6).ok_or_else(|| {
+        let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
+        Self::parse(&ipv4, &ipv6, &snmp).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
-                "/proc/net/sockstat has no line TCP with inuse and tw",
+                "/proc/net/sockstat or snmp lacks inuse, tw or InSegs of TCP",
             )
         })
     }
@@ -31,19 +35,24 @@ impl SockStat {
     /// Reads only the number of minisockets, which is all a scrape needs.
     pub fn read_minisockets() -> io::Result<u64> {
         let ipv4 = fs::read_to_string("/proc/thread-self/net/sockstat")?;
-        Self::parse(&ipv4, "")
-            .map(|stat| stat.minisockets)
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+        value(&ipv4, "TCP:", "tw").ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Parses `TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 171` and `TCP6: inuse 0`. The kernel
     /// counts the minisockets of both families in the first.
-    fn parse(ipv4: &str, ipv6: &str) -> Option<Self> {
+    fn parse(ipv4: &str, ipv6: &str, snmp: &str) -> Option<Self> {
         let in_use6 = value(ipv6, "TCP6:", "inuse").unwrap_or(0);
         Some(Self {
             in_use: value(ipv4, "TCP:", "inuse")? + in_use6,
             minisockets: value(ipv4, "TCP:", "tw")?,
+            segments_in: column(snmp, "Tcp:", "InSegs")?,
         })
+    }
+
+    /// Whether the namespace has no TCP socket of any kind.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.in_use == 0 && self.minisockets == 0
     }
 }
 
@@ -54,6 +63,15 @@ fn value(text: &str, protocol: &str, name: &str) -> Option<u64> {
     words.next()?.parse().ok()
 }
 
+/// The value in a table of two lines, the names and then the values.
+fn column(text: &str, protocol: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol));
+    let names = lines.next()?.split_ascii_whitespace();
+    let mut values = lines.next()?.split_ascii_whitespace();
+    let position = names.into_iter().position(|found| found == name)?;
+    values.nth(position)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,19 +79,23 @@ mod tests {
     const IPV4: &str = "sockets: used 10\nTCP: inuse 3 orphan 0 tw 7 alloc 4 mem 171\n\
                         UDP: inuse 0 mem 0\nUDPLITE: inuse 0\nRAW: inuse 0\n";
     const IPV6: &str = "TCP6: inuse 2\nUDP6: inuse 9\n";
+    const SNMP: &str = "Ip: Forwarding\nIp: 1\nTcp: MaxConn ActiveOpens InSegs OutSegs\n\
+                        Tcp: -1 3 1234 5\nUdp: InDatagrams\nUdp: 0\n";
 
     #[test]
     fn both_families_are_added_up() {
         let expected = SockStat {
             in_use: 5,
             minisockets: 7,
+            segments_in: 1234,
         };
-        assert_eq!(SockStat::parse(IPV4, IPV6), Some(expected));
+        assert_eq!(SockStat::parse(IPV4, IPV6, SNMP), Some(expected));
     }
 
     #[test]
     fn a_host_without_ipv6_has_none() {
-        assert_eq!(SockStat::parse(IPV4, "").map(|stat| stat.in_use), Some(3));
+        let stat = SockStat::parse(IPV4, "", SNMP).unwrap();
+        assert_eq!(stat.in_use, 3);
     }
 
     #[test]
@@ -85,7 +107,16 @@ mod tests {
             "TCP: inuse x tw 1",
             "TCP: inuse 1 tw -1",
         ] {
-            assert_eq!(SockStat::parse(text, IPV6), None, "{text:?}");
+            assert_eq!(SockStat::parse(text, IPV6, SNMP), None, "{text:?}");
+        }
+        for text in [
+            "",
+            "Tcp:",
+            "Tcp: InSegs\n",
+            "Tcp: InSegs\nTcp:\n",
+            "Tcp: x\nTcp: 1\n",
+        ] {
+            assert_eq!(SockStat::parse(IPV4, IPV6, text), None, "{text:?}");
         }
     }
 }

@@ -8,15 +8,17 @@ use tracing::error;
 use super::{
     charge::charge,
     search::Search,
-    shared::{Failure, Progress, Shared, Watched, Woken},
+    shared::{Failure, Progress, Shared, Walk, Woken},
 };
 use crate::{
-    model::budget::{self, Budget, Candidate, LastPass},
+    model::budget::{Budget, Candidate, LastPass, turns},
     netns::Visitor,
 };
 
 /// Which part of the budget the search for namespaces gets.
 const SEARCH_PART: f64 = 1.0 / 16.0;
+/// How long to count before looking at what has changed meanwhile.
+const LONGEST_TURNS: Duration = Duration::from_secs(1);
 /// How long to sleep when no namespace is due.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long to leave a namespace alone that could not be counted.
@@ -35,41 +37,52 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
     let mut search = Search::new(for_search);
     loop {
         let until_search = search.step(shared);
-        let candidates = candidates(shared);
-        if candidates.iter().all(|candidate| candidate.last.is_some()) {
-            if !candidates.is_empty() {
-                shared.reach(Progress::Counted);
-            }
-            if search.is_starting && search.is_complete {
-                search.is_starting = false;
-                shared.reach(Progress::Ready);
-                // What the start has cost is not taken from what comes after.
-                budget = Budget::new(cpu_percent - for_search, Instant::now());
-            }
+        let mut candidates = Vec::new();
+        charge(&mut budget, || candidates = self::candidates(shared));
+        if shared.note_progress(search.is_complete) == Progress::Ready && search.is_starting {
+            search.is_starting = false;
+            // What the start has cost is not taken from what comes after.
+            budget = Budget::new(cpu_percent - for_search, Instant::now());
         }
-
-        let until_count = match budget::next(&candidates) {
-            // A first snapshot is never put off: without it the namespace is in no gauge.
-            Some(next) if next.is_first || budget.affords(next.cost, Instant::now()) => {
-                let namespace = shared
-                    .namespaces()
-                    .watched
-                    .get(&next.inode)
-                    .map(Watched::route);
-                if let Some(namespace) = namespace {
-                    charge(&mut budget, || shared.count(&visitor, &namespace));
-                }
-                Duration::ZERO
-            }
-            Some(next) => budget.wait_for(next.cost, Instant::now()),
-            None => IDLE,
-        };
+        let until_count = take_turns(shared, &visitor, &mut budget, turns(candidates));
         match shared.wait(until_search.min(until_count)) {
             Woken::Stop => return,
             Woken::Discover => search.hurry(),
             Woken::TimeOut => {}
         }
     }
+}
+
+/// Counts one namespace after the other, as far as the budget goes, and for no longer than the
+/// search can wait. Returns how long nothing is to be counted.
+fn take_turns(
+    shared: &Shared,
+    visitor: &Visitor,
+    budget: &mut Budget,
+    turns: Vec<Candidate>,
+) -> Duration {
+    let started = Instant::now();
+    for candidate in turns {
+        // A first snapshot is never put off: without it the namespace is in no gauge.
+        if candidate.last.is_some() {
+            let wait = budget.wait(Instant::now());
+            if !wait.is_zero() {
+                return wait;
+            }
+        }
+        if started.elapsed() >= LONGEST_TURNS || shared.is_stopped() {
+            return Duration::ZERO;
+        }
+        let namespace = shared
+            .namespaces()
+            .watched
+            .get(&candidate.inode)
+            .map(|watched| watched.namespace.clone());
+        if let Some(namespace) = namespace {
+            charge(budget, || shared.count(visitor, &namespace, Walk::Waits));
+        }
+    }
+    IDLE
 }
 
 fn candidates(shared: &Shared) -> Vec<Candidate> {
@@ -92,7 +105,6 @@ fn candidates(shared: &Shared) -> Vec<Candidate> {
                 let counters = shared.counters(inode);
                 LastPass {
                     age: now.saturating_duration_since(model.counted_at()),
-                    took: model.pass_took(),
                     changed: model.half_open() > 0 || model.has_changed(&counters),
                     uncertain: model.was_disturbed(&counters),
                 }

@@ -26,10 +26,14 @@ pub(super) fn run(shared: &Shared, mut kernel_log: Option<KernelLog>) {
     }
 }
 
-/// Takes every record that is in the ring.
+/// Takes the records that are in the ring.
 pub(super) fn drain(shared: &Shared, ring: &mut EventRing) {
-    let mut recent = lock(&shared.recent_ends);
-    if let Some(error) = ring.drain(|transition| recent.add(&transition)) {
+    let mut ends = Vec::new();
+    if let Some(error) = ring.drain(|transition| ends.push(transition)) {
         warn!(%error, "a malformed record from the kernel side was dropped");
+    }
+    let mut recent = lock(&shared.recent_ends);
+    for end in &ends {
+        recent.add(end);
     }
 }

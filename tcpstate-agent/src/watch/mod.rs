@@ -88,6 +88,12 @@ impl Watch {
         self.shared.wait_until_ready(timeout)
     }
 
+    /// Whether every thread of the watch does its work.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// The connections that ended abnormally, as far as they are kept.
     #[must_use]
     pub fn recent_ends(&self) -> RecentEnds {

@@ -1,6 +1,9 @@
 //! What one scrape sees.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tcpstate_common::{EventCounters, NamespaceCounters, TransitionMatrix};
 
@@ -29,12 +32,14 @@ pub struct Reading {
 }
 
 /// What is known of one namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NamespaceReading {
     /// Its sockets.
     pub sockets: Census,
     /// What happened in it since it was found.
     pub live: NamespaceCounters,
+    /// When its last snapshot ended, or was confirmed.
+    pub counted_at: Instant,
 }
 
 /// The account of the event records.
@@ -67,6 +72,8 @@ pub struct SnapshotState {
     /// How many sockets can at most be shown in a wrong state. `None` where transitions are not
     /// seen: then anything may have happened since the snapshot.
     pub uncertain: Option<u64>,
+    /// Sockets of a family or in a state that this version does not know.
+    pub unknown: u64,
 }
 
 /// Network namespaces by what became of them.
@@ -76,6 +83,7 @@ pub struct NamespaceResults {
     pub counted: u64,
     /// The agent may not enter them.
     pub denied: u64,
-    /// They show transitions and cannot be entered by anyone, or counting them failed.
+    /// Not counted for another reason: no way leads there, counting failed, or it is still to
+    /// come.
     pub unreachable: u64,
 }

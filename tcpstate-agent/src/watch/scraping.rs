@@ -10,7 +10,7 @@ use tracing::{debug, error, warn};
 
 use super::{
     reading::{Events, NamespaceReading, NamespaceResults, Reading, SnapshotState},
-    shared::{Progress, Shared, lock},
+    shared::{Progress, Shared, Walk, lock},
 };
 use crate::{
     model::Census,
@@ -73,20 +73,25 @@ fn read(shared: &Shared, visitor: &Visitor) -> Reading {
 }
 
 fn count_if_cheap(shared: &Shared, visitor: &Visitor) {
-    let counted: Vec<(Namespace, Duration)> = shared
+    // The sum of what it took by experience; `None` where there is no experience.
+    let counted: Option<Vec<(Namespace, Duration)>> = shared
         .namespaces()
         .watched
         .values()
-        .filter_map(|watched| {
+        .filter(|watched| watched.failure.is_none())
+        .map(|watched| {
             let took = watched.model.as_ref()?.pass_took();
             Some((watched.namespace.clone(), took))
         })
         .collect();
+    let Some(counted) = counted else {
+        return;
+    };
     if counted.iter().map(|(_, took)| *took).sum::<Duration>() > FRESH_LIMIT {
         return;
     }
     for (namespace, _) in counted {
-        shared.count(visitor, &namespace);
+        shared.count(visitor, &namespace, Walk::IfFree);
     }
 }
 
@@ -127,8 +132,11 @@ fn namespace_readings(
         } else {
             match visitor.visit(&namespace, SockStat::read_minisockets) {
                 Ok(Ok(minisockets)) => Some(minisockets),
-                // Gone, and its minisockets with it.
-                Err(VisitError::Gone) => continue,
+                // Gone, and its minisockets with it; or no longer there by this way.
+                Err(VisitError::Gone) => {
+                    shared.ask_for_discovery();
+                    Some(0)
+                }
                 Ok(Err(error)) | Err(VisitError::Denied(error) | VisitError::Failed(error)) => {
                     debug!(namespace = namespace.inode, %error, "cannot read sockstat");
                     None
@@ -136,7 +144,12 @@ fn namespace_readings(
             }
         };
         let sockets = model.census(&live, minisockets);
-        by_namespace.insert(namespace.inode, NamespaceReading { sockets, live });
+        let reading = NamespaceReading {
+            sockets,
+            live,
+            counted_at: model.counted_at(),
+        };
+        by_namespace.insert(namespace.inode, reading);
     }
     by_namespace
 }
@@ -167,18 +180,18 @@ fn snapshot_state(shared: &Shared) -> SnapshotState {
         uncertain: shared.has_flow().then_some(0),
         ..SnapshotState::default()
     };
-    for model in namespaces
-        .watched
-        .values()
-        .filter_map(|watched| watched.model.as_ref())
-    {
+    for (inode, watched) in &namespaces.watched {
+        let Some(model) = &watched.model else {
+            continue;
+        };
+        if let Some(uncertain) = &mut state.uncertain {
+            *uncertain += model.uncertain(&shared.counters(*inode));
+        }
         state.duration += model.pass_took();
         state.age = state
             .age
             .max(now.saturating_duration_since(model.counted_at()));
-        if let Some(uncertain) = &mut state.uncertain {
-            *uncertain += model.uncertain();
-        }
+        state.unknown += model.unknown();
     }
     state
 }
@@ -193,8 +206,7 @@ fn namespace_results(shared: &Shared) -> NamespaceResults {
         match (&watched.model, watched.failure) {
             (Some(_), _) => results.counted += 1,
             (None, Some(failure)) if failure.denied => results.denied += 1,
-            (None, Some(_)) => results.unreachable += 1,
-            (None, None) => {}
+            (None, _) => results.unreachable += 1,
         }
     }
     // The hidden ones have live counters too, under numbers that cannot be matched to them.

@@ -9,6 +9,8 @@ use crate::{model::budget::Budget, netns::Discovery};
 
 /// How often processes are looked through for new namespaces.
 const LOOK: Duration = Duration::from_secs(5);
+/// And with thousands of processes, where a look costs more.
+const LONGEST_LOOK: Duration = Duration::from_secs(15);
 /// How soon again when a namespace shows up in the live counters.
 const ASKED_LOOK: Duration = Duration::from_secs(1);
 /// How often mounts and descriptors are looked through, at most.
@@ -65,9 +67,9 @@ impl Search {
             }
             return self.look_due.min(self.round_due) - now;
         };
-        if !self.is_starting && !self.budget.affords(SLICE, now) {
-            let until_look = self.look_due.saturating_duration_since(now);
-            return self.budget.wait_for(SLICE, now).min(until_look);
+        let wait = self.budget.wait(now);
+        if !self.is_starting && !wait.is_zero() {
+            return wait.min(self.look_due.saturating_duration_since(now));
         }
         let mut is_over = false;
         let discovery = &mut self.discovery;
@@ -111,12 +113,16 @@ impl Search {
             Ok(found) => learn(shared, found),
             Err(error) => warn!(%error, "cannot look for network namespaces in /proc"),
         });
-        self.look_due = self.looked_at + self.spread(cost).max(LOOK);
+        self.look_due = self.looked_at + self.spread(cost).clamp(LOOK, LONGEST_LOOK);
     }
 
     /// Somewhere there is a namespace that has not been found.
     pub(super) fn hurry(&mut self) {
-        self.look_due = self.look_due.min(self.looked_at + ASKED_LOOK);
-        self.round_due = self.round_due.min(self.looked_at + ASKED_LOOK);
+        let soon = self.looked_at + ASKED_LOOK;
+        self.look_due = self.look_due.min(soon);
+        // Rounds cost more, so only where there is no debt.
+        if self.budget.wait(Instant::now()).is_zero() {
+            self.round_due = self.round_due.min(soon);
+        }
     }
 }

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::{
     bpf::{EventRing, Flow, KernelLog, Loaded, PassError, ProgramStatus, SocketPass},
-    model::{NamespaceModel, Pass},
+    model::{KernelTold, NamespaceModel, Pass},
     netns::{Namespace, SockStat, VisitError, Visitor, proc_mark},
     recent_ends::RecentEnds,
 };
@@ -73,11 +73,6 @@ impl Watched {
             mark: None,
         }
     }
-
-    /// What is needed to enter it.
-    pub(super) fn route(&self) -> Namespace {
-        self.namespace.clone()
-    }
 }
 
 /// How far the watch has come since its start.
@@ -90,6 +85,25 @@ pub(super) enum Progress {
     Counted,
     /// All have been that can be found at all.
     Ready,
+}
+
+/// What to do where another thread is walking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// Wait for it to end.
+    Waits,
+    /// Do without.
+    IfFree,
+}
+
+/// What came of counting.
+enum Counted {
+    /// A new snapshot.
+    Anew(Box<Pass>),
+    /// The last one still holds.
+    Confirmed(Instant),
+    /// Nothing: another thread is walking.
+    Not,
 }
 
 #[derive(Default)]
@@ -167,61 +181,100 @@ impl Shared {
             .unwrap_or_default()
     }
 
-    /// Counts one namespace and corrects its model.
-    pub(super) fn count(&self, visitor: &Visitor, namespace: &Namespace) {
+    /// Counts one namespace and corrects its model, or confirms it where nothing can have
+    /// changed.
+    pub(super) fn count(&self, visitor: &Visitor, namespace: &Namespace, walk: Walk) {
         let Some(socket_pass) = &self.socket_pass else {
             return;
         };
         let visited = visitor.visit(namespace, || {
-            let mut socket_pass = lock(socket_pass);
-            let started = Instant::now();
-            let before = self.counters(namespace.inode);
-            // The walk goes through the table of all namespaces, however few sockets this one
-            // has; where the kernel says it has none at all, there is nothing to find.
-            let counts = match SockStat::read() {
-                Ok(none) if none == SockStat::default() => SocketCounts::default(),
-                _ => socket_pass.count()?,
-            };
-            let pass = Pass {
-                counts,
-                before,
-                after: self.counters(namespace.inode),
-                at: Instant::now(),
-                took: started.elapsed(),
-                missed: self.missed_transitions(),
-            };
-            Ok((pass, proc_mark(Path::new("/proc/thread-self"))))
+            let mark = proc_mark(Path::new("/proc/thread-self"));
+            self.count_here(socket_pass, namespace.inode, walk)
+                .map(|counted| (counted, mark))
         });
-        self.note(namespace, visited);
+        let failure = match visited {
+            Ok(Ok((counted, mark))) => return self.learn_count(namespace.inode, counted, mark),
+            // The next search decides whether the namespace is gone or only this way to it.
+            Err(VisitError::Gone) => return self.ask_for_discovery(),
+            Err(error) => (matches!(error, VisitError::Denied(_)), error.to_string()),
+            Ok(Err(error)) => (false, error.to_string()),
+        };
+        self.note_failure(namespace, failure);
     }
 
-    fn note(
+    /// Counts the namespace that the calling thread is in.
+    fn count_here(
         &self,
-        namespace: &Namespace,
-        visited: Result<Result<(Pass, Option<u64>), PassError>, VisitError>,
-    ) {
+        socket_pass: &Mutex<SocketPass>,
+        inode: u32,
+        walk: Walk,
+    ) -> Result<Counted, PassError> {
+        // What could tell of a change is read before what it would change.
+        let missed = self.missed_transitions();
+        let stat = SockStat::read()?;
+        let told = KernelTold {
+            minisockets: stat.minisockets,
+            segments_in: stat.segments_in,
+        };
+        let counters = self.counters(inode);
+        let still_holds = self
+            .namespaces()
+            .watched
+            .get(&inode)
+            .is_some_and(|watched| {
+                let model = watched.model.as_ref();
+                model.is_some_and(|model| model.still_holds(&counters, told, missed))
+            });
+        if still_holds {
+            return Ok(Counted::Confirmed(Instant::now()));
+        }
+        let (started, before, counts);
+        if stat.is_empty() {
+            // The walk goes through the table of all namespaces, however few sockets this one
+            // has; where the kernel says it has none at all, there is nothing to find.
+            (started, before) = (Instant::now(), counters);
+            counts = SocketCounts::default();
+        } else {
+            let mut socket_pass = match walk {
+                Walk::Waits => lock(socket_pass),
+                Walk::IfFree => match socket_pass.try_lock() {
+                    Ok(socket_pass) => socket_pass,
+                    Err(_) => return Ok(Counted::Not),
+                },
+            };
+            (started, before) = (Instant::now(), self.counters(inode));
+            counts = socket_pass.count()?;
+        }
+        Ok(Counted::Anew(Box::new(Pass {
+            counts,
+            before,
+            after: self.counters(inode),
+            at: Instant::now(),
+            took: started.elapsed(),
+            missed,
+            told,
+        })))
+    }
+
+    fn learn_count(&self, inode: u32, counted: Counted, mark: Option<u64>) {
+        let mut namespaces = self.namespaces();
+        let Some(watched) = namespaces.watched.get_mut(&inode) else {
+            return;
+        };
+        watched.mark = mark;
+        watched.failure = None;
+        match (counted, &mut watched.model) {
+            (Counted::Not, _) | (Counted::Confirmed(_), None) => {}
+            (Counted::Confirmed(at), Some(model)) => model.confirm(at),
+            (Counted::Anew(pass), Some(model)) => model.correct(&pass),
+            (Counted::Anew(pass), model @ None) => *model = Some(NamespaceModel::new(&pass)),
+        }
+    }
+
+    fn note_failure(&self, namespace: &Namespace, (denied, error): (bool, String)) {
         let mut namespaces = self.namespaces();
         let Some(watched) = namespaces.watched.get_mut(&namespace.inode) else {
             return;
-        };
-        let (denied, error) = match visited {
-            Ok(Ok((pass, mark))) => {
-                watched.mark = mark;
-                match &mut watched.model {
-                    Some(model) => model.correct(&pass),
-                    None => watched.model = Some(NamespaceModel::new(&pass)),
-                }
-                watched.failure = None;
-                return;
-            }
-            Err(VisitError::Gone) => {
-                namespaces.watched.remove(&namespace.inode);
-                self.remove_live_counters(namespace.inode);
-                return;
-            }
-            Err(error @ VisitError::Denied(_)) => (true, error.to_string()),
-            Err(error) => (false, error.to_string()),
-            Ok(Err(error)) => (false, error.to_string()),
         };
         // Said once, not at every attempt.
         if watched.failure.is_none() {
@@ -240,12 +293,28 @@ impl Shared {
         });
     }
 
-    fn remove_live_counters(&self, inode: u32) {
-        if let Some(mut flow) = self.flow()
-            && let Err(error) = flow.remove_namespace(inode)
-        {
-            warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
+    /// Finds out how far the watch has come. `search_is_complete`: everything has been looked at
+    /// once.
+    pub(super) fn note_progress(&self, search_is_complete: bool) -> Progress {
+        let (mut waiting, mut counted) = (0, 0);
+        for watched in self.namespaces().watched.values() {
+            match (&watched.model, watched.failure) {
+                (Some(_), _) => counted += 1,
+                (None, None) => waiting += 1,
+                (None, Some(_)) => {}
+            }
         }
+        let is_whole = waiting == 0 && (counted > 0 || !self.can_count());
+        let reached = match (is_whole, search_is_complete) {
+            (false, _) => Progress::Starting,
+            (true, false) => Progress::Counted,
+            (true, true) => Progress::Ready,
+        };
+        let mut signals = lock(&self.signals);
+        // Never back: a namespace that comes later is missing for a moment only.
+        signals.progress = signals.progress.max(reached);
+        self.signalled.notify_all();
+        signals.progress
     }
 
     /// Asks the counting thread to look for namespaces now.
@@ -283,13 +352,6 @@ impl Shared {
 
     pub(super) fn progress(&self) -> Progress {
         lock(&self.signals).progress
-    }
-
-    /// Goes on to `progress`, and never back.
-    pub(super) fn reach(&self, progress: Progress) {
-        let mut signals = lock(&self.signals);
-        signals.progress = signals.progress.max(progress);
-        self.signalled.notify_all();
     }
 
     pub(super) fn wait_until_ready(&self, timeout: Duration) -> bool {

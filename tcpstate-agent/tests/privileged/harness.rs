@@ -9,6 +9,7 @@ use std::{
     },
     path::PathBuf,
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +21,9 @@ use tcpstate_agent::{
     watch::{Reading, Watch},
 };
 use tcpstate_common::{Family, RecordMask, TcpState};
+
+/// The ring that the agent uses.
+const RING_BYTES: u32 = 512 * 1024;
 
 /// The agent under test.
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_tcpstate-agent");
@@ -63,6 +67,12 @@ impl Netns {
     pub(crate) fn release_holder(&mut self) {
         self.holder.kill().unwrap();
         self.holder.wait().unwrap();
+    }
+
+    /// Ends the holder and closes the test's descriptor; the namespace lives on through whatever
+    /// else is in it, and cannot be entered by the test any more.
+    pub(crate) fn let_go(mut self) {
+        self.release_holder();
     }
 
     /// Runs `work` in a thread inside the namespace. Sockets made there stay there.
@@ -250,7 +260,16 @@ pub(crate) fn load(ring_bytes: u32) -> Loaded {
 /// Starts a watch with every program and an event ring of `ring_bytes`, and waits until every
 /// namespace has been counted.
 pub(crate) fn watch_with_ring(ring_bytes: u32) -> Watch {
-    let watch = Watch::start(load(ring_bytes), 2.0).unwrap();
+    start(ring_bytes, 2.0)
+}
+
+/// The same, with snapshots one after the other, as long as there is anything to count.
+pub(crate) fn busy_watch() -> Watch {
+    start(RING_BYTES, 100.0)
+}
+
+fn start(ring_bytes: u32, cpu_percent: f64) -> Watch {
+    let watch = Watch::start(load(ring_bytes), cpu_percent).unwrap();
     assert!(
         watch.wait_until_ready(Duration::from_secs(10)),
         "never ready"
@@ -259,7 +278,7 @@ pub(crate) fn watch_with_ring(ring_bytes: u32) -> Watch {
 }
 
 pub(crate) fn watch() -> Watch {
-    watch_with_ring(512 * 1024)
+    watch_with_ring(RING_BYTES)
 }
 
 /// What the watch says of one namespace; empty where it is not counted.
@@ -298,6 +317,16 @@ pub(crate) fn within<T>(patience: Duration, mut attempt: impl FnMut() -> Result<
             Err(why) if Instant::now() >= deadline => panic!("not within {patience:?}: {why}"),
             Err(_) => thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+/// Tells another thread to end when the test's own part is over, also when it fails: the thread
+/// is waited for.
+pub(crate) struct DoneOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for DoneOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

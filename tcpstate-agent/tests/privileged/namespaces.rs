@@ -1,13 +1,19 @@
 //! Network namespaces: found, entered, added up, refused, and gone.
 
-use std::{net::TcpListener, path::PathBuf, process::Command, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 use tcpstate_agent::bpf::AddError;
 use tcpstate_common::TcpState;
 
 use crate::{
     agent::Agent,
-    harness::{Netns, census_of, load, require, same, watch, within},
+    harness::{Netns, Running, census_of, load, require, same, watch, within},
+    peer::{KERNEL_V4, PEER_V4, Peer},
 };
 
 fn listeners(namespace: &Netns, count: usize) -> Vec<TcpListener> {
@@ -77,6 +83,43 @@ fn a_namespace_without_a_process_is_found_through_a_descriptor() {
     let watch = watch();
     let shown = census_of(&watch.read().unwrap(), namespace.inode());
     assert_eq!(shown.in_state(TcpState::Listen), 2);
+}
+
+#[test]
+fn a_namespace_stays_in_the_gauges_when_the_processes_that_led_to_it_end() {
+    let namespace = Netns::new();
+    let inode = namespace.inode();
+    let sleep = || namespace.enter(|| Running::start(Command::new("sleep").arg("600")));
+    let first: Vec<Running> = (0..10).map(|_| sleep()).collect();
+    let _last = sleep();
+    let _listeners = listeners(&namespace, 5);
+    // The test's own descriptor must not be a way to it.
+    namespace.let_go();
+    let watch = watch();
+    drop(first);
+    for _ in 0..60 {
+        let shown = census_of(&watch.read().unwrap(), inode);
+        assert_eq!(shown.in_state(TcpState::Listen), 5);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_connection_half_opened_in_a_quiet_namespace_beside_many_is_seen_within_seconds() {
+    let _quiet: Vec<Netns> = (0..20).map(|_| Netns::new()).collect();
+    let namespace = Netns::new();
+    let mut peer = Peer::new(&namespace);
+    let kernel = SocketAddr::from((KERNEL_V4, 80));
+    let _listener = namespace.enter(|| TcpListener::bind(kernel).unwrap());
+    let watch = watch();
+    // Long enough for its snapshot to be confirmed again and again.
+    std::thread::sleep(Duration::from_secs(5));
+    peer.half_open((PEER_V4, 4000).into(), kernel);
+    within(Duration::from_secs(5), || {
+        let half_open =
+            census_of(&watch.read().unwrap(), namespace.inode()).in_state(TcpState::SynRecv);
+        require(half_open == 1, format!("{half_open} half open"))
+    });
 }
 
 /// A namespace with a name, as `ip netns` makes it.
