@@ -63,6 +63,11 @@ impl Netns {
         self.file.metadata().unwrap().ino().try_into().unwrap()
     }
 
+    /// A file that leads into the namespace.
+    pub(crate) fn way_in(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder.id())
+    }
+
     /// Ends the holder; the namespace then lives on through this test's descriptor only.
     pub(crate) fn release_holder(&mut self) {
         self.holder.kill().unwrap();
@@ -146,7 +151,7 @@ fn ss_state(name: &str) -> Option<TcpState> {
     })
 }
 
-/// A process that is ended when the test ends.
+/// A process that is ended when the thread that started it ends, or when this is dropped.
 pub(crate) struct Running {
     child: Child,
 }

@@ -89,10 +89,21 @@ fn a_namespace_without_a_process_is_found_through_a_descriptor() {
 fn a_namespace_stays_in_the_gauges_when_the_processes_that_led_to_it_end() {
     let namespace = Netns::new();
     let inode = namespace.inode();
-    let sleep = || namespace.enter(|| Running::start(Command::new("sleep").arg("600")));
+    let sleep = || {
+        let way = format!("--net={}", namespace.way_in());
+        Running::start(Command::new("nsenter").args([&way, "sleep", "600"]))
+    };
     let first: Vec<Running> = (0..10).map(|_| sleep()).collect();
-    let _last = sleep();
+    let last = sleep();
     let _listeners = listeners(&namespace, 5);
+    // Those that nsenter has not yet taken inside would be left outside.
+    within(Duration::from_secs(5), || {
+        let inside = std::iter::once(&last).chain(&first).all(|process| {
+            let link = format!("/proc/{}/ns/net", process.pid());
+            std::fs::read_link(link).is_ok_and(|link| link.ends_with(format!("net:[{inode}]")))
+        });
+        require(inside, "not all are inside")
+    });
     // The test's own descriptor must not be a way to it.
     namespace.let_go();
     let watch = watch();
@@ -102,6 +113,7 @@ fn a_namespace_stays_in_the_gauges_when_the_processes_that_led_to_it_end() {
         assert_eq!(shown.in_state(TcpState::Listen), 5);
         std::thread::sleep(Duration::from_millis(50));
     }
+    drop(last);
 }
 
 #[test]
