@@ -209,6 +209,7 @@ impl Shared {
         inode: u32,
         walk: Walk,
     ) -> Result<Counted, PassError> {
+        let begun = Instant::now();
         // What could tell of a change is read before what it would change.
         let missed = self.missed_transitions();
         let stat = SockStat::read()?;
@@ -228,13 +229,12 @@ impl Shared {
         if still_holds {
             return Ok(Counted::Confirmed(Instant::now()));
         }
-        let (started, before, counts);
-        if stat.is_empty() {
-            // The walk goes through the table of all namespaces, however few sockets this one
-            // has; where the kernel says it has none at all, there is nothing to find.
-            (started, before) = (Instant::now(), counters);
-            counts = SocketCounts::default();
-        } else {
+        // The walk goes through the table of all namespaces, however few sockets this one has;
+        // where the kernel says it has none at all, there is nothing to find.
+        let mut took = begun.elapsed();
+        let mut before = counters;
+        let mut counts = SocketCounts::default();
+        if !stat.is_empty() {
             let mut socket_pass = match walk {
                 Walk::Waits => lock(socket_pass),
                 Walk::IfFree => match socket_pass.try_lock() {
@@ -242,15 +242,17 @@ impl Shared {
                     Err(_) => return Ok(Counted::Not),
                 },
             };
-            (started, before) = (Instant::now(), self.counters(inode));
+            let walk_begun = Instant::now();
+            before = self.counters(inode);
             counts = socket_pass.count()?;
+            took += walk_begun.elapsed();
         }
         Ok(Counted::Anew(Box::new(Pass {
             counts,
             before,
             after: self.counters(inode),
             at: Instant::now(),
-            took: started.elapsed(),
+            took,
             missed,
             told,
         })))
