@@ -7,8 +7,9 @@ use tracing::error;
 
 use super::{
     charge::charge,
+    count::Walk,
     search::Search,
-    shared::{Failure, Progress, Shared, Walk, Woken},
+    shared::{Failure, Progress, Shared, Woken},
 };
 use crate::{
     model::budget::{Budget, Candidate, LastPass, turns},

@@ -13,6 +13,7 @@
 //! namespaces, flow.
 
 mod charge;
+mod count;
 mod counting;
 mod events;
 mod learn;

@@ -9,8 +9,9 @@ use std::{
 use tracing::{debug, error, warn};
 
 use super::{
+    count::Walk,
     reading::{Events, NamespaceReading, NamespaceResults, Reading, SnapshotState},
-    shared::{Progress, Shared, Walk, lock},
+    shared::{Progress, Shared, lock},
 };
 use crate::{
     model::Census,
