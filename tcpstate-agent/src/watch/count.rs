@@ -6,7 +6,7 @@ use std::{path::Path, sync::Mutex, time::Instant};
 use tcpstate_common::SocketCounts;
 use tracing::warn;
 
-use super::shared::{Failure, Shared, lock};
+use super::shared::{Failure, Shared, Watched, lock};
 use crate::{
     bpf::{PassError, SocketPass},
     model::{KernelTold, NamespaceModel, Pass},
@@ -46,8 +46,7 @@ impl Shared {
         });
         let failure = match visited {
             Ok(Ok((counted, mark))) => return self.learn_count(namespace.inode, counted, mark),
-            // The next search decides whether the namespace is gone or only this way to it.
-            Err(VisitError::Gone) => return self.ask_for_discovery(),
+            Err(VisitError::Gone) => return self.note_gone(namespace.inode),
             Err(error) => (matches!(error, VisitError::Denied(_)), error.to_string()),
             Ok(Err(error)) => (false, error.to_string()),
         };
@@ -123,6 +122,23 @@ impl Shared {
             (Counted::Anew(pass), Some(model)) => model.correct(&pass),
             (Counted::Anew(pass), model @ None) => *model = Some(NamespaceModel::new(&pass)),
         }
+    }
+
+    /// The next search decides whether the namespace is gone or only this way to it. One that was
+    /// never counted is not waited for.
+    fn note_gone(&self, inode: u32) {
+        let mut namespaces = self.namespaces();
+        let is_new = |watched: &Watched| watched.model.is_none();
+        if namespaces.watched.get(&inode).is_some_and(is_new) {
+            namespaces.watched.remove(&inode);
+            if let Some(mut flow) = self.flow()
+                && let Err(error) = flow.remove_namespace(inode)
+            {
+                warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
+            }
+        }
+        drop(namespaces);
+        self.ask_for_discovery();
     }
 
     fn note_failure(&self, namespace: &Namespace, (denied, error): (bool, String)) {

@@ -2,18 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tcpstate_common::{NamespaceCounters, SocketCounts};
+use tcpstate_common::NamespaceCounters;
 use tracing::warn;
 
 use crate::{
-    bpf::{EventRing, Flow, KernelLog, Loaded, PassError, ProgramStatus, SocketPass},
-    model::{KernelTold, NamespaceModel, Pass},
-    netns::{Namespace, SockStat, VisitError, Visitor, proc_mark},
+    bpf::{EventRing, Flow, KernelLog, Loaded, ProgramStatus, SocketPass},
+    model::NamespaceModel,
+    netns::Namespace,
     recent_ends::RecentEnds,
 };
 
@@ -26,7 +25,7 @@ pub(super) struct Shared {
     pub(super) events: Option<Mutex<EventRing>>,
     pub(super) recent_ends: Mutex<RecentEnds>,
     pub(super) programs: Vec<ProgramStatus>,
-    hosts: Mutex<Namespaces>,
+    namespaces: Mutex<Namespaces>,
     signals: Mutex<Signals>,
     signalled: Condvar,
 }
@@ -51,7 +50,7 @@ pub(super) struct Watched {
     pub(super) missed: u8,
     /// There was no room for its live counters, and that has been said.
     pub(super) is_without_counters: bool,
-    /// What [`proc_mark`] gives in it, once it has been entered.
+    /// What [`proc_mark`](crate::netns::proc_mark) gives in it, once it has been entered.
     pub(super) mark: Option<u64>,
 }
 
@@ -117,7 +116,7 @@ impl Shared {
             events: events.map(Mutex::new),
             recent_ends: Mutex::default(),
             programs,
-            hosts: Mutex::default(),
+            namespaces: Mutex::default(),
             signals: Mutex::default(),
             signalled: Condvar::new(),
         };
@@ -125,7 +124,7 @@ impl Shared {
     }
 
     pub(super) fn namespaces(&self) -> MutexGuard<'_, Namespaces> {
-        lock(&self.hosts)
+        lock(&self.namespaces)
     }
 
     pub(super) fn flow(&self) -> Option<MutexGuard<'_, Flow>> {
