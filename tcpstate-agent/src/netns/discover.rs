@@ -9,18 +9,25 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs, io,
-    os::unix::fs::MetadataExt,
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    mem::MaybeUninit,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use procfs::process::Process;
+use rustix::fs::{Dir, readlinkat_raw};
 
 use super::enter::is_gone;
 
 /// More routes of one kind to one namespace than that are no use.
 const MAX_ROUTES: usize = 4;
+
+/// More than `net:[4294967295]` takes.
+const LINK_BYTES: usize = 32;
 
 /// A network namespace and the paths that lead to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,14 +143,25 @@ impl Discovery {
         }
     }
 
+    /// The one place where a million links are read: relative to their folder, and only as much
+    /// of each as a namespace's takes.
     fn remember_descriptors(&mut self, process: &Path) {
-        let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+        let folder = process.join("fd");
+        let Ok(directory) = File::open(&folder) else {
             return;
         };
-        for descriptor in descriptors.flatten() {
-            let route = descriptor.path();
-            if let Some(inode) = fs::read_link(&route).ok().as_deref().and_then(parse_link) {
-                self.remember(inode, route);
+        let Ok(entries) = Dir::read_from(&directory) else {
+            return;
+        };
+        let mut target = [MaybeUninit::uninit(); LINK_BYTES];
+        for entry in entries.flatten() {
+            let Ok((link, _)) = readlinkat_raw(&directory, entry.file_name(), &mut target) else {
+                continue;
+            };
+            let link = Path::new(OsStr::from_bytes(link));
+            if let Some(inode) = parse_link(link) {
+                let name = OsStr::from_bytes(entry.file_name().to_bytes());
+                self.remember(inode, folder.join(name));
             }
         }
     }
@@ -275,7 +293,7 @@ mod tests {
     #[test]
     fn a_round_finds_a_descriptor_slice_by_slice_and_forgets_it_when_it_is_closed() {
         let path = PathBuf::from(format!("/proc/{}", std::process::id()));
-        let namespace = fs::File::open("/proc/self/ns/net").unwrap();
+        let namespace = File::open("/proc/self/ns/net").unwrap();
         let is_found = |discovery: &Discovery| {
             let mut routes = discovery.remembered.iter().map(|(_, route)| route);
             routes.any(|route| route.starts_with(&path))
