@@ -187,7 +187,8 @@ fn requests_that_make_no_sense_are_answered_or_dropped_and_the_agent_goes_on() {
     ] {
         let mut stream = std::net::TcpStream::connect(agent.address).unwrap();
         stream.write_all(request).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // Fails where the agent has hung up already, which it may.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         stream
             .set_read_timeout(Some(Duration::from_secs(5)))
             .unwrap();
