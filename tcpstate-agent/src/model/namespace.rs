@@ -90,9 +90,9 @@ impl NamespaceModel {
     pub fn correct(&mut self, pass: &Pass) {
         let before = self.offsets_uncertain();
         let mut new = Self::new(pass);
-        // A transition that was missed, in whichever namespace, may have changed the offsets:
-        // then what was known of them is worth nothing.
-        if self.missed == pass.missed {
+        // A transition that was missed, in whichever namespace, may have changed the offsets; so
+        // may any while there were no live counters. Then what was known is worth nothing.
+        if self.missed == pass.missed && has_live_counters(&self.at_pass) {
             for (new, known) in new.offsets.iter_mut().zip(&self.offsets) {
                 for (new, known) in new.iter_mut().zip(known) {
                     *new = known.narrowed_by(*new);
@@ -400,6 +400,23 @@ mod tests {
                 .get(Family::Ipv4, TcpState::Established)
         };
         assert_eq!(established(&model), 9);
+        assert!(model.uncertain(&after) > 0);
+    }
+
+    #[test]
+    fn what_was_known_without_live_counters_is_forgotten_when_there_are_some() {
+        let none = NamespaceCounters::default();
+        let ten = found(Family::Ipv4, TcpState::Established, 10);
+        let mut model = NamespaceModel::new(&pass(&ten, &none, &none));
+        // One is closed, unseen; then counters are made, and the next snapshot is disturbed.
+        let before = live();
+        let mut after = before;
+        after.record(Family::Ipv4, TcpState::SynSent, TcpState::Established);
+        after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
+        let nine = found(Family::Ipv4, TcpState::Established, 9);
+        model.correct(&pass(&nine, &before, &after));
+        let census = model.census(&after, Some(0));
+        assert_eq!(census.get(Family::Ipv4, TcpState::Established), 9);
         assert!(model.uncertain(&after) > 0);
     }
 
