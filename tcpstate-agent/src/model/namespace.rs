@@ -405,9 +405,9 @@ mod tests {
 
     #[test]
     fn what_was_known_without_live_counters_is_forgotten_when_there_are_some() {
-        let none = NamespaceCounters::default();
+        let blind = NamespaceCounters::default();
         let ten = found(Family::Ipv4, TcpState::Established, 10);
-        let mut model = NamespaceModel::new(&pass(&ten, &none, &none));
+        let mut model = NamespaceModel::new(&pass(&ten, &blind, &blind));
         // One is closed, unseen; then counters are made, and the next snapshot is disturbed.
         let before = live();
         let mut after = before;
