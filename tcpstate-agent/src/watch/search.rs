@@ -10,7 +10,7 @@ use crate::{model::budget::Budget, netns::Discovery};
 /// How often processes are looked through for new namespaces.
 const LOOK: Duration = Duration::from_secs(5);
 /// And with thousands of processes, where a look costs more.
-const LONGEST_LOOK: Duration = Duration::from_secs(15);
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
 /// How soon again when a namespace shows up in the live counters.
 const ASKED_LOOK: Duration = Duration::from_secs(1);
 /// How often mounts and descriptors are looked through, at most.

@@ -16,6 +16,10 @@ use crate::{
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
 
+/// Within what a new namespace is found: the longest pause between two looks, and some more. One
+/// that shows a transition is found sooner, unless it has the number of one that has just gone.
+const FOUND: Duration = Duration::from_secs(15);
+
 fn listeners(namespace: &Netns, count: usize) -> Vec<TcpListener> {
     namespace.enter(|| {
         (0..count)
@@ -55,21 +59,21 @@ fn a_namespace_made_while_the_agent_runs_is_counted_and_leaves_when_it_is_gone()
         let namespace = Netns::new();
         let inode = namespace.inode();
         let _listeners = listeners(&namespace, 3);
-        within(Duration::from_secs(10), || {
+        within(FOUND, || {
             same(&census_of(&watch.read().unwrap(), inode), &namespace.ss())
         });
     }
     let gone = {
         let namespace = Netns::new();
         let _listeners = listeners(&namespace, 1);
-        within(Duration::from_secs(10), || {
+        within(FOUND, || {
             let reading = watch.read().unwrap();
             let is_counted = reading.by_namespace.contains_key(&namespace.inode());
             require(is_counted, "not counted")
         });
         namespace.inode()
     };
-    within(Duration::from_secs(20), || {
+    within(2 * FOUND, || {
         let reading = watch.read().unwrap();
         require(!reading.by_namespace.contains_key(&gone), "still counted")
     });
