@@ -172,7 +172,8 @@ impl Shared {
                 (None, Some(_)) => {}
             }
         }
-        let is_whole = waiting == 0 && (counted > 0 || !self.can_count());
+        // Where nothing can be counted, there is nothing to wait for.
+        let is_whole = !self.can_count() || (waiting == 0 && counted > 0);
         let reached = match (is_whole, search_is_complete) {
             (false, _) => Progress::Starting,
             (true, false) => Progress::Counted,

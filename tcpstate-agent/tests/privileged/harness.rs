@@ -244,10 +244,14 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
 
 /// Loads every program, with an event ring of `ring_bytes`.
 pub(crate) fn load(ring_bytes: u32) -> Loaded {
+    load_programs(&ProgramId::ALL, ring_bytes)
+}
+
+pub(crate) fn load_programs(programs: &[ProgramId], ring_bytes: u32) -> Loaded {
     let loaded = bpf::load(
         &Facts::gather(),
         &LoadOptions {
-            programs: &ProgramId::ALL,
+            programs,
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: ring_bytes,
             kernel_log: KernelLogLevel::Off,

@@ -7,12 +7,15 @@ use std::{
     time::Duration,
 };
 
-use tcpstate_agent::bpf::AddError;
+use tcpstate_agent::{
+    bpf::{AddError, plan::ProgramId},
+    watch::Watch,
+};
 use tcpstate_common::TcpState;
 
 use crate::{
     agent::Agent,
-    harness::{Netns, Running, census_of, load, require, same, watch, within},
+    harness::{Netns, Running, census_of, load, load_programs, require, same, watch, within},
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
 
@@ -207,6 +210,19 @@ fn a_namespace_whose_processes_may_not_be_looked_into_is_reported() {
     });
     let said = agent.stop().stderr;
     assert!(said.contains("CAP_SYS_PTRACE"), "{said}");
+}
+
+#[test]
+fn a_watch_that_cannot_count_is_ready_and_shows_transitions_alone() {
+    let loaded = load_programs(&[ProgramId::Transition], 4096);
+    let watch = Watch::start(loaded, 2.0).unwrap();
+    assert!(
+        watch.wait_until_ready(Duration::from_secs(10)),
+        "never ready"
+    );
+    let reading = watch.read().unwrap();
+    assert!(reading.sockets.is_none() && reading.snapshot.is_none());
+    assert!(reading.transitions.is_some());
 }
 
 #[test]
