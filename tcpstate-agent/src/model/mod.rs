@@ -17,5 +17,5 @@ mod offset;
 pub use census::Census;
 pub use legal::LEGAL_TRANSITIONS;
 pub use minisockets::Minisockets;
-pub use namespace::{KernelTold, NamespaceModel, Pass};
+pub use namespace::{NamespaceModel, Pass};
 pub use offset::Offset;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tcpstate_common::{Family, NamespaceCounters, SocketCounts, TcpState};
 
 use super::{Census, Minisockets, Offset};
+use crate::netns::SockStat;
 
 /// The states whose sockets pass the tracepoint on every way in and out.
 const FLOWING: [TcpState; 9] = [
@@ -35,16 +36,7 @@ pub struct Pass {
     /// Transitions on the whole machine that the live counters had missed when it began.
     pub missed: u64,
     /// What the kernel said of the namespace before it began.
-    pub told: KernelTold,
-}
-
-/// What the kernel tells cheaply of a namespace, and what a change of it would show in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KernelTold {
-    /// Timewait minisockets.
-    pub minisockets: u64,
-    /// TCP segments received so far.
-    pub segments_in: u64,
+    pub stat: SockStat,
 }
 
 /// What is known of the sockets of one namespace.
@@ -57,7 +49,7 @@ pub struct NamespaceModel {
     counted_at: Instant,
     pass_took: Duration,
     missed: u64,
-    told: KernelTold,
+    stat: SockStat,
     unknown: u64,
     /// The last snapshot made the model much better; another one may too.
     is_improving: bool,
@@ -80,7 +72,7 @@ impl NamespaceModel {
             counted_at: pass.at,
             pass_took: pass.took,
             missed: pass.missed,
-            told: pass.told,
+            stat: pass.stat,
             unknown: pass.counts.unknown,
             is_improving: true,
         }
@@ -107,10 +99,10 @@ impl NamespaceModel {
     /// missed, no segment came that could have half opened a connection, and nothing is there
     /// that ends by itself.
     #[must_use]
-    pub fn still_holds(&self, now: &NamespaceCounters, told: KernelTold, missed: u64) -> bool {
+    pub fn still_holds(&self, now: &NamespaceCounters, stat: SockStat, missed: u64) -> bool {
         has_live_counters(now)
             && self.at_pass == *now
-            && self.told == told
+            && self.stat == stat
             && self.missed == missed
             && self.half_open() == 0
             && self.uncertain(now) == 0
@@ -242,7 +234,7 @@ mod tests {
             at: Instant::now(),
             took: Duration::from_millis(2),
             missed: 0,
-            told: KernelTold::default(),
+            stat: SockStat::default(),
         }
     }
 
@@ -271,18 +263,19 @@ mod tests {
         assert_eq!(model.uncertain(&none), 3);
         assert!(model.has_changed(&none));
         assert!(model.may_have_minisockets(&none));
-        assert!(!model.still_holds(&none, KernelTold::default(), 0));
+        assert!(!model.still_holds(&none, SockStat::default(), 0));
     }
 
     #[test]
     fn a_snapshot_holds_as_long_as_nothing_can_have_changed() {
         let quiet = live();
-        let told = KernelTold {
+        let told = SockStat {
+            in_use: 1,
             minisockets: 2,
             segments_in: 100,
         };
         let first = Pass {
-            told,
+            stat: told,
             ..pass(&found(Family::Ipv4, TcpState::Listen, 1), &quiet, &quiet)
         };
         let model = NamespaceModel::new(&first);
@@ -292,11 +285,12 @@ mod tests {
         assert!(!model.still_holds(&moved, told, 0));
         assert!(!model.still_holds(&quiet, told, 1));
         for changed in [
-            KernelTold {
+            SockStat {
                 minisockets: 1,
                 ..told
             },
-            KernelTold {
+            SockStat { in_use: 2, ..told },
+            SockStat {
                 segments_in: 101,
                 ..told
             },
@@ -304,7 +298,7 @@ mod tests {
             assert!(!model.still_holds(&quiet, changed, 0), "{changed:?}");
         }
         let half_open = Pass {
-            told,
+            stat: told,
             ..pass(
                 &found(Family::Ipv4, TcpState::NewSynRecv, 1),
                 &quiet,

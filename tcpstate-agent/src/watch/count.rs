@@ -6,10 +6,13 @@ use std::{path::Path, sync::Mutex, time::Instant};
 use tcpstate_common::SocketCounts;
 use tracing::warn;
 
-use super::shared::{Failure, Shared, Watched, lock};
+use super::{
+    learn::remove_live_counters,
+    shared::{Failure, Shared, Watched, lock},
+};
 use crate::{
     bpf::{PassError, SocketPass},
-    model::{KernelTold, NamespaceModel, Pass},
+    model::{NamespaceModel, Pass},
     netns::{Namespace, SockStat, VisitError, Visitor, proc_mark},
 };
 
@@ -64,10 +67,6 @@ impl Shared {
         // What could tell of a change is read before what it would change.
         let missed = self.missed_transitions();
         let stat = SockStat::read()?;
-        let told = KernelTold {
-            minisockets: stat.minisockets,
-            segments_in: stat.segments_in,
-        };
         let counters = self.counters(inode);
         let still_holds = self
             .namespaces()
@@ -75,7 +74,7 @@ impl Shared {
             .get(&inode)
             .is_some_and(|watched| {
                 let model = watched.model.as_ref();
-                model.is_some_and(|model| model.still_holds(&counters, told, missed))
+                model.is_some_and(|model| model.still_holds(&counters, stat, missed))
             });
         if still_holds {
             return Ok(Counted::Confirmed(Instant::now()));
@@ -105,7 +104,7 @@ impl Shared {
             at: Instant::now(),
             took,
             missed,
-            told,
+            stat,
         })))
     }
 
@@ -131,10 +130,8 @@ impl Shared {
         let is_new = |watched: &Watched| watched.model.is_none();
         if namespaces.watched.get(&inode).is_some_and(is_new) {
             namespaces.watched.remove(&inode);
-            if let Some(mut flow) = self.flow()
-                && let Err(error) = flow.remove_namespace(inode)
-            {
-                warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
+            if let Some(mut flow) = self.flow() {
+                remove_live_counters(&mut flow, inode);
             }
         }
         drop(namespaces);

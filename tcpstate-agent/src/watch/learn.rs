@@ -76,9 +76,7 @@ fn tell_kernel_side(
     watched: &mut BTreeMap<u32, Watched>,
 ) -> BTreeSet<u32> {
     for &inode in gone {
-        if let Err(error) = flow.remove_namespace(inode) {
-            warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
-        }
+        remove_live_counters(flow, inode);
     }
     for (&inode, watched) in &mut *watched {
         // Tried again each time, because room may have come; said once.
@@ -99,6 +97,13 @@ fn tell_kernel_side(
         .into_iter()
         .filter(|inode| !watched.contains_key(inode))
         .collect()
+}
+
+/// Takes the live counters of a namespace that is gone.
+pub(super) fn remove_live_counters(flow: &mut Flow, inode: u32) {
+    if let Err(error) = flow.remove_namespace(inode) {
+        warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
+    }
 }
 
 /// Refreshes the routes to the namespaces that are watched, and returns those that are not yet.
