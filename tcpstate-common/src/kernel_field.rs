@@ -16,36 +16,65 @@ pub struct KernelField {
     pub path: &'static str,
     /// Size in bytes that the program reads.
     pub size: u32,
-    /// The programs that cannot do without it.
+    /// The programs that cannot do without it; none where [`MISSING`] will do.
     pub needed_by: &'static [&'static str],
 }
 
+/// What the global of a field holds that this kernel does not have, where a program can do
+/// without it.
+pub const MISSING: u32 = u32::MAX;
+
 macro_rules! fields {
-    ($($global:ident: $structure:literal . $path:literal, $size:literal, [$($program:ident),+];)+) => {
+    ($($global:ident: $structure:literal . $path:literal, $size:literal, [$($program:ident),*];)+) => {
         /// Every field that some program reads.
         pub const FIELDS: &[KernelField] = &[$(KernelField {
             global: stringify!($global),
             structure: $structure,
             path: $path,
             size: $size,
-            needed_by: &[$(crate::program::$program),+],
+            needed_by: &[$(crate::program::$program),*],
         }),+];
     };
 }
 
 fields! {
-    SK_STATE: "sock_common"."skc_state", 1, [COUNT_SOCKETS];
-    SK_FAMILY: "sock_common"."skc_family", 2, [TRANSITION, COUNT_SOCKETS];
-    SK_NET: "sock_common"."skc_net.net", 8, [TRANSITION];
-    SK_DPORT: "sock_common"."skc_dport", 2, [TRANSITION];
-    SK_DADDR: "sock_common"."skc_daddr", 4, [TRANSITION];
+    SK_STATE: "sock_common"."skc_state", 1, [COUNT_SOCKETS, CLOSE_WAIT, OWNERS];
+    SK_FAMILY: "sock_common"."skc_family", 2, [TRANSITION, COUNT_SOCKETS, CLOSE_WAIT, OWNERS];
+    SK_NET: "sock_common"."skc_net.net", 8, [TRANSITION, CLOSE_WAIT, OWNERS];
+    SK_NUM: "sock_common"."skc_num", 2, [CLOSE_WAIT, OWNERS];
+    SK_DPORT: "sock_common"."skc_dport", 2, [TRANSITION, CLOSE_WAIT, OWNERS];
+    SK_DADDR: "sock_common"."skc_daddr", 4, [TRANSITION, CLOSE_WAIT, OWNERS];
     SK_RCV_SADDR: "sock_common"."skc_rcv_saddr", 4, [TRANSITION];
-    SK_V6_DADDR: "sock_common"."skc_v6_daddr", 16, [TRANSITION];
+    SK_V6_DADDR: "sock_common"."skc_v6_daddr", 16, [TRANSITION, CLOSE_WAIT, OWNERS];
     SK_V6_RCV_SADDR: "sock_common"."skc_v6_rcv_saddr", 16, [TRANSITION];
-    SK_PROTOCOL: "sock"."sk_protocol", 2, [TRANSITION];
+    SK_PROTOCOL: "sock"."sk_protocol", 2, [TRANSITION, OWNERS];
     SK_ERR: "sock"."sk_err", 4, [TRANSITION];
     SK_FLAGS: "sock_common"."skc_flags", 8, [TRANSITION];
+    SK_SOCKET: "sock"."sk_socket", 8, [CLOSE_WAIT, OWNERS];
     INET_SPORT: "inet_sock"."inet_sport", 2, [TRANSITION];
-    NET_INUM: "net"."ns.inum", 4, [TRANSITION];
-    TW_SUBSTATE: "inet_timewait_sock"."tw_substate", 1, [COUNT_SOCKETS];
+    NET_INUM: "net"."ns.inum", 4, [TRANSITION, CLOSE_WAIT, OWNERS];
+    TW_SUBSTATE: "inet_timewait_sock"."tw_substate", 1, [COUNT_SOCKETS, CLOSE_WAIT];
+    RCV_NXT: "tcp_sock"."rcv_nxt", 4, [CLOSE_WAIT, OWNERS];
+    COPIED_SEQ: "tcp_sock"."copied_seq", 4, [CLOSE_WAIT, OWNERS];
+    WRITE_SEQ: "tcp_sock"."write_seq", 4, [CLOSE_WAIT, OWNERS];
+    SND_UNA: "tcp_sock"."snd_una", 4, [CLOSE_WAIT, OWNERS];
+    RCV_TSTAMP: "tcp_sock"."rcv_tstamp", 4, [CLOSE_WAIT, OWNERS];
+    ACCEPT_HEAD: "inet_connection_sock"."icsk_accept_queue.rskq_accept_head", 8, [OWNERS];
+    ACK_BACKLOG: "sock"."sk_ack_backlog", 4, [OWNERS];
+    REQ_SK: "request_sock"."sk", 8, [OWNERS];
+    REQ_NEXT: "request_sock"."dl_next", 8, [OWNERS];
+    FILE_INODE: "file"."f_inode", 8, [OWNERS];
+    FILE_PRIVATE: "file"."private_data", 8, [OWNERS];
+    INODE_MODE: "inode"."i_mode", 2, [OWNERS];
+    SOCKET_FILE: "socket"."file", 8, [OWNERS];
+    SOCKET_SK: "socket"."sk", 8, [OWNERS];
+    TASK_TGID: "task_struct"."tgid", 4, [OWNERS];
+    TASK_LEADER: "task_struct"."group_leader", 8, [OWNERS];
+    TASK_START: "task_struct"."start_boottime", 8, [OWNERS];
+    SEQ_FILE: "bpf_iter_meta"."seq", 8, [CLOSE_WAIT, OWNERS];
+    // One of the two counts the references to a file: the first since 6.13.
+    FILE_REF: "file"."f_ref", 8, [];
+    FILE_COUNT: "file"."f_count", 8, [];
+    // Where the kernel has Multipath TCP.
+    MPTCP_FIRST: "mptcp_sock"."first", 8, [];
 }

@@ -7,16 +7,21 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod close_wait;
 mod counters;
+mod duration;
 mod family;
 mod kernel_field;
 mod names;
 mod record;
 mod state;
+pub mod stopwatch;
 
+pub use close_wait::{OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
 pub use counters::{EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix};
+pub use duration::{CLOSE_WAIT_BOUNDS_NS, DURATION_BOUNDS, Durations};
 pub use family::Family;
-pub use kernel_field::{FIELDS, KernelField};
+pub use kernel_field::{FIELDS, KernelField, MISSING};
 pub use names::{global, map, program};
 pub use record::{RecordMask, TransitionKind, TransitionRecord};
 pub use state::{STATE_SLOTS, TcpState};

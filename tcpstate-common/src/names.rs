@@ -8,6 +8,10 @@ pub mod program {
     pub const TRANSITION: &str = "tcp_transition";
     /// `iter/tcp`: counts the sockets of one namespace.
     pub const COUNT_SOCKETS: &str = "tcp_count";
+    /// `iter/tcp`: counts the sockets of one namespace and describes those in CLOSE_WAIT.
+    pub const CLOSE_WAIT: &str = "tcp_close_wait";
+    /// `iter/task_file`: tells which processes hold the sockets in CLOSE_WAIT.
+    pub const OWNERS: &str = "tcp_owners";
 }
 
 /// Maps.
@@ -19,6 +23,10 @@ pub mod map {
     pub const NAMESPACES: &str = "NAMESPACES";
     /// Per-CPU array of [`NamespaceCounters`](crate::NamespaceCounters); the agent sets its size.
     pub const LIVE: &str = "LIVE";
+    /// Array of [`Row`](crate::stopwatch::Row): since when sockets are in their state.
+    pub const STOPWATCH: &str = "STOPWATCH";
+    /// Per-CPU array of one [`Durations`](crate::Durations).
+    pub const DURATIONS: &str = "DURATIONS";
     /// Ring buffer of [`TransitionRecord`](crate::TransitionRecord).
     pub const EVENTS: &str = "EVENTS";
     /// Per-CPU array of one [`EventCounters`](crate::EventCounters).

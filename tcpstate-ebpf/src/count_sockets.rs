@@ -22,17 +22,29 @@ const SK_COMMON: usize = 1;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 extern "C" fn tcp_count(ctx: *const *const u8) -> i32 {
-    // SAFETY: the kernel calls the program with a context that has this member. One load only: to
-    // the verifier a second load would be another pointer that may be null.
-    let sk_common = unsafe { ctx.wrapping_add(SK_COMMON).read_volatile() };
-    if !sk_common.is_null() {
+    // SAFETY: `ctx` is what the kernel calls an iter/tcp program with.
+    if let Some(sk_common) = unsafe { sk_common(ctx) } {
         count(sk_common);
     }
     0
 }
 
+/// The socket of this call; none at the last one.
+///
+/// # Safety
+///
+/// `ctx` must be the context that the kernel called an `iter/tcp` program with.
 #[inline(always)]
-fn count(sk_common: *const u8) {
+pub(crate) unsafe fn sk_common(ctx: *const *const u8) -> Option<*const u8> {
+    // SAFETY: by the function's own condition the context has this member. One load only: to the
+    // verifier a second one would be another pointer that may be null.
+    let sk_common = unsafe { ctx.wrapping_add(SK_COMMON).read_volatile() };
+    (!sk_common.is_null()).then_some(sk_common)
+}
+
+/// Counts a socket, given as [`sk_common`] gave it.
+#[inline(always)]
+pub(crate) fn count(sk_common: *const u8) {
     let Some(counts) = SOCKET_COUNTS.get_ptr_mut(0) else {
         return;
     };

@@ -1,19 +1,37 @@
 //! Reads of kernel structs, at the offsets that the agent found in the kernel's BTF.
 //!
-//! This is the only file that follows kernel pointers. A direct load through a BTF pointer needs
-//! no helper: the verifier checks the offset against the struct's type, and the kernel turns a
-//! fault into a zero.
+//! Only this folder follows kernel pointers, in two ways. A direct load ([`load`]) through a
+//! pointer whose type the verifier knows needs no helper: the verifier checks the offset against
+//! the type, and the kernel turns a fault into a zero. Anything else is copied by a helper that
+//! checks the address ([`copy`], [`read`]).
+
+mod accept_queue;
+mod bare_sock;
+mod file;
+mod seq_file;
+mod sock;
 
 use core::ptr;
 
-use aya_ebpf::{Global, helpers::bpf_probe_read_kernel_buf};
-use tcpstate_common::{Family, TcpState};
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf},
+};
+use tcpstate_common::MISSING;
+
+pub(crate) use accept_queue::AcceptQueue;
+pub(crate) use bare_sock::BareSock;
+pub(crate) use file::{File, Task};
+pub(crate) use seq_file::SeqFile;
+pub(crate) use sock::{Sock, TimewaitSock};
 
 macro_rules! offsets {
-    ($($name:ident),+ $(,)?) => {
+    ($($name:ident $(= $default:ident)?),+ $(,)?) => {
         $(#[unsafe(no_mangle)]
-        static $name: Global<u32> = Global::new(0);)+
+        static $name: Global<u32> = Global::new(offsets!(@default $($default)?));)+
     };
+    (@default) => { 0 };
+    (@default $default:ident) => { $default };
 }
 
 // The names and meanings are in `tcpstate_common::FIELDS`.
@@ -21,6 +39,7 @@ offsets!(
     SK_STATE,
     SK_FAMILY,
     SK_NET,
+    SK_NUM,
     SK_DPORT,
     SK_DADDR,
     SK_RCV_SADDR,
@@ -29,17 +48,36 @@ offsets!(
     SK_PROTOCOL,
     SK_ERR,
     SK_FLAGS,
+    SK_SOCKET,
     INET_SPORT,
     NET_INUM,
     TW_SUBSTATE,
+    RCV_NXT,
+    COPIED_SEQ,
+    WRITE_SEQ,
+    SND_UNA,
+    RCV_TSTAMP,
+    ACCEPT_HEAD,
+    ACK_BACKLOG,
+    REQ_SK,
+    REQ_NEXT,
+    FILE_INODE,
+    FILE_PRIVATE,
+    INODE_MODE,
+    SOCKET_FILE,
+    SOCKET_SK,
+    TASK_TGID,
+    TASK_LEADER,
+    TASK_START,
+    SEQ_FILE,
+    FILE_REF = MISSING,
+    FILE_COUNT = MISSING,
+    MPTCP_FIRST = MISSING,
 );
 
 /// `IPPROTO_TCP`. MPTCP's own sockets (262) and SCTP's (132) pass the same tracepoint; MPTCP
 /// subflows are TCP sockets and are counted as `ss -t` counts them.
 const IPPROTO_TCP: u16 = 6;
-
-/// `SOCK_DONE`, the bit of `enum sock_flags` that `tcp_fin()` sets when the peer's FIN has come.
-const SOCK_DONE: u64 = 1 << 1;
 
 /// Loads a `T` that lies `offset` bytes into the kernel struct at `base`.
 ///
@@ -55,127 +93,20 @@ unsafe fn load<T>(base: *const u8, offset: &Global<u32>) -> T {
     unsafe { ptr::read_volatile(field) }
 }
 
-/// A `struct sock` that the kernel handed to the program.
-#[derive(Clone, Copy)]
-pub(crate) struct Sock(*const u8);
-
-impl Sock {
-    /// # Safety
-    ///
-    /// `sk` must be a `struct sock` or `struct sock_common` pointer that the verifier knows by
-    /// its BTF type and as not null.
-    #[inline(always)]
-    pub(crate) unsafe fn new(sk: *const u8) -> Self {
-        Self(sk)
-    }
-
-    /// Whether this is a TCP socket. Only for full sockets.
-    #[inline(always)]
-    pub(crate) fn is_tcp(self) -> bool {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        let protocol: u16 = unsafe { load(self.0, &SK_PROTOCOL) };
-        protocol == IPPROTO_TCP
-    }
-
-    /// The family, if it is one that TCP has.
-    #[inline(always)]
-    pub(crate) fn family(self) -> Option<Family> {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        Family::from_kernel(unsafe { load(self.0, &SK_FAMILY) })
-    }
-
-    /// The state as a raw number, as it is at this moment.
-    #[inline(always)]
-    pub(crate) fn raw_state(self) -> u8 {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        unsafe { load(self.0, &SK_STATE) }
-    }
-
-    /// Inode number of the socket's network namespace.
-    #[inline(always)]
-    pub(crate) fn namespace(self) -> u32 {
-        // SAFETY: `self.0` is a BTF pointer, see `new`; what is loaded is the `struct net *` of a
-        // live socket, which the verifier knows by its type in turn.
-        let net: *const u8 = unsafe { load(self.0, &SK_NET) };
-        // SAFETY: `net` is a BTF pointer, see above.
-        unsafe { load(net, &NET_INUM) }
-    }
-
-    /// `sk_err`, a positive errno or 0.
-    #[inline(always)]
-    pub(crate) fn error(self) -> i32 {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        unsafe { load(self.0, &SK_ERR) }
-    }
-
-    /// Whether the peer's FIN has been received.
-    #[inline(always)]
-    pub(crate) fn fin_received(self) -> bool {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        let flags: u64 = unsafe { load(self.0, &SK_FLAGS) };
-        flags & SOCK_DONE != 0
-    }
-
-    /// A number that tells this socket from every other that lives at the same time.
-    #[inline(always)]
-    pub(crate) fn identity(self) -> u64 {
-        self.0 as u64
-    }
-
-    /// Writes both addresses as they go over the wire; IPv4 fills the first four bytes.
-    /// `false` where one could not be read.
-    #[inline(always)]
-    pub(crate) fn addresses(
-        self,
-        family: Family,
-        local: &mut [u8; 16],
-        remote: &mut [u8; 16],
-    ) -> bool {
-        match family {
-            Family::Ipv4 => {
-                self.copy(&SK_RCV_SADDR, &mut local[..4]) & self.copy(&SK_DADDR, &mut remote[..4])
-            }
-            Family::Ipv6 => self.copy(&SK_V6_RCV_SADDR, local) & self.copy(&SK_V6_DADDR, remote),
-        }
-    }
-
-    /// Local and remote port. `inet_sport` and not `skc_num`, which is already 0 when a socket
-    /// goes to CLOSE.
-    #[inline(always)]
-    pub(crate) fn ports(self) -> Option<(u16, u16)> {
-        let (mut local, mut remote) = ([0; 2], [0; 2]);
-        let complete = self.copy(&INET_SPORT, &mut local) & self.copy(&SK_DPORT, &mut remote);
-        complete.then(|| (u16::from_be_bytes(local), u16::from_be_bytes(remote)))
-    }
-
-    /// Copies bytes of the socket, also beyond `struct sock` into what it is embedded in, which
-    /// a direct load may not reach.
-    #[inline(always)]
-    fn copy(self, offset: &Global<u32>, to: &mut [u8]) -> bool {
-        let from = self.0.wrapping_add(offset.load() as usize);
-        // SAFETY: the helper checks the address and fails instead of faulting.
-        unsafe { bpf_probe_read_kernel_buf(from, to) }.is_ok()
-    }
+/// Copies bytes that lie `offset` bytes behind `base`. `false` where they cannot be read; then
+/// they are zeros.
+#[inline(always)]
+fn copy(base: *const u8, offset: &Global<u32>, to: &mut [u8]) -> bool {
+    let from = base.wrapping_add(offset.load() as usize);
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    unsafe { bpf_probe_read_kernel_buf(from, to) }.is_ok()
 }
 
-/// A `struct tcp_timewait_sock`: all that is left of a connection in TIME_WAIT or, where the
-/// closing process has let go of it, FIN_WAIT2.
-#[derive(Clone, Copy)]
-pub(crate) struct TimewaitSock(*const u8);
-
-impl TimewaitSock {
-    /// # Safety
-    ///
-    /// `tw` must be a pointer that the verifier knows as a non-null `struct tcp_timewait_sock`.
-    #[inline(always)]
-    pub(crate) unsafe fn new(tw: *const u8) -> Self {
-        Self(tw)
-    }
-
-    /// The state that the minisocket stands for, `tw_substate`.
-    #[inline(always)]
-    pub(crate) fn substate(self) -> Option<TcpState> {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        TcpState::from_kernel(unsafe { load(self.0, &TW_SUBSTATE) })
-    }
+/// Copies a `T` that lies `offset` bytes behind `base`, if it can be read.
+#[inline(always)]
+fn read<T>(base: *const u8, offset: &Global<u32>) -> Option<T> {
+    let from = base.wrapping_add(offset.load() as usize).cast::<T>();
+    // SAFETY: the helper checks the address and fails instead of faulting. `T` is an integer in
+    // every use, for which any bytes will do.
+    unsafe { bpf_probe_read_kernel(from) }.ok()
 }

@@ -6,6 +6,8 @@
 //! | --- | --- |
 //! | `tcp_transition` | `transition.rs`: every state transition |
 //! | `tcp_count` | `count_sockets.rs`: the sockets of one namespace |
+//! | `tcp_close_wait` | `close_wait.rs`: the same, and which of them are in CLOSE_WAIT |
+//! | `tcp_owners` | `owners.rs`: which processes hold those |
 #![no_std]
 #![no_main]
 #![expect(
@@ -13,11 +15,14 @@
     reason = "a BPF function call passes five words, and the verifier loses sight of what they are"
 )]
 
+mod close_wait;
 mod count_sockets;
 mod event_ring;
 mod kernel;
 mod matrix;
 mod namespaces;
+mod owners;
+mod stopwatch;
 mod transition;
 
 #[panic_handler]

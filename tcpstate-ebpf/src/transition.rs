@@ -11,7 +11,7 @@ use tcpstate_common::{
 use crate::{
     event_ring::{self, RingFull},
     kernel::Sock,
-    matrix, namespaces,
+    matrix, namespaces, stopwatch,
 };
 
 /// Which kinds of transition get a record, a [`RecordMask`].
@@ -66,6 +66,12 @@ fn observe(ctx: &BtfTracePointContext) {
         debug!(ctx, "namespace {} has no live counters", namespace);
     }
 
+    if matches!(new, TcpState::CloseWait) {
+        stopwatch::start(sock.identity(), now());
+    } else if matches!(old, TcpState::CloseWait) {
+        stopwatch::stop(sock.identity(), now());
+    }
+
     let error = sock.error();
     if RecordMask::from_bits(RECORD_MASK.load()).wants(TransitionKind::of(old, new, error)) {
         record(ctx, sock, namespace, family, (old, new), error);
@@ -101,8 +107,7 @@ fn record(
     error: i32,
 ) {
     let mut record = TransitionRecord {
-        // SAFETY: the helper takes no argument and cannot fail.
-        time_ns: unsafe { bpf_ktime_get_ns() },
+        time_ns: now(),
         socket: sock.identity(),
         namespace,
         error,
@@ -134,6 +139,13 @@ fn record(
     if let Err(RingFull) = event_ring::emit(record) {
         debug!(ctx, "event ring full");
     }
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds.
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper takes no argument and cannot fail.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]

@@ -1,0 +1,79 @@
+//! What the iterators hand out for finding who keeps sockets in CLOSE_WAIT, and why.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// One socket, as `tcp_close_wait` writes it for each listener and each socket in CLOSE_WAIT of
+/// a network namespace. Numbers are in host byte order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct SocketRecord {
+    /// Names the socket among those that live at the same time. It is the kernel's address of the
+    /// socket: good for telling sockets apart, never to be shown.
+    pub socket: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds at which it came into CLOSE_WAIT, 0 where that is not known.
+    pub since_ns: u64,
+    /// Jiffies since the last acknowledgement was received (`rcv_tstamp`), modulo 2^32.
+    pub last_ack_jiffies: u32,
+    /// Inode number of the network namespace.
+    pub namespace: u32,
+    /// `rcv_nxt - copied_seq`: received and not read by the process; an unread FIN counts 1.
+    pub unread: u32,
+    /// `write_seq - snd_una`: written by the process and not acknowledged.
+    pub unsent: u32,
+    /// Local port.
+    pub local_port: u16,
+    /// Remote port.
+    pub remote_port: u16,
+    /// `AF_INET` (2) or `AF_INET6` (10).
+    pub family: u8,
+    /// The state, in the kernel's numbers.
+    pub state: u8,
+    /// A [`SocketFlags`].
+    pub flags: u8,
+    /// Always 0.
+    pub padding: u8,
+    /// Remote address as it goes over the wire; IPv4 uses the first four bytes.
+    pub remote_address: [u8; 16],
+}
+
+/// What else there is to say of a socket: a set of bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketFlags;
+
+impl SocketFlags {
+    /// It has a `struct socket`: a process has accepted or made it.
+    pub const ACCEPTED: u8 = 1;
+    /// More than one descriptor refers to it, or may do so.
+    pub const SHARED: u8 = 2;
+    /// The accept queue is longer than was walked.
+    pub const QUEUE_CUT: u8 = 4;
+}
+
+/// One descriptor of a process, as `tcp_owners` writes it for each that is a socket in CLOSE_WAIT
+/// or a listener whose accept queue holds sockets in CLOSE_WAIT.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct OwnerRecord {
+    /// The socket.
+    pub socket: SocketRecord,
+    /// When the process started, `CLOCK_BOOTTIME` nanoseconds. With the process's number it names
+    /// the process for good.
+    pub start_ns: u64,
+    /// The process, as the kernel numbers it (`tgid` in the first PID namespace).
+    pub process: u32,
+    /// For a listener: sockets in CLOSE_WAIT in its accept queue.
+    pub unaccepted: u32,
+}
+
+/// Sockets of an accept queue that are looked at; `net.core.somaxconn` is 4096 by default, and a
+/// queue holds one more than its limit.
+pub const QUEUE_WALKED: u32 = 4097;
+
+const _: () = {
+    assert!(size_of::<SocketRecord>() == 56);
+    assert!(size_of::<OwnerRecord>() == 72);
+};

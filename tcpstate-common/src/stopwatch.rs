@@ -1,0 +1,276 @@
+//! Since when a socket is in its state: a set-associative table of bounded size.
+//!
+//! A hash map costs some 460 ns for an insert and a delete, and storage that hangs on the socket
+//! takes 305 bytes of kernel memory each. Here a socket's address names a row of eight words, one
+//! cache line, and each word holds the rest of the address and a time. Where a row is full, the
+//! socket that has been there longest makes room: a leak that fills the table hides nothing that
+//! comes after it.
+//!
+//! Pure: the eBPF programs load and store the words, what they mean is decided here.
+
+/// Words of a row: 64 bytes, a cache line.
+pub const ROW_WORDS: usize = 8;
+/// Rows of the table, a power of two. With [`ROW_WORDS`] words each it takes 4 MiB, and holds
+/// 180,000 sockets with one in a thousand displaced.
+pub const ROWS: u32 = 1 << ROW_BITS;
+
+const ROW_BITS: u32 = 16;
+const TAG_BITS: u32 = 20;
+const KEY_BITS: u32 = ROW_BITS + TAG_BITS;
+const TIME_BITS: u32 = 64 - TAG_BITS;
+const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
+/// Sockets are aligned to cache lines (`SLAB_HWCACHE_ALIGN`), so these bits of their addresses
+/// say nothing.
+const ALIGNMENT_BITS: u32 = 6;
+/// A tick of the table is 1,024 ns; 44 bits of them take 208 days to come round.
+const TICK_BITS: u32 = 10;
+/// Any odd number is a bijection; this one, 2^36 divided by the golden ratio, spreads neighbours.
+const SPREAD: u64 = 0x9_E377_9B97;
+
+/// A row as it was loaded. A word is 0 where it is free.
+pub type Row = [u64; ROW_WORDS];
+
+/// Where a socket's time is: the row, and what tells it from the others in the row.
+///
+/// Two sockets have the same key only if their addresses are a multiple of 4 TiB apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopwatchKey {
+    /// Number of the row.
+    pub row: u32,
+    tag: u64,
+}
+
+/// Where to write down the beginning of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Which word of the row.
+    pub index: usize,
+    /// What to store there.
+    pub word: u64,
+    /// Another socket had to make room; its beginning is forgotten.
+    pub displaced: bool,
+}
+
+impl StopwatchKey {
+    /// The key of the socket at `address`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(address: u64) -> Self {
+        let spread = (address >> ALIGNMENT_BITS).wrapping_mul(SPREAD) & ((1 << KEY_BITS) - 1);
+        Self {
+            #[expect(clippy::cast_possible_truncation, reason = "it has 16 bits")]
+            row: (spread >> TAG_BITS) as u32,
+            tag: spread << TIME_BITS,
+        }
+    }
+
+    #[inline(always)]
+    const fn is_of(self, word: u64) -> bool {
+        word & !TIME_MASK == self.tag && word != 0
+    }
+
+    /// Which word of `row` is this socket's, if one is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn find(self, row: &Row) -> Option<usize> {
+        let mut index = 0;
+        while index < ROW_WORDS {
+            if self.is_of(row[index]) {
+                return Some(index);
+            }
+            index += 1;
+        }
+        None
+    }
+
+    /// Where to write down that this socket's state begins at `now_ns`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn start(self, row: &Row, now_ns: u64) -> Started {
+        let now = ticks(now_ns);
+        let mut index = 0;
+        let mut best = 0;
+        // How good a word is to take: this socket's own above a free one above the oldest.
+        let mut best_rank = 0;
+        while index < ROW_WORDS {
+            let word = row[index];
+            let rank = if self.is_of(word) {
+                u64::MAX
+            } else if word == 0 {
+                u64::MAX - 1
+            } else {
+                now.wrapping_sub(word) & TIME_MASK
+            };
+            if rank > best_rank {
+                best = index;
+                best_rank = rank;
+            }
+            index += 1;
+        }
+        Started {
+            index: best,
+            word: self.tag | now,
+            displaced: best_rank <= TIME_MASK,
+        }
+    }
+}
+
+/// The moment that `word` holds, in nanoseconds of the clock that says `now_ns`; up to 1,023 ns
+/// early.
+#[inline(always)]
+#[must_use]
+pub const fn since(word: u64, now_ns: u64) -> u64 {
+    let now = now_ns >> TICK_BITS;
+    let passed = now.wrapping_sub(word) & TIME_MASK;
+    now.wrapping_sub(passed) << TICK_BITS
+}
+
+/// Never 0, so that no word in use is.
+#[inline(always)]
+const fn ticks(now_ns: u64) -> u64 {
+    let ticks = (now_ns >> TICK_BITS) & TIME_MASK;
+    if ticks == 0 { 1 } else { ticks }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::{collections::HashMap, vec, vec::Vec};
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// The table as the programs use it.
+    struct Table(Vec<Row>);
+
+    impl Table {
+        fn new() -> Self {
+            Self(vec![[0; ROW_WORDS]; ROWS as usize])
+        }
+
+        fn start(&mut self, address: u64, now: u64) -> bool {
+            let key = StopwatchKey::of(address);
+            let row = &mut self.0[key.row as usize];
+            let started = key.start(row, now);
+            row[started.index] = started.word;
+            started.displaced
+        }
+
+        fn since(&self, address: u64, now: u64) -> Option<u64> {
+            let key = StopwatchKey::of(address);
+            let row = &self.0[key.row as usize];
+            key.find(row).map(|index| since(row[index], now))
+        }
+
+        fn stop(&mut self, address: u64, now: u64) -> Option<u64> {
+            let since = self.since(address, now)?;
+            let key = StopwatchKey::of(address);
+            let row = &mut self.0[key.row as usize];
+            let index = key.find(row)?;
+            row[index] = 0;
+            Some(now - since)
+        }
+    }
+
+    /// Addresses as a slab cache gives them out: objects of 2,432 bytes in pages anywhere.
+    fn address(number: u64) -> u64 {
+        let page = number / 13;
+        0xffff_8880_0000_0000 + (page * 7919 % 500_000) * 32_768 + (number % 13) * 2_432
+    }
+
+    #[test]
+    fn what_is_started_is_found_and_stopped_once() {
+        let mut table = Table::new();
+        assert!(!table.start(address(1), 5 * MS));
+        assert_eq!(table.since(address(2), 6 * MS), None);
+        let elapsed = table.stop(address(1), 9 * MS).unwrap();
+        assert!((4 * MS..4 * MS + 1_024).contains(&elapsed), "{elapsed}");
+        assert_eq!(table.stop(address(1), 9 * MS), None);
+    }
+
+    #[test]
+    fn starting_again_replaces_the_beginning() {
+        let mut table = Table::new();
+        table.start(address(1), MS);
+        assert!(!table.start(address(1), 10 * MS));
+        assert!(table.since(address(1), 11 * MS).unwrap() > 9 * MS);
+        table.stop(address(1), 11 * MS);
+        assert_eq!(table.since(address(1), 11 * MS), None);
+    }
+
+    #[test]
+    fn no_two_sockets_of_a_machine_have_one_key() {
+        let mut seen = HashMap::new();
+        for number in 0..1_000_000 {
+            let key = StopwatchKey::of(address(number));
+            if let Some(other) = seen.insert((key.row, key.tag), address(number)) {
+                assert_eq!(other, address(number));
+            }
+        }
+    }
+
+    #[test]
+    fn with_100_000_leaked_those_that_come_after_are_all_timed() {
+        let mut table = Table::new();
+        let mut displaced = 0;
+        for number in 0..100_000 {
+            displaced += u32::from(table.start(address(number), number * 1_000));
+        }
+        assert!(displaced < 100, "{displaced} of 100,000 displaced");
+        let now = 1_000 * MS;
+        for number in 100_000..110_000 {
+            table.start(address(number), now);
+        }
+        for number in 100_000..110_000 {
+            assert!(table.stop(address(number), now + 1_000 * MS).is_some());
+        }
+    }
+
+    #[test]
+    fn of_180_000_nearly_all_keep_their_beginning() {
+        let mut table = Table::new();
+        let displaced: u32 = (0..180_000)
+            .map(|number| u32::from(table.start(address(number), number * 1_000)))
+            .sum();
+        assert!(displaced < 1_000, "{displaced} of 180,000 displaced");
+    }
+
+    #[test]
+    fn a_full_row_gives_up_the_oldest() {
+        let own = StopwatchKey::of(address(1));
+        let other = |index: u64| StopwatchKey {
+            tag: (own.tag ^ (1 << 63)).wrapping_add(index << TIME_BITS),
+            ..own
+        };
+        let mut row = [0; ROW_WORDS];
+        for index in 0..ROW_WORDS {
+            let started = other(index as u64).start(&row, (20 - index as u64) * MS);
+            assert!(!started.displaced);
+            row[started.index] = started.word;
+        }
+        let started = own.start(&row, 30 * MS);
+        assert!(started.displaced);
+        assert_eq!(started.index, ROW_WORDS - 1);
+    }
+
+    #[test]
+    fn a_beginning_survives_the_wrap_of_the_clock() {
+        let key = StopwatchKey::of(address(3));
+        let wrap = 1 << (TIME_BITS + TICK_BITS);
+        let started = key.start(&[0; ROW_WORDS], wrap - MS);
+        let now = wrap + MS;
+        let elapsed = now - since(started.word, now);
+        assert!((2 * MS..2 * MS + 2_048).contains(&elapsed), "{elapsed}");
+    }
+
+    #[test]
+    fn time_zero_is_no_free_word() {
+        let key = StopwatchKey { row: 0, tag: 0 };
+        let started = key.start(&[0; ROW_WORDS], 0);
+        let mut row = [0; ROW_WORDS];
+        row[started.index] = started.word;
+        assert_eq!(key.find(&row), Some(started.index));
+    }
+}

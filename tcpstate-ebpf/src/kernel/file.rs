@@ -1,0 +1,95 @@
+//! Files and the processes that hold them.
+
+use super::{
+    BareSock, FILE_COUNT, FILE_INODE, FILE_PRIVATE, FILE_REF, INODE_MODE, MISSING, SOCKET_FILE,
+    SOCKET_SK, TASK_LEADER, TASK_START, TASK_TGID, load, read,
+};
+
+/// `S_IFMT` and `S_IFSOCK`, the part of a mode that tells the type, and the type "socket".
+const TYPE_MASK: u16 = 0o170_000;
+const TYPE_SOCKET: u16 = 0o140_000;
+
+/// A `struct file` that the kernel handed to the program.
+#[derive(Clone, Copy)]
+pub(crate) struct File(*const u8);
+
+impl File {
+    /// # Safety
+    ///
+    /// `file` must be a `struct file *` that the verifier knows by its BTF type and as not null.
+    #[inline(always)]
+    pub(crate) unsafe fn new(file: *const u8) -> Self {
+        Self(file)
+    }
+
+    /// The TCP socket that it is, if it is one. By hand, because `bpf_sock_from_file` came only
+    /// with 5.11.
+    #[inline(always)]
+    pub(crate) fn tcp_socket(self) -> Option<BareSock> {
+        // SAFETY: `self.0` is a BTF pointer, see `new`; so is the inode, which a file never lacks.
+        let inode: *const u8 = unsafe { load(self.0, &FILE_INODE) };
+        // SAFETY: see above.
+        let mode: u16 = unsafe { load(inode, &INODE_MODE) };
+        if mode & TYPE_MASK != TYPE_SOCKET {
+            return None;
+        }
+        // SAFETY: `self.0` is a BTF pointer, see `new`; what is loaded is a number.
+        let socket: u64 = unsafe { load(self.0, &FILE_PRIVATE) };
+        let socket = socket as *const u8;
+        // Something else than a socket could call itself one; a socket knows its file.
+        let file: u64 = read(socket, &SOCKET_FILE)?;
+        if file != self.0 as u64 {
+            return None;
+        }
+        let sock: u64 = read(socket, &SOCKET_SK)?;
+        BareSock::at(sock as *const u8).tcp()
+    }
+
+    /// Whether something else may refer to it besides one descriptor and the iterator.
+    #[inline(always)]
+    pub(crate) fn is_shared(self) -> bool {
+        if FILE_REF.load() != MISSING {
+            // SAFETY: `self.0` is a BTF pointer, see `new`.
+            let references: u64 = unsafe { load(self.0, &FILE_REF) };
+            // `FILE_REF_ONEREF` is 0: it counts from there.
+            references > 1
+        } else if FILE_COUNT.load() != MISSING {
+            // SAFETY: `self.0` is a BTF pointer, see `new`.
+            let references: u64 = unsafe { load(self.0, &FILE_COUNT) };
+            references > 2
+        } else {
+            true
+        }
+    }
+}
+
+/// A `struct task_struct` that the kernel handed to the program.
+#[derive(Clone, Copy)]
+pub(crate) struct Task(*const u8);
+
+impl Task {
+    /// # Safety
+    ///
+    /// `task` must be a `struct task_struct *` that the verifier knows by its BTF type and as not
+    /// null.
+    #[inline(always)]
+    pub(crate) unsafe fn new(task: *const u8) -> Self {
+        Self(task)
+    }
+
+    /// The process that it is a thread of.
+    #[inline(always)]
+    pub(crate) fn process(self) -> u32 {
+        // SAFETY: `self.0` is a BTF pointer, see `new`.
+        unsafe { load(self.0, &TASK_TGID) }
+    }
+
+    /// When that process started, `CLOCK_BOOTTIME` nanoseconds.
+    #[inline(always)]
+    pub(crate) fn process_start(self) -> u64 {
+        // SAFETY: `self.0` is a BTF pointer, see `new`; so is the leader of its thread group.
+        let leader: *const u8 = unsafe { load(self.0, &TASK_LEADER) };
+        // SAFETY: see above.
+        unsafe { load(leader, &TASK_START) }
+    }
+}

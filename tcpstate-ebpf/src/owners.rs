@@ -1,0 +1,69 @@
+//! `iter/task_file`: which processes hold the sockets in CLOSE_WAIT, in all network namespaces.
+//!
+//! The kernel calls the program once for each open file of each process that the reader's PID
+//! namespace shows. Threads that share their files with the first thread are passed over.
+
+use tcpstate_common::{OwnerRecord, SocketFlags, TcpState};
+
+use crate::{
+    close_wait::describe,
+    kernel::{AcceptQueue, BareSock, File, SeqFile, Task},
+};
+
+/// Where `struct bpf_iter__task_file` has its members: `meta`, `task`, `fd` and `file`, each in
+/// 8 bytes ([`kernel/bpf/task_iter.c`]).
+///
+/// [`kernel/bpf/task_iter.c`]: https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/task_iter.c
+const TASK: usize = 1;
+const FILE: usize = 3;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn tcp_owners(ctx: *const *const u8) -> i32 {
+    // SAFETY: the kernel calls the program with a context that has these members. Each is loaded
+    // once: to the verifier a second load would be another pointer that may be null.
+    let task = unsafe { ctx.wrapping_add(TASK).read_volatile() };
+    // SAFETY: see above.
+    let file = unsafe { ctx.wrapping_add(FILE).read_volatile() };
+    if task.is_null() || file.is_null() {
+        return 0;
+    }
+    // SAFETY: the context's pointers have these types and are not null.
+    let (task, file) = unsafe { (Task::new(task), File::new(file)) };
+    if let Some(sock) = file.tcp_socket()
+        && let Some(state) = sock.state()
+        && let Some(record) = observe(task, file, sock, state)
+    {
+        // SAFETY: `ctx` is what the kernel calls an iterator program with.
+        let to = unsafe { SeqFile::of(ctx) };
+        // Where it does not fit, the kernel calls again for this file.
+        let _ = to.write(&record);
+    }
+    0
+}
+
+#[inline(always)]
+fn observe(task: Task, file: File, sock: BareSock, state: TcpState) -> Option<OwnerRecord> {
+    let mut record = OwnerRecord::default();
+    match state {
+        TcpState::CloseWait => record.socket = describe(sock, state)?,
+        TcpState::Listen if sock.accept_queue_length() > 0 => {
+            record.socket = describe(sock, state)?;
+            let queue = AcceptQueue::of(sock).walk(record.socket.local_port);
+            if queue.close_wait == 0 && !queue.is_cut {
+                return None;
+            }
+            record.unaccepted = queue.close_wait;
+            if queue.is_cut {
+                record.socket.flags |= SocketFlags::QUEUE_CUT;
+            }
+        }
+        _ => return None,
+    }
+    if file.is_shared() {
+        record.socket.flags |= SocketFlags::SHARED;
+    }
+    record.process = task.process();
+    record.start_ns = task.process_start();
+    Some(record)
+}
