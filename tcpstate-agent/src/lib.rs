@@ -17,6 +17,7 @@ pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod netns;
+pub mod process;
 pub mod recent_ends;
 pub mod settings;
 pub mod timeline;

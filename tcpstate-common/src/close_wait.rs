@@ -69,11 +69,24 @@ pub struct OwnerRecord {
     pub unaccepted: u32,
 }
 
-/// Sockets of an accept queue that are looked at; `net.core.somaxconn` is 4096 by default, and a
-/// queue holds one more than its limit.
-pub const QUEUE_WALKED: u32 = 4097;
+/// The kernel's two clocks at one moment, the end of a pass.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct ClockSample {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub monotonic_ns: u64,
+    /// `jiffies_64`, which sockets store the lower half of.
+    pub jiffies: u64,
+}
+
+/// Sockets of an accept queue that are looked at. `net.core.somaxconn` is 4096 by default, but
+/// each step of a loop is verified anew, at every start.
+pub const QUEUE_WALKED: u32 = 1024;
 
 const _: () = {
     assert!(size_of::<SocketRecord>() == 56);
     assert!(size_of::<OwnerRecord>() == 72);
+    assert!(size_of::<ClockSample>() == 16);
 };

@@ -17,7 +17,7 @@ mod record;
 mod state;
 pub mod stopwatch;
 
-pub use close_wait::{OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
+pub use close_wait::{ClockSample, OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
 pub use counters::{EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix};
 pub use duration::{CLOSE_WAIT_BOUNDS_NS, DURATION_BOUNDS, Durations};
 pub use family::Family;

@@ -33,6 +33,8 @@ pub mod map {
     pub const EVENT_COUNTERS: &str = "EVENT_COUNTERS";
     /// Array of one [`SocketCounts`](crate::SocketCounts).
     pub const SOCKET_COUNTS: &str = "SOCKET_COUNTS";
+    /// Array of one [`ClockSample`](crate::ClockSample).
+    pub const CLOCK: &str = "CLOCK";
     /// The ring buffer of aya-log.
     pub const KERNEL_LOG: &str = "AYA_LOGS";
 }

@@ -1,11 +1,10 @@
 //! `iter/tcp`: counts the sockets of one network namespace as `tcp_count` does, and describes its
 //! listeners and those in CLOSE_WAIT.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tcpstate_common::{SocketRecord, TcpState};
 
 use crate::{
-    count_sockets,
+    clock, count_sockets,
     kernel::{BareSock, SeqFile, Sock},
     stopwatch,
 };
@@ -21,13 +20,15 @@ extern "C" fn tcp_close_wait(ctx: *const *const u8) -> i32 {
         let file = unsafe { SeqFile::of(ctx) };
         if let Some(state @ (TcpState::CloseWait | TcpState::Listen)) =
             TcpState::from_kernel(sock.raw_state())
-            && let Some(record) = describe(BareSock::at(sk_common), state)
+            && let Some(record) = describe(BareSock::at(sock.identity()), state)
             && file.write(&record).is_err()
         {
             // The kernel calls again for this socket: it is counted then.
             return 0;
         }
         count_sockets::count(sk_common);
+    } else {
+        clock::sample();
     }
     0
 }
@@ -37,9 +38,7 @@ extern "C" fn tcp_close_wait(ctx: *const *const u8) -> i32 {
 pub(crate) fn describe(sock: BareSock, state: TcpState) -> Option<SocketRecord> {
     let mut record = sock.describe(state)?;
     if matches!(state, TcpState::CloseWait) {
-        // SAFETY: the helper takes no argument and cannot fail.
-        let now = unsafe { bpf_ktime_get_ns() };
-        record.since_ns = stopwatch::since(sock.identity(), now);
+        record.since_ns = stopwatch::since(sock.identity(), clock::monotonic_ns());
     }
     Some(record)
 }

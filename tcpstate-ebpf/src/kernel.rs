@@ -110,3 +110,21 @@ fn read<T>(base: *const u8, offset: &Global<u32>) -> Option<T> {
     // every use, for which any bytes will do.
     unsafe { bpf_probe_read_kernel(from) }.ok()
 }
+
+/// Like [`read`], but 0 for what cannot be read: without a branch, of which a long loop can have
+/// one each time round.
+#[inline(always)]
+fn read_or_zero<const SIZE: usize>(base: *const u8, offset: &Global<u32>) -> [u8; SIZE] {
+    let mut bytes = [0; SIZE];
+    copy(base, offset, &mut bytes);
+    bytes
+}
+
+/// The address of what `pointer` points to, as something to reckon with: the verifier lets no
+/// shift near a pointer, and forgets what one is only on a way through memory.
+#[inline(always)]
+fn as_number(pointer: *const u8) -> u64 {
+    let address = pointer as u64;
+    // SAFETY: the helper reads eight bytes of this program's own stack.
+    unsafe { bpf_probe_read_kernel(&raw const address) }.unwrap_or(0)
+}

@@ -15,6 +15,7 @@
     reason = "a BPF function call passes five words, and the verifier loses sight of what they are"
 )]
 
+mod clock;
 mod close_wait;
 mod count_sockets;
 mod event_ring;

@@ -1,14 +1,13 @@
 //! `tp_btf/inet_sock_set_state`: every state transition of every TCP socket.
 
-use aya_ebpf::{
-    Global, helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::{Global, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
 use tcpstate_common::{
     Family, NamespaceCounters, RecordMask, TcpState, TransitionKind, TransitionRecord,
 };
 
 use crate::{
+    clock,
     event_ring::{self, RingFull},
     kernel::Sock,
     matrix, namespaces, stopwatch,
@@ -67,9 +66,9 @@ fn observe(ctx: &BtfTracePointContext) {
     }
 
     if matches!(new, TcpState::CloseWait) {
-        stopwatch::start(sock.identity(), now());
+        stopwatch::start(sock.identity(), clock::monotonic_ns());
     } else if matches!(old, TcpState::CloseWait) {
-        stopwatch::stop(sock.identity(), now());
+        stopwatch::stop(sock.identity(), clock::monotonic_ns());
     }
 
     let error = sock.error();
@@ -107,7 +106,7 @@ fn record(
     error: i32,
 ) {
     let mut record = TransitionRecord {
-        time_ns: now(),
+        time_ns: clock::monotonic_ns(),
         socket: sock.identity(),
         namespace,
         error,
@@ -139,13 +138,6 @@ fn record(
     if let Err(RingFull) = event_ring::emit(record) {
         debug!(ctx, "event ring full");
     }
-}
-
-/// `CLOCK_MONOTONIC`, nanoseconds.
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: the helper takes no argument and cannot fail.
-    unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]

@@ -28,6 +28,8 @@ pub struct BtfFacts {
     pub has_state_tracepoint: bool,
     /// `iter/tcp` exists.
     pub has_tcp_iterator: bool,
+    /// `iter/task_file` exists.
+    pub has_task_file_iterator: bool,
     /// BPF ring buffers exist.
     pub has_ring_buffer: bool,
     /// Offset by the name of the global that wants it.
@@ -102,6 +104,7 @@ impl BtfFacts {
         Ok(Self {
             has_state_tracepoint: btf.has_typedef("btf_trace_inet_sock_set_state"),
             has_tcp_iterator: btf.has_function("bpf_iter_tcp"),
+            has_task_file_iterator: btf.has_function("bpf_iter_task_file"),
             has_ring_buffer: btf.has_enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF"),
             offsets: FIELDS
                 .iter()

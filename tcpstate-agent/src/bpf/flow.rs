@@ -11,7 +11,7 @@ use aya::{
     programs::tp_btf::BtfTracePointLink,
     util::nr_cpus,
 };
-use tcpstate_common::{EventCounters, NamespaceCounters, TransitionMatrix};
+use tcpstate_common::{Durations, EventCounters, NamespaceCounters, TransitionMatrix};
 
 use super::wire::Wire;
 
@@ -20,6 +20,7 @@ pub struct Flow {
     transitions: PerCpuArray<MapData, Wire<TransitionMatrix>>,
     namespaces: HashMap<MapData, u32, u32>,
     live: PerCpuArray<MapData, Wire<NamespaceCounters>>,
+    durations: PerCpuArray<MapData, Wire<Durations>>,
     event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
     slots: Slots,
     /// Keeps the program's account open.
@@ -33,6 +34,7 @@ pub(super) struct FlowMaps {
     pub(super) transitions: PerCpuArray<MapData, Wire<TransitionMatrix>>,
     pub(super) namespaces: HashMap<MapData, u32, u32>,
     pub(super) live: PerCpuArray<MapData, Wire<NamespaceCounters>>,
+    pub(super) durations: PerCpuArray<MapData, Wire<Durations>>,
     pub(super) event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
 }
 
@@ -53,6 +55,7 @@ impl Flow {
             transitions,
             namespaces,
             live,
+            durations,
             event_counters,
         } = maps;
         Self {
@@ -60,6 +63,7 @@ impl Flow {
             namespaces,
             slots: Slots::new(live.len()),
             live,
+            durations,
             event_counters,
             program,
             _link: link,
@@ -84,6 +88,16 @@ impl Flow {
     pub fn missed(&self) -> io::Result<u64> {
         let path = format!("/proc/self/fdinfo/{}", self.program.as_raw_fd());
         Ok(parse_missed(&fs::read_to_string(path)?))
+    }
+
+    /// How long sockets stayed in CLOSE_WAIT that have left it since the program was attached.
+    pub fn close_wait_durations(&self) -> Result<Durations, MapError> {
+        let per_cpu = self.durations.get(&0, 0)?;
+        let mut sum = Durations::default();
+        for Wire(cpu) in per_cpu.iter() {
+            sum.add(cpu);
+        }
+        Ok(sum)
     }
 
     /// What became of the records since the program was attached.

@@ -159,7 +159,10 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
             ProgramId::Transition => {
                 start_transition(&mut ebpf, &btf, event_ring_bytes, &mut loaded)?
             }
-            ProgramId::CountSockets => load_count_sockets(&mut ebpf, &btf),
+            ProgramId::CountSockets | ProgramId::CloseWait => {
+                load_iterator(&mut ebpf, &btf, program, "tcp")
+            }
+            ProgramId::Owners => load_iterator(&mut ebpf, &btf, program, "task_file"),
         };
         let outcome = outcome.map_err(|error| refusal(program, &error));
         loaded.programs.push(ProgramStatus { program, outcome });
@@ -168,13 +171,20 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     return_free_memory();
     loaded.programs.sort_by_key(|status| status.program);
 
-    let counts_sockets = loaded
-        .programs
-        .iter()
-        .any(|status| status.program == ProgramId::CountSockets && status.outcome.is_ok());
-    if counts_sockets {
+    let runs = |wanted| {
+        let mut programs = loaded.programs.iter();
+        programs.any(|status| status.program == wanted && status.outcome.is_ok())
+    };
+    if runs(ProgramId::CountSockets) {
+        let tells_owners = runs(ProgramId::CloseWait) && runs(ProgramId::Owners);
         let counts = take_map(&mut ebpf, map::SOCKET_COUNTS)?;
-        loaded.socket_pass = Some(SocketPass { ebpf, counts });
+        let clock = take_map(&mut ebpf, map::CLOCK)?;
+        loaded.socket_pass = Some(SocketPass {
+            ebpf,
+            counts,
+            clock,
+            tells_owners,
+        });
     }
     Ok(loaded)
 }
@@ -234,6 +244,7 @@ fn start_transition(
         transitions: take_map(ebpf, map::TRANSITIONS)?,
         namespaces: take_map(ebpf, map::NAMESPACES)?,
         live: take_map(ebpf, map::LIVE)?,
+        durations: take_map(ebpf, map::DURATIONS)?,
         event_counters: take_map(ebpf, map::EVENT_COUNTERS)?,
     };
     loaded.flow = Some(Flow::new(maps, descriptor, link));
@@ -242,9 +253,14 @@ fn start_transition(
     Ok(Ok(verified))
 }
 
-fn load_count_sockets(ebpf: &mut Ebpf, btf: &Btf) -> Result<u32, ProgramError> {
-    let program: &mut Iter = program(ebpf, ProgramId::CountSockets)?.try_into()?;
-    program.load("tcp", btf)?;
+fn load_iterator(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    id: ProgramId,
+    kind: &str,
+) -> Result<u32, ProgramError> {
+    let program: &mut Iter = program(ebpf, id)?.try_into()?;
+    program.load(kind, btf)?;
     Ok(verified_instructions(&program.info()?))
 }
 

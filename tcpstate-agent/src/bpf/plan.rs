@@ -16,11 +16,22 @@ pub enum ProgramId {
     Transition,
     /// Counts the sockets of a namespace.
     CountSockets,
+    /// Describes the sockets of a namespace that are in CLOSE_WAIT.
+    CloseWait,
+    /// Tells which processes hold sockets in CLOSE_WAIT.
+    Owners,
 }
 
 impl ProgramId {
     /// Every program, in the order in which they are shown.
-    pub const ALL: [Self; 2] = [Self::Transition, Self::CountSockets];
+    pub const ALL: [Self; 4] = [
+        Self::Transition,
+        Self::CountSockets,
+        Self::CloseWait,
+        Self::Owners,
+    ];
+    /// Those that look at what there is, and see nothing of what happens.
+    pub const SNAPSHOT: [Self; 3] = [Self::CountSockets, Self::CloseWait, Self::Owners];
 
     /// The program's name in the object and in `bpftool`.
     #[must_use]
@@ -28,6 +39,8 @@ impl ProgramId {
         match self {
             Self::Transition => program::TRANSITION,
             Self::CountSockets => program::COUNT_SOCKETS,
+            Self::CloseWait => program::CLOSE_WAIT,
+            Self::Owners => program::OWNERS,
         }
     }
 
@@ -36,7 +49,8 @@ impl ProgramId {
     pub const fn hook(self) -> &'static str {
         match self {
             Self::Transition => "tp_btf/inet_sock_set_state",
-            Self::CountSockets => "iter/tcp",
+            Self::CountSockets | Self::CloseWait => "iter/tcp",
+            Self::Owners => "iter/task_file",
         }
     }
 
@@ -46,14 +60,16 @@ impl ProgramId {
         match self {
             Self::Transition => "state transitions, and gauges that move with each of them",
             Self::CountSockets => "how many sockets there are in each state",
+            Self::CloseWait => "why sockets stay in CLOSE_WAIT, and since when",
+            Self::Owners => "which processes hold the sockets in CLOSE_WAIT",
         }
     }
 
     /// The oldest kernel that has what the program needs.
     const fn since(self) -> &'static str {
         match self {
-            Self::Transition => "5.8",
-            Self::CountSockets => "5.9",
+            Self::Transition | Self::Owners => "5.8",
+            Self::CountSockets | Self::CloseWait => "5.9",
         }
     }
 }
@@ -104,7 +120,8 @@ fn verdict(facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
 fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
     let hook = match program {
         ProgramId::Transition => btf.has_state_tracepoint,
-        ProgramId::CountSockets => btf.has_tcp_iterator,
+        ProgramId::CountSockets | ProgramId::CloseWait => btf.has_tcp_iterator,
+        ProgramId::Owners => btf.has_task_file_iterator,
     };
     let missing = if !hook {
         program.hook()
@@ -169,6 +186,7 @@ mod tests {
         BtfFacts {
             has_state_tracepoint: true,
             has_tcp_iterator: true,
+            has_task_file_iterator: true,
             has_ring_buffer: true,
             offsets: FIELDS.iter().map(|field| (field.global, Ok(8))).collect(),
         }
@@ -200,7 +218,7 @@ mod tests {
 
     #[test]
     fn everything_runs_where_nothing_is_missing() {
-        assert_eq!(causes(&facts(EVERY_CAPABILITY, Ok(btf()))), [None, None]);
+        assert_eq!(causes(&facts(EVERY_CAPABILITY, Ok(btf()))), [const { None }; 4]);
     }
 
     #[test]
@@ -209,7 +227,7 @@ mod tests {
             only(&[Capability::Bpf, Capability::Perfmon]),
             only(&[Capability::SysAdmin]),
         ] {
-            assert_eq!(causes(&facts(capabilities, Ok(btf()))), [None, None]);
+            assert_eq!(causes(&facts(capabilities, Ok(btf()))), [const { None }; 4]);
         }
     }
 
@@ -221,7 +239,7 @@ mod tests {
             (only(&[Capability::Bpf]), "missing CAP_PERFMON"),
         ] {
             let found = causes(&facts(capabilities, Ok(btf())));
-            assert_eq!(found, [Some(cause.to_owned()), Some(cause.to_owned())]);
+            assert_eq!(found, [const { Some(()) }; 4].map(|found| found.map(|()| cause.to_owned())));
         }
     }
 
@@ -244,9 +262,23 @@ mod tests {
             has_tcp_iterator: false,
             ..btf()
         };
+        let no_iterator = Some("kernel 6.1.0-test has no iter/tcp".to_owned());
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(without_iterator))),
-            [None, Some("kernel 6.1.0-test has no iter/tcp".to_owned())]
+            [None, no_iterator.clone(), no_iterator, None]
+        );
+        let without_files = BtfFacts {
+            has_task_file_iterator: false,
+            ..btf()
+        };
+        assert_eq!(
+            causes(&facts(EVERY_CAPABILITY, Ok(without_files))),
+            [
+                None,
+                None,
+                None,
+                Some("kernel 6.1.0-test has no iter/task_file".to_owned())
+            ]
         );
         let without_tracepoint = BtfFacts {
             has_state_tracepoint: false,
@@ -256,6 +288,8 @@ mod tests {
             causes(&facts(EVERY_CAPABILITY, Ok(without_tracepoint))),
             [
                 Some("kernel 6.1.0-test has no tp_btf/inet_sock_set_state".to_owned()),
+                None,
+                None,
                 None
             ]
         );
@@ -284,20 +318,31 @@ mod tests {
         };
         let mut moved = btf();
         moved.offsets.insert("TW_SUBSTATE", Err(missing.clone()));
+        let cause = Some(missing.to_string());
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(moved))),
-            [None, Some(missing.to_string())]
+            [None, cause.clone(), cause, None]
+        );
+    }
+
+    #[test]
+    fn a_field_that_programs_can_do_without_turns_nothing_off() {
+        let mut without = btf();
+        for field in FIELDS.iter().filter(|field| field.needed_by.is_empty()) {
+            let missing = FieldError::NoStruct {
+                structure: field.structure,
+            };
+            without.offsets.insert(field.global, Err(missing));
+        }
+        assert_eq!(
+            causes(&facts(EVERY_CAPABILITY, Ok(without))),
+            [const { None }; 4]
         );
     }
 
     #[test]
     fn every_field_is_needed_by_a_program_that_exists() {
         for field in FIELDS {
-            assert!(
-                !field.needed_by.is_empty(),
-                "{} is for nothing",
-                field.global
-            );
             for name in field.needed_by {
                 assert!(
                     ProgramId::ALL.iter().any(|program| program.name() == *name),

@@ -1,4 +1,5 @@
-//! The snapshot engine's pass: count the sockets of one network namespace in the kernel.
+//! The snapshot engine's passes: walks over all sockets of a network namespace, or over all files
+//! of all processes, inside the kernel.
 
 use std::{fs::File, io};
 
@@ -7,16 +8,22 @@ use aya::{
     maps::{Array, MapData, MapError},
     programs::{Iter, ProgramError, links::LinkError},
 };
-use tcpstate_common::{SocketCounts, program};
+use tcpstate_common::{ClockSample, OwnerRecord, SocketCounts, SocketRecord, program};
 use thiserror::Error;
+use tracing::warn;
+use zerocopy::FromBytes;
 
 use super::wire::Wire;
+use crate::decode::{DecodeError, Owner, Socket};
 
-/// The loaded `iter/tcp` program.
+/// The loaded iterators.
 pub struct SocketPass {
-    /// Owns the program.
+    /// Owns the programs.
     pub(super) ebpf: Ebpf,
     pub(super) counts: Array<MapData, Wire<SocketCounts>>,
+    pub(super) clock: Array<MapData, Wire<ClockSample>>,
+    /// The programs that describe sockets in CLOSE_WAIT and tell their owners are loaded.
+    pub(super) tells_owners: bool,
 }
 
 /// Why a pass gave no counts.
@@ -37,23 +44,70 @@ pub enum PassError {
 }
 
 impl SocketPass {
+    /// Whether [`SocketPass::describe`] and [`SocketPass::owners`] can be used.
+    #[must_use]
+    pub const fn tells_owners(&self) -> bool {
+        self.tells_owners
+    }
+
     /// Counts the sockets of the network namespace that the calling thread is in.
     ///
     /// Takes as long as the kernel takes to walk its whole hash table, which all namespaces
     /// share: milliseconds on an idle host, half a second at a million sockets.
     pub fn count(&mut self) -> Result<SocketCounts, PassError> {
         self.counts.set(0, Wire(SocketCounts::default()), 0)?;
-        walk(self.open()?)?;
+        // Writes nothing: the reading is the walk.
+        read_records(self.open(program::COUNT_SOCKETS)?, |_: SocketRecord| {})?;
+        self.counts()
+    }
+
+    /// The same, and hands over what there is to say of listeners and of sockets in CLOSE_WAIT.
+    /// Listeners come first.
+    pub fn describe(&mut self, mut each: impl FnMut(Socket)) -> Result<SocketCounts, PassError> {
+        self.counts.set(0, Wire(SocketCounts::default()), 0)?;
+        let file = self.open(program::CLOSE_WAIT)?;
+        let mut refused = None;
+        read_records(file, |record: SocketRecord| {
+            match Socket::try_from(record) {
+                Ok(socket) => each(socket),
+                Err(error) => refused = Some(error),
+            }
+        })?;
+        report(refused);
+        self.counts()
+    }
+
+    /// Hands over every descriptor of every process that is a socket in CLOSE_WAIT, or a listener
+    /// with some in its accept queue. Of all network namespaces; of the processes that the
+    /// caller's PID namespace shows, the lowest number first.
+    pub fn owners(&mut self, mut each: impl FnMut(Owner)) -> Result<(), PassError> {
+        let file = self.open(program::OWNERS)?;
+        let mut refused = None;
+        read_records(file, |record: OwnerRecord| match Owner::try_from(record) {
+            Ok(owner) => each(owner),
+            Err(error) => refused = Some(error),
+        })?;
+        report(refused);
+        Ok(())
+    }
+
+    /// The kernel's clocks at the end of the last [`SocketPass::describe`]; zeros before.
+    pub fn clock(&self) -> Result<ClockSample, PassError> {
+        let Wire(sample) = self.clock.get(&0, 0)?;
+        Ok(sample)
+    }
+
+    fn counts(&self) -> Result<SocketCounts, PassError> {
         let Wire(counts) = self.counts.get(&0, 0)?;
         Ok(counts)
     }
 
-    /// The kernel takes the namespace from the thread that creates the file, so each pass makes
+    /// The kernel takes the namespaces from the thread that creates the file, so each pass makes
     /// its own; attaching again costs some 5 µs.
-    fn open(&mut self) -> Result<File, PassError> {
+    fn open(&mut self, program: &str) -> Result<File, PassError> {
         let program: &mut Iter = self
             .ebpf
-            .program_mut(program::COUNT_SOCKETS)
+            .program_mut(program)
             .ok_or(ProgramError::NotLoaded)?
             .try_into()?;
         let link = program.attach()?;
@@ -61,18 +115,34 @@ impl SocketPass {
     }
 }
 
-/// Reads to the end a file whose program writes nothing: the reading is the walk.
+fn report(refused: Option<DecodeError>) {
+    if let Some(error) = refused {
+        warn!(%error, "a malformed record from the kernel side was dropped");
+    }
+}
+
+/// More than the 32 KiB that the kernel hands out at once.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Reads an iterator's file to its end and hands over the records in it. The reading is the walk.
 ///
-/// One `read()` visits at most a million sockets and then fails with `EAGAIN`, to be called again
-/// ([`kernel/bpf/bpf_iter.c`], `MAX_ITER_OBJECTS`).
+/// One `read()` visits at most a million sockets and, where nothing was written, then fails with
+/// `EAGAIN`, to be called again ([`kernel/bpf/bpf_iter.c`], `MAX_ITER_OBJECTS`).
 ///
 /// [`kernel/bpf/bpf_iter.c`]: https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/bpf_iter.c
-fn walk(mut file: impl io::Read) -> io::Result<()> {
-    let mut buffer = [0; 64];
+fn read_records<T: FromBytes>(mut file: impl io::Read, mut each: impl FnMut(T)) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut filled = 0;
     loop {
-        match file.read(&mut buffer) {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) if filled > 0 => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the last record is cut off",
+                ));
+            }
             Ok(0) => return Ok(()),
-            Ok(_) => {}
+            Ok(bytes) => filled += bytes,
             Err(error)
                 if matches!(
                     error.kind(),
@@ -80,6 +150,13 @@ fn walk(mut file: impl io::Read) -> io::Result<()> {
                 ) => {}
             Err(error) => return Err(error),
         }
+        let whole = filled - filled % size_of::<T>();
+        let records = buffer[..whole].chunks_exact(size_of::<T>());
+        records
+            .filter_map(|bytes| T::read_from_bytes(bytes).ok())
+            .for_each(&mut each);
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
     }
 }
 
@@ -109,7 +186,7 @@ mod tests {
     fn a_walk_goes_on_after_a_million_sockets() {
         for (objects, reads) in [(0, 1), (1_000_000, 1), (1_000_001, 2), (3_500_000, 4)] {
             let mut iterator = Iterator { objects, reads: 0 };
-            walk(&mut iterator).unwrap();
+            read_records(&mut iterator, |_: u64| {}).unwrap();
             assert_eq!((iterator.objects, iterator.reads), (0, reads));
         }
     }
@@ -122,6 +199,47 @@ mod tests {
                 Err(io::ErrorKind::OutOfMemory.into())
             }
         }
-        assert_eq!(walk(Broken).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        let broken = read_records(Broken, |_: u64| {});
+        assert_eq!(broken.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
+
+    /// Gives out `bytes` in pieces of `piece`.
+    struct Pieces<'a> {
+        bytes: &'a [u8],
+        piece: usize,
+    }
+
+    impl io::Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = self.piece.min(self.bytes.len()).min(buffer.len());
+            let (now, later) = self.bytes.split_at(length);
+            buffer[..length].copy_from_slice(now);
+            self.bytes = later;
+            Ok(length)
+        }
+    }
+
+    #[test]
+    fn records_are_whole_wherever_a_read_splits_them() {
+        let bytes: Vec<u8> = (0..100_u64).flat_map(u64::to_ne_bytes).collect();
+        for piece in 1..=40 {
+            let mut read = Vec::new();
+            let pieces = Pieces {
+                bytes: &bytes,
+                piece,
+            };
+            read_records(pieces, |record: u64| read.push(record)).unwrap();
+            assert!(read.into_iter().eq(0..100), "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_cut_off_is_an_error() {
+        let pieces = Pieces {
+            bytes: &[0; 15],
+            piece: 4,
+        };
+        let cut = read_records(pieces, |_: u64| {});
+        assert_eq!(cut.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -26,7 +26,7 @@ pub fn execute(output: Output) -> anyhow::Result<()> {
     let loaded = bpf::load(
         &Facts::gather(),
         &LoadOptions {
-            programs: &[ProgramId::CountSockets],
+            programs: &ProgramId::SNAPSHOT,
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: 0,
             kernel_log: KernelLogLevel::Off,

@@ -2,7 +2,7 @@
 
 use tcpstate_common::{QUEUE_WALKED, TcpState};
 
-use super::{ACCEPT_HEAD, BareSock, REQ_NEXT, REQ_SK, SK_NUM, SK_STATE, read};
+use super::{ACCEPT_HEAD, BareSock, REQ_NEXT, REQ_SK, SK_NUM, SK_STATE, read_or_zero};
 
 /// `icsk_accept_queue` of a listener. A child has no pointer to its listener, so this is the only
 /// way to tell which member of a REUSEPORT group it waits for.
@@ -25,20 +25,20 @@ impl AcceptQueue {
     /// Goes through the queue, which may change meanwhile.
     #[inline(always)]
     pub(crate) fn walk(self, port: u16) -> Found {
-        let mut request: u64 = read(self.0.address(), &ACCEPT_HEAD).unwrap_or(0);
+        let mut request = u64::from_ne_bytes(read_or_zero(self.0.address(), &ACCEPT_HEAD));
         let mut close_wait = 0;
         for _ in 0..QUEUE_WALKED {
             if request == 0 {
                 break;
             }
             let at = request as *const u8;
-            let child: u64 = read(at, &REQ_SK).unwrap_or(0);
-            let state: u8 = read(child as *const u8, &SK_STATE).unwrap_or(0);
+            let child = u64::from_ne_bytes(read_or_zero(at, &REQ_SK)) as *const u8;
+            let [state] = read_or_zero(child, &SK_STATE);
             // A request may have been freed under our hands and be something else by now.
-            let local: u16 = read(child as *const u8, &SK_NUM).unwrap_or(0);
+            let local = u16::from_ne_bytes(read_or_zero(child, &SK_NUM));
             close_wait += is_equal(state.into(), TcpState::CloseWait as u32)
                 & is_equal(local.into(), port.into());
-            request = read(at, &REQ_NEXT).unwrap_or(0);
+            request = u64::from_ne_bytes(read_or_zero(at, &REQ_NEXT));
         }
         Found {
             close_wait,

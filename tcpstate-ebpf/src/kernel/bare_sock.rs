@@ -1,6 +1,5 @@
 //! Sockets of which only the address is known.
 
-use aya_ebpf::helpers::generated::bpf_jiffies64;
 use tcpstate_common::{Family, SocketFlags, SocketRecord, TcpState};
 
 use super::{
@@ -8,6 +7,7 @@ use super::{
     SK_DADDR, SK_DPORT, SK_FAMILY, SK_NET, SK_NUM, SK_PROTOCOL, SK_SOCKET, SK_STATE, SK_V6_DADDR,
     SND_UNA, WRITE_SEQ, copy, read,
 };
+use crate::clock;
 
 /// `IPPROTO_MPTCP`: a connection that has TCP sockets for its subflows.
 const IPPROTO_MPTCP: u16 = 262;
@@ -17,8 +17,8 @@ const IPPROTO_MPTCP: u16 = 262;
 pub(crate) struct BareSock(*const u8);
 
 impl BareSock {
-    pub(crate) const fn at(address: *const u8) -> Self {
-        Self(address)
+    pub(crate) const fn at(address: u64) -> Self {
+        Self(address as *const u8)
     }
 
     pub(super) const fn address(self) -> *const u8 {
@@ -31,7 +31,7 @@ impl BareSock {
         let protocol: u16 = read(self.0, &SK_PROTOCOL)?;
         if protocol == IPPROTO_MPTCP && MPTCP_FIRST.load() != MISSING {
             let first: u64 = read(self.0, &MPTCP_FIRST)?;
-            return (first != 0).then_some(Self(first as *const u8));
+            return (first != 0).then_some(Self::at(first));
         }
         // A raw socket and one of netlink can have the same number there, but not the state of a
         // TCP socket or not the family.
@@ -96,15 +96,9 @@ impl BareSock {
         let difference = |of: u32, less: u32| of.wrapping_sub(less);
         record.unread = difference(read(self.0, &RCV_NXT)?, read(self.0, &COPIED_SEQ)?);
         record.unsent = difference(read(self.0, &WRITE_SEQ)?, read(self.0, &SND_UNA)?);
-        record.last_ack_jiffies = difference(jiffies(), read(self.0, &RCV_TSTAMP)?);
+        // Sockets store the lower half.
+        let now = clock::jiffies() as u32;
+        record.last_ack_jiffies = difference(now, read(self.0, &RCV_TSTAMP)?);
         complete.then_some(())
     }
-}
-
-/// The lower half of the kernel's clock tick count, which is what sockets store.
-#[inline(always)]
-fn jiffies() -> u32 {
-    // SAFETY: the helper takes no argument and cannot fail.
-    let jiffies = unsafe { bpf_jiffies64() };
-    jiffies as u32
 }

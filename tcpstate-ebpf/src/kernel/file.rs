@@ -42,7 +42,7 @@ impl File {
             return None;
         }
         let sock: u64 = read(socket, &SOCKET_SK)?;
-        BareSock::at(sock as *const u8).tcp()
+        BareSock::at(sock).tcp()
     }
 
     /// Whether something else may refer to it besides one descriptor and the iterator.

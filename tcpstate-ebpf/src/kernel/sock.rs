@@ -4,7 +4,7 @@ use tcpstate_common::{Family, TcpState};
 
 use super::{
     INET_SPORT, IPPROTO_TCP, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET,
-    SK_PROTOCOL, SK_RCV_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, TW_SUBSTATE, copy, load,
+    SK_PROTOCOL, SK_RCV_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, TW_SUBSTATE, as_number, copy, load,
 };
 
 /// `SOCK_DONE`, the bit of `enum sock_flags` that `tcp_fin()` sets when the peer's FIN has come.
@@ -74,7 +74,7 @@ impl Sock {
     /// A number that tells this socket from every other that lives at the same time.
     #[inline(always)]
     pub(crate) fn identity(self) -> u64 {
-        self.0 as u64
+        as_number(self.0)
     }
 
     /// Writes both addresses as they go over the wire; IPv4 fills the first four bytes.

@@ -1,13 +1,11 @@
-//! From ring-buffer bytes to a [`Transition`].
-//!
-//! Pure, and total: whatever the bytes, the answer is a transition or a [`DecodeError`]. Nothing
-//! here knows the BPF library.
+//! One record of the event ring.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use tcpstate_common::{Family, TcpState, TransitionRecord};
-use thiserror::Error;
 use zerocopy::FromBytes;
+
+use super::{DecodeError, address, family, state};
 
 /// One state transition of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,23 +30,6 @@ pub struct Transition {
     pub remote: SocketAddr,
 }
 
-/// Why bytes are no record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum DecodeError {
-    /// Not the size of a record.
-    #[error("a record of {0} bytes instead of {size}", size = size_of::<TransitionRecord>())]
-    Length(usize),
-    /// A number that is no TCP state.
-    #[error("{0} is no TCP state")]
-    State(u8),
-    /// A number that is neither `AF_INET` nor `AF_INET6`.
-    #[error("{0} is no address family of TCP")]
-    Family(u8),
-    /// An errno that cannot be one.
-    #[error("{0} is no errno")]
-    Error(i32),
-}
-
 /// The greatest number that the kernel uses for an errno, `MAX_ERRNO`.
 const MAX_ERRNO: i32 = 4095;
 
@@ -71,8 +52,7 @@ impl Transition {
             local_address,
             remote_address,
         } = record;
-        let family = Family::from_kernel(u16::from(family)).ok_or(DecodeError::Family(family))?;
-        let state = |raw| TcpState::from_kernel(raw).ok_or(DecodeError::State(raw));
+        let family = self::family(family)?;
         if !(0..=MAX_ERRNO).contains(&error) {
             return Err(DecodeError::Error(error));
         }
@@ -90,18 +70,10 @@ impl Transition {
     }
 }
 
-fn address(family: Family, bytes: [u8; 16]) -> IpAddr {
-    match family {
-        Family::Ipv4 => {
-            let [a, b, c, d, ..] = bytes;
-            Ipv4Addr::new(a, b, c, d).into()
-        }
-        Family::Ipv6 => Ipv6Addr::from(bytes).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
     use zerocopy::IntoBytes;
 

@@ -1,0 +1,50 @@
+//! From bytes of the kernel side to values.
+//!
+//! Pure, and total: whatever the bytes, the answer is a value or a [`DecodeError`]. Nothing here
+//! knows the BPF library.
+
+mod socket;
+mod transition;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tcpstate_common::{Family, TcpState};
+use thiserror::Error;
+
+pub use socket::{CloseWaitSocket, Listener, Owner, Socket};
+pub use transition::Transition;
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// Not the size of a record.
+    #[error("a record of {0} bytes")]
+    Length(usize),
+    /// A number that is no TCP state, or none that such a record can have.
+    #[error("{0} is no TCP state")]
+    State(u8),
+    /// A number that is neither `AF_INET` nor `AF_INET6`.
+    #[error("{0} is no address family of TCP")]
+    Family(u8),
+    /// An errno that cannot be one.
+    #[error("{0} is no errno")]
+    Error(i32),
+}
+
+fn state(raw: u8) -> Result<TcpState, DecodeError> {
+    TcpState::from_kernel(raw).ok_or(DecodeError::State(raw))
+}
+
+fn family(raw: u8) -> Result<Family, DecodeError> {
+    Family::from_kernel(raw.into()).ok_or(DecodeError::Family(raw))
+}
+
+fn address(family: Family, bytes: [u8; 16]) -> IpAddr {
+    match family {
+        Family::Ipv4 => {
+            let [a, b, c, d, ..] = bytes;
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        Family::Ipv6 => Ipv6Addr::from(bytes).into(),
+    }
+}
