@@ -218,7 +218,10 @@ mod tests {
 
     #[test]
     fn everything_runs_where_nothing_is_missing() {
-        assert_eq!(causes(&facts(EVERY_CAPABILITY, Ok(btf()))), [const { None }; 4]);
+        assert_eq!(
+            causes(&facts(EVERY_CAPABILITY, Ok(btf()))),
+            [const { None }; 4]
+        );
     }
 
     #[test]
@@ -239,7 +242,10 @@ mod tests {
             (only(&[Capability::Bpf]), "missing CAP_PERFMON"),
         ] {
             let found = causes(&facts(capabilities, Ok(btf())));
-            assert_eq!(found, [const { Some(()) }; 4].map(|found| found.map(|()| cause.to_owned())));
+            assert_eq!(
+                found,
+                [const { Some(()) }; 4].map(|found| found.map(|()| cause.to_owned()))
+            );
         }
     }
 

@@ -168,7 +168,10 @@ mod tests {
             ..record()
         };
         let listener = Socket::try_from(listener).unwrap();
-        assert!(matches!(listener, Socket::Listener(Listener { port: 80, .. })));
+        assert!(matches!(
+            listener,
+            Socket::Listener(Listener { port: 80, .. })
+        ));
     }
 
     #[test]

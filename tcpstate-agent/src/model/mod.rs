@@ -9,6 +9,7 @@
 
 pub mod budget;
 mod census;
+pub mod close_wait;
 mod legal;
 mod minisockets;
 mod namespace;

@@ -1,9 +1,22 @@
-//! stub
-/// x
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ProcessId {
-    /// x
-    pub tgid: u32,
-    /// x
-    pub start_boottime_ns: u64,
-}
+//! The processes behind the sockets.
+//!
+//! The kernel names the owner of a socket by number only, and numbers are reused. A
+//! [`ProcessId`] therefore carries the start time too, and [`Process::read`] never gives one
+//! process the name of another: what cannot be read in time is gone, not guessed.
+//!
+//! All that is read here was chosen by the process or by whoever started it, so that it is
+//! label and hint, not evidence; [`label_text`] and [`terminal_text`] make it harmless.
+
+mod cache;
+mod cgroup;
+mod command_line;
+mod descriptors;
+mod identity;
+mod printable;
+
+pub use cache::Processes;
+pub use cgroup::CgroupIdentity;
+pub use command_line::command_line;
+pub use descriptors::Descriptors;
+pub use identity::{Process, ProcessId, ReadError};
+pub use printable::{label_text, terminal_text, until_nul};

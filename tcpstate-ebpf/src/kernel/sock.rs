@@ -4,7 +4,8 @@ use tcpstate_common::{Family, TcpState};
 
 use super::{
     INET_SPORT, IPPROTO_TCP, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET,
-    SK_PROTOCOL, SK_RCV_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, TW_SUBSTATE, as_number, copy, load,
+    SK_PROTOCOL, SK_RCV_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, TW_SUBSTATE, as_number,
+    copy, load,
 };
 
 /// `SOCK_DONE`, the bit of `enum sock_flags` that `tcp_fin()` sets when the peer's FIN has come.
@@ -88,9 +89,12 @@ impl Sock {
     ) -> bool {
         match family {
             Family::Ipv4 => {
-                copy(self.0, &SK_RCV_SADDR, &mut local[..4]) & copy(self.0, &SK_DADDR, &mut remote[..4])
+                copy(self.0, &SK_RCV_SADDR, &mut local[..4])
+                    & copy(self.0, &SK_DADDR, &mut remote[..4])
             }
-            Family::Ipv6 => copy(self.0, &SK_V6_RCV_SADDR, local) & copy(self.0, &SK_V6_DADDR, remote),
+            Family::Ipv6 => {
+                copy(self.0, &SK_V6_RCV_SADDR, local) & copy(self.0, &SK_V6_DADDR, remote)
+            }
         }
     }
 

@@ -1,0 +1,272 @@
+//! The complete count: every socket in CLOSE_WAIT, by what it serves and why it is there.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Age, Cause, Tally, TickRate};
+use crate::decode::{CloseWaitSocket, Listener, Socket};
+
+/// Services that are told apart. Those beyond are summed as one of port 0 for each namespace and
+/// role, so that a process that connects to every port there is does not fill the memory.
+const MAX_SERVICES: usize = 4096;
+
+/// On which side of a connection a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Something listens on its local port.
+    Server,
+    /// Nothing does.
+    Client,
+}
+
+impl Role {
+    /// The name in metrics and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Service {
+    /// Inode number of the network namespace.
+    pub namespace: u32,
+    /// Which side this is.
+    pub role: Role,
+    /// The port that is listened on, here or there. 0: one of many.
+    pub port: u16,
+}
+
+/// What walks through the network namespaces have found.
+#[derive(Debug)]
+pub struct Survey {
+    now_ns: u64,
+    tick_rate: Option<TickRate>,
+    namespaces: HashSet<u32>,
+    listening: HashSet<(u32, u16)>,
+    found: HashMap<(Service, Cause), Tally>,
+    services: HashSet<Service>,
+}
+
+impl Survey {
+    /// An empty survey, made when `CLOCK_MONOTONIC` says `now_ns`.
+    #[must_use]
+    pub fn new(now_ns: u64, tick_rate: Option<TickRate>) -> Self {
+        Self {
+            now_ns,
+            tick_rate,
+            namespaces: HashSet::new(),
+            listening: HashSet::new(),
+            found: HashMap::new(),
+            services: HashSet::new(),
+        }
+    }
+
+    /// Begins with a namespace, or anew.
+    pub fn begin(&mut self, namespace: u32) {
+        self.forget(namespace);
+        self.namespaces.insert(namespace);
+    }
+
+    /// Takes back what was found in a namespace, because its walk broke off.
+    pub fn forget(&mut self, namespace: u32) {
+        self.namespaces.remove(&namespace);
+        self.listening
+            .retain(|(listening, _)| *listening != namespace);
+        self.services
+            .retain(|service| service.namespace != namespace);
+        self.found
+            .retain(|(service, _), _| service.namespace != namespace);
+    }
+
+    /// Adds what a walk has found. A namespace's listeners must come before its connections.
+    pub fn add(&mut self, socket: &Socket) {
+        match socket {
+            Socket::Listener(Listener {
+                namespace, port, ..
+            }) => {
+                self.listening.insert((*namespace, *port));
+            }
+            Socket::CloseWait(socket) => {
+                let service = self.admit(self.whose(socket));
+                let age = self.age(socket);
+                let tally = self.found.entry((service, Cause::of(socket)));
+                tally.or_default().add(socket, age);
+            }
+        }
+    }
+
+    /// The age of a socket at the time of the survey.
+    #[must_use]
+    pub fn age(&self, socket: &CloseWaitSocket) -> Age {
+        Age::of(socket, self.now_ns, self.tick_rate)
+    }
+
+    /// What a connection is for, as far as the survey tells services apart; `None` in a namespace
+    /// that is not in it.
+    #[must_use]
+    pub fn service(&self, socket: &CloseWaitSocket) -> Option<Service> {
+        self.namespaces
+            .contains(&socket.namespace)
+            .then(|| self.known(self.whose(socket)))
+    }
+
+    /// What those are for that `listener` has in its queue; `None` in a namespace that is not in
+    /// the survey.
+    #[must_use]
+    pub fn listened_on(&self, listener: &Listener) -> Option<Service> {
+        self.namespaces.contains(&listener.namespace).then(|| {
+            self.known(Service {
+                namespace: listener.namespace,
+                role: Role::Server,
+                port: listener.port,
+            })
+        })
+    }
+
+    /// What was found, by service and cause.
+    #[must_use]
+    pub const fn found(&self) -> &HashMap<(Service, Cause), Tally> {
+        &self.found
+    }
+
+    /// All that was found.
+    #[must_use]
+    pub fn total(&self) -> Tally {
+        let mut total = Tally::default();
+        for tally in self.found.values() {
+            total.merge(tally);
+        }
+        total
+    }
+
+    fn whose(&self, socket: &CloseWaitSocket) -> Service {
+        let namespace = socket.namespace;
+        if self.listening.contains(&(namespace, socket.local_port)) {
+            Service {
+                namespace,
+                role: Role::Server,
+                port: socket.local_port,
+            }
+        } else {
+            Service {
+                namespace,
+                role: Role::Client,
+                port: socket.remote.port(),
+            }
+        }
+    }
+
+    fn admit(&mut self, service: Service) -> Service {
+        if self.services.len() < MAX_SERVICES {
+            self.services.insert(service);
+        }
+        self.known(service)
+    }
+
+    fn known(&self, service: Service) -> Service {
+        if self.services.contains(&service) {
+            service
+        } else {
+            Service { port: 0, ..service }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(namespace: u32, local_port: u16, remote_port: u16) -> Socket {
+        Socket::CloseWait(connection(namespace, local_port, remote_port))
+    }
+
+    fn connection(namespace: u32, local_port: u16, remote_port: u16) -> CloseWaitSocket {
+        CloseWaitSocket {
+            socket: 1,
+            namespace,
+            since_ns: None,
+            last_ack_jiffies: 0,
+            unread: 1,
+            unsent: 0,
+            is_accepted: true,
+            local_port,
+            remote: ([10, 0, 0, 1], remote_port).into(),
+        }
+    }
+
+    fn listener(namespace: u32, port: u16) -> Socket {
+        Socket::Listener(Listener {
+            socket: 2,
+            namespace,
+            port,
+        })
+    }
+
+    fn counts(survey: &Survey) -> Vec<(Role, u16, u64)> {
+        let mut counts: Vec<_> = survey
+            .found()
+            .iter()
+            .map(|((service, _), tally)| (service.role, service.port, tally.sockets))
+            .collect();
+        counts.sort_unstable();
+        counts
+    }
+
+    #[test]
+    fn a_pool_of_client_connections_is_one_service() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        survey.add(&listener(1, 80));
+        for port in 40_000..40_100 {
+            survey.add(&socket(1, port, 5432));
+            survey.add(&socket(1, 80, port));
+        }
+        assert_eq!(
+            counts(&survey),
+            [(Role::Server, 80, 100), (Role::Client, 5432, 100)]
+        );
+    }
+
+    #[test]
+    fn a_listener_counts_in_its_own_namespace_only() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        survey.begin(2);
+        survey.add(&listener(2, 80));
+        survey.add(&socket(1, 80, 9000));
+        assert_eq!(counts(&survey), [(Role::Client, 9000, 1)]);
+    }
+
+    #[test]
+    fn services_beyond_the_limit_are_summed() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        for port in 1..=10_000 {
+            survey.add(&socket(1, 1, port));
+        }
+        assert_eq!(survey.found().len(), MAX_SERVICES + 1);
+        assert_eq!(survey.total().sockets, 10_000);
+        let other = survey.service(&connection(1, 1, 10_000)).unwrap();
+        assert_eq!(other.port, 0);
+    }
+
+    #[test]
+    fn what_a_walk_that_broke_off_has_found_is_taken_back() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        survey.add(&socket(1, 1, 2));
+        survey.begin(2);
+        survey.add(&listener(2, 80));
+        survey.add(&socket(2, 80, 2));
+        survey.forget(2);
+        assert_eq!(survey.total().sockets, 1);
+        assert_eq!(survey.service(&connection(2, 80, 2)), None);
+    }
+}
