@@ -70,6 +70,15 @@ pub struct RunArgs {
         value_parser = percent
     )]
     pub cpu_percent: f64,
+    /// Groups of sockets in CLOSE_WAIT that get series of their own: so many of the largest and so
+    /// many of the oldest. The others are summed
+    #[arg(
+        long = "close-wait.top",
+        env = "TCPSTATE_CLOSE_WAIT_TOP",
+        value_name = "COUNT",
+        default_value_t = 50
+    )]
+    pub close_wait_top: usize,
 }
 
 /// Flags of `snapshot`.
@@ -187,6 +196,7 @@ fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
         ("listen_address", "web.listen-address"),
         ("telemetry_path", "web.telemetry-path"),
         ("cpu_percent", "snapshot.cpu-percent"),
+        ("close_wait_top", "close-wait.top"),
     ]
     .into_iter()
     .find_map(|(id, flag)| {

@@ -9,6 +9,7 @@ use crate::{
     bpf::KernelLogLevel,
     cli::{LogArgs, LogFormat, LogLevel, Output, RunArgs, TraceArgs},
     decode::Transition,
+    watch::WatchSettings,
 };
 
 /// Settings of the running agent.
@@ -18,8 +19,8 @@ pub struct RunSettings {
     pub listen: Vec<SocketAddr>,
     /// Path of the metrics, with its leading slash.
     pub telemetry_path: String,
-    /// Share of one core for background snapshots, in percent.
-    pub cpu_percent: f64,
+    /// How to watch.
+    pub watch: WatchSettings,
 }
 
 /// A setting that cannot be.
@@ -40,6 +41,7 @@ impl TryFrom<RunArgs> for RunSettings {
             listen_address,
             telemetry_path,
             cpu_percent,
+            close_wait_top,
         } = args;
         let is_path = telemetry_path.len() > 1
             && telemetry_path.starts_with('/')
@@ -54,7 +56,10 @@ impl TryFrom<RunArgs> for RunSettings {
         Ok(Self {
             listen: listen.into_iter().collect(),
             telemetry_path,
-            cpu_percent,
+            watch: WatchSettings {
+                cpu_percent,
+                close_wait_top,
+            },
         })
     }
 }
@@ -143,6 +148,7 @@ mod tests {
             listen_address: listen.iter().map(|text| text.parse().unwrap()).collect(),
             telemetry_path: telemetry_path.to_owned(),
             cpu_percent: 2.0,
+            close_wait_top: 50,
         })
     }
 

@@ -7,7 +7,10 @@
 use aya_ebpf::{helpers::generated::bpf_skc_to_tcp_timewait_sock, macros::map, maps::Array};
 use tcpstate_common::{SocketCounts, TcpState};
 
-use crate::kernel::{Sock, TimewaitSock};
+use crate::{
+    clock,
+    kernel::{Sock, TimewaitSock},
+};
 
 #[map]
 static SOCKET_COUNTS: Array<SocketCounts> = Array::with_max_entries(1, 0);
@@ -23,8 +26,9 @@ const SK_COMMON: usize = 1;
 #[unsafe(link_section = "iter/tcp")]
 extern "C" fn tcp_count(ctx: *const *const u8) -> i32 {
     // SAFETY: `ctx` is what the kernel calls an iter/tcp program with.
-    if let Some(sk_common) = unsafe { sk_common(ctx) } {
-        count(sk_common);
+    match unsafe { sk_common(ctx) } {
+        Some(sk_common) => count(sk_common),
+        None => clock::sample(),
     }
     0
 }

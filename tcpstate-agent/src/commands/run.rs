@@ -47,9 +47,8 @@ async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
         },
     )?;
     require_any(&loaded)?;
-    let watch = Arc::new(
-        Watch::start(loaded, settings.cpu_percent).context("cannot start the watch's threads")?,
-    );
+    let watch =
+        Arc::new(Watch::start(loaded, settings.watch).context("cannot start the watch's threads")?);
     let app = http::App {
         registry: metrics::register(Arc::clone(&watch)).context("cannot register the metrics")?,
         watch,

@@ -11,7 +11,7 @@ use crate::{
     bpf::{self, KernelLogLevel, LoadOptions, facts::Facts, plan::ProgramId},
     cli::Output,
     model::Census,
-    watch::{Reading, Watch},
+    watch::{Reading, Watch, WatchSettings},
 };
 
 /// Version of the JSON object.
@@ -19,21 +19,24 @@ const SCHEMA_VERSION: u32 = 1;
 /// Hundreds of namespaces beside millions of sockets take seconds.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// There is nothing to save CPU time for.
-const WHOLE_CORE: f64 = 100.0;
+const ONCE: WatchSettings = WatchSettings {
+    cpu_percent: 100.0,
+    close_wait_top: 0,
+};
 
 /// Counts and prints.
 pub fn execute(output: Output) -> anyhow::Result<()> {
     let loaded = bpf::load(
         &Facts::gather(),
         &LoadOptions {
-            programs: &ProgramId::SNAPSHOT,
+            programs: &[ProgramId::CountSockets],
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: 0,
             kernel_log: KernelLogLevel::Off,
         },
     )?;
     require_any(&loaded)?;
-    let watch = Watch::start(loaded, WHOLE_CORE).context("cannot start counting")?;
+    let watch = Watch::start(loaded, ONCE).context("cannot start counting")?;
     if !watch.wait_until_ready(PATIENCE) {
         anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
     }
@@ -131,6 +134,8 @@ mod tests {
             by_namespace: BTreeMap::new(),
             transitions: None,
             missed: None,
+            close_wait: None,
+            close_wait_durations: None,
             events: None,
             snapshot: Some(SnapshotState {
                 duration: Duration::from_micros(2_500),

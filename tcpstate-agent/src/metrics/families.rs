@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric as Series, MetricFamily, MetricType};
+use prometheus::proto::MetricFamily;
 use tcpstate_common::{Family, TcpState, TransitionMatrix};
 
-use super::catalogue::{self, Kind, Metric};
+use super::{
+    catalogue::{own, sockets},
+    close_wait,
+    family::{Sample, family, series},
+};
 use crate::{
     model::{Census, LEGAL_TRANSITIONS},
-    watch::{Events, NamespaceResults, Reading, SnapshotState},
+    watch::{CloseWaitReading, Events, NamespaceResults, Reading, SnapshotState},
 };
 
 /// All families of `reading`.
@@ -18,18 +22,17 @@ pub(super) fn families(reading: &Reading) -> Vec<MetricFamily> {
         by_namespace: _,
         transitions,
         missed,
+        close_wait,
+        close_wait_durations,
         events,
         snapshot,
         namespaces,
         programs,
     } = reading;
     let mut families = vec![
+        family(&own::BUILD_INFO, [series([env!("CARGO_PKG_VERSION")], 1)]),
         family(
-            &catalogue::BUILD_INFO,
-            [series([env!("CARGO_PKG_VERSION")], 1)],
-        ),
-        family(
-            &catalogue::PROGRAM_UP,
+            &own::PROGRAM_UP,
             programs.iter().map(|status| {
                 let up = u64::from(status.outcome.is_ok());
                 series([status.program.name()], up)
@@ -37,15 +40,22 @@ pub(super) fn families(reading: &Reading) -> Vec<MetricFamily> {
         ),
         self::namespaces(namespaces),
     ];
-    families.extend(sockets.as_ref().map(self::sockets));
+    families.extend(sockets.as_ref().map(by_state));
     families.extend(transitions.as_ref().map(self::transitions));
-    families.extend(missed.map(|missed| family(&catalogue::MISSED, [series([], missed)])));
+    families.extend(missed.map(|missed| family(&own::MISSED, [series([], missed)])));
+    families.extend(close_wait.iter().flat_map(close_wait::families));
+    families.extend(close_wait_durations.iter().flat_map(close_wait::durations));
     families.extend(events.iter().flat_map(self::events));
     families.extend(snapshot.iter().flat_map(self::snapshot));
+    families.extend(
+        passes(snapshot.as_ref(), close_wait.as_ref())
+            .into_iter()
+            .flatten(),
+    );
     families
 }
 
-fn sockets(census: &Census) -> MetricFamily {
+fn by_state(census: &Census) -> MetricFamily {
     let all = Family::ALL.into_iter().flat_map(|family| {
         TcpState::FOUND.into_iter().map(move |state| {
             series(
@@ -54,7 +64,7 @@ fn sockets(census: &Census) -> MetricFamily {
             )
         })
     });
-    family(&catalogue::SOCKETS, all)
+    family(&sockets::SOCKETS, all)
 }
 
 /// As the label `family` has it.
@@ -73,39 +83,55 @@ fn transitions(matrix: &TransitionMatrix) -> MetricFamily {
             is_shown.then(|| series([from.name(), to.name()], count))
         })
     });
-    family(&catalogue::TRANSITIONS, pairs)
+    family(&sockets::TRANSITIONS, pairs)
 }
 
 fn events(events: &Events) -> [MetricFamily; 6] {
     let ring = |metric, count| family(metric, [series(["transitions"], count)]);
     [
-        ring(&catalogue::EVENTS, events.kernel.emitted),
-        ring(&catalogue::EVENTS_DECODED, events.decoded),
-        ring(&catalogue::EVENTS_LOST, events.lost()),
-        ring(&catalogue::EVENTS_MALFORMED, events.malformed),
-        family(&catalogue::UNTRACKED, [series([], events.kernel.untracked)]),
+        ring(&own::EVENTS, events.kernel.emitted),
+        ring(&own::EVENTS_DECODED, events.decoded),
+        ring(&own::EVENTS_LOST, events.lost()),
+        ring(&own::EVENTS_MALFORMED, events.malformed),
+        family(&own::UNTRACKED, [series([], events.kernel.untracked)]),
         family(
-            &catalogue::UNKNOWN_STATES,
+            &own::UNKNOWN_STATES,
             [series([], events.kernel.unknown_state)],
         ),
     ]
 }
 
 fn snapshot(state: &SnapshotState) -> Vec<MetricFamily> {
-    let seconds = |metric, duration: Duration| {
-        family(metric, [Sample::new(["sockets"], duration.as_secs_f64())])
-    };
-    let mut families = vec![
-        seconds(&catalogue::SNAPSHOT_DURATION, state.duration),
-        seconds(&catalogue::SNAPSHOT_AGE, state.age),
-        family(&catalogue::UNKNOWN_SOCKETS, [series([], state.unknown)]),
-    ];
+    let mut families = vec![family(&own::UNKNOWN_SOCKETS, [series([], state.unknown)])];
     families.extend(
         state
             .uncertain
-            .map(|uncertain| family(&catalogue::SNAPSHOT_UNCERTAIN, [series([], uncertain)])),
+            .map(|uncertain| family(&own::SNAPSHOT_UNCERTAIN, [series([], uncertain)])),
     );
     families
+}
+
+/// How long each pass takes, and how old is what it found.
+fn passes(
+    sockets: Option<&SnapshotState>,
+    owners: Option<&CloseWaitReading>,
+) -> Option<[MetricFamily; 2]> {
+    let sockets = sockets?;
+    let owners = owners.map(|owners| ("owners", owners.found.took, owners.age));
+    let passes = [("sockets", sockets.duration, sockets.age)]
+        .into_iter()
+        .chain(owners);
+    let seconds = |name, duration: Duration| Sample::new([name], duration.as_secs_f64());
+    Some([
+        family(
+            &own::SNAPSHOT_DURATION,
+            passes.clone().map(|(name, took, _)| seconds(name, took)),
+        ),
+        family(
+            &own::SNAPSHOT_AGE,
+            passes.map(|(name, _, age)| seconds(name, age)),
+        ),
+    ])
 }
 
 fn namespaces(results: &NamespaceResults) -> MetricFamily {
@@ -115,7 +141,7 @@ fn namespaces(results: &NamespaceResults) -> MetricFamily {
         unreachable,
     } = *results;
     family(
-        &catalogue::NAMESPACES,
+        &own::NAMESPACES,
         [
             series(["counted"], counted),
             series(["denied"], denied),
@@ -124,78 +150,14 @@ fn namespaces(results: &NamespaceResults) -> MetricFamily {
     )
 }
 
-/// One series of a metric: the values of its labels, in their order, and its own.
-struct Sample<const LABELS: usize> {
-    labels: [&'static str; LABELS],
-    value: f64,
-}
-
-impl<const LABELS: usize> Sample<LABELS> {
-    const fn new(labels: [&'static str; LABELS], value: f64) -> Self {
-        Self { labels, value }
-    }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "Prometheus values are doubles; counts stay exact up to 2^53"
-)]
-const fn series<const LABELS: usize>(labels: [&'static str; LABELS], value: u64) -> Sample<LABELS> {
-    Sample::new(labels, value as f64)
-}
-
-fn family<const LABELS: usize>(
-    metric: &Metric,
-    samples: impl IntoIterator<Item = Sample<LABELS>>,
-) -> MetricFamily {
-    debug_assert_eq!(metric.labels.len(), LABELS, "{}", metric.name);
-    let mut family = MetricFamily::default();
-    family.set_name(metric.name.to_owned());
-    family.set_help(metric.help.to_owned());
-    family.set_field_type(match metric.kind {
-        Kind::Counter => MetricType::COUNTER,
-        Kind::Gauge => MetricType::GAUGE,
-    });
-    let all = samples
-        .into_iter()
-        .map(|sample| to_series(metric, &sample))
-        .collect();
-    family.set_metric(all);
-    family
-}
-
-fn to_series<const LABELS: usize>(metric: &Metric, sample: &Sample<LABELS>) -> Series {
-    let labels = metric.labels.iter().zip(sample.labels);
-    let mut series = Series::from_label(
-        labels
-            .map(|(label, value)| {
-                let mut pair = LabelPair::default();
-                pair.set_name(label.name.to_owned());
-                pair.set_value(value.to_owned());
-                pair
-            })
-            .collect(),
-    );
-    match metric.kind {
-        Kind::Counter => {
-            let mut counter = Counter::default();
-            counter.set_value(sample.value);
-            series.set_counter(counter);
-        }
-        Kind::Gauge => {
-            let mut gauge = Gauge::default();
-            gauge.set_value(sample.value);
-            series.set_gauge(gauge);
-        }
-    }
-    series
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use tcpstate_common::Durations;
+
     use super::*;
+    use crate::metrics::catalogue;
 
     fn reading() -> Reading {
         Reading {
@@ -203,6 +165,8 @@ mod tests {
             by_namespace: BTreeMap::new(),
             transitions: Some(TransitionMatrix::ZERO),
             missed: Some(0),
+            close_wait: Some(close_wait::tests::reading()),
+            close_wait_durations: Some(Durations::default()),
             events: Some(Events::default()),
             snapshot: Some(SnapshotState {
                 uncertain: Some(0),
@@ -255,6 +219,8 @@ mod tests {
             sockets: None,
             transitions: None,
             missed: None,
+            close_wait: None,
+            close_wait_durations: None,
             events: None,
             snapshot: None,
             ..reading()
@@ -264,6 +230,8 @@ mod tests {
             "tcpstate_sockets",
             "tcpstate_transitions_total",
             "tcpstate_events_total",
+            "tcpstate_close_wait_sockets",
+            "tcpstate_state_duration_seconds",
             "tcpstate_snapshot_age_seconds",
         ] {
             assert!(find(&families, absent).is_none(), "{absent}");

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     bpf::{PassError, SocketPass},
-    model::{NamespaceModel, Pass},
+    model::{NamespaceModel, Pass, close_wait::Survey},
     netns::{Namespace, SockStat, VisitError, Visitor, proc_mark},
 };
 
@@ -37,14 +37,21 @@ enum Counted {
 
 impl Shared {
     /// Counts one namespace and corrects its model, or confirms it where nothing can have
-    /// changed.
-    pub(super) fn count(&self, visitor: &Visitor, namespace: &Namespace, walk: Walk) {
+    /// changed. What a `survey` wants to know can change without any sign, so for it there is
+    /// always a walk.
+    pub(super) fn count(
+        &self,
+        visitor: &Visitor,
+        namespace: &Namespace,
+        walk: Walk,
+        survey: Option<&mut Survey>,
+    ) {
         let Some(socket_pass) = &self.socket_pass else {
             return;
         };
         let visited = visitor.visit(namespace, || {
             let mark = proc_mark(Path::new("/proc/thread-self"));
-            self.count_here(socket_pass, namespace.inode, walk)
+            self.count_here(socket_pass, namespace.inode, walk, survey)
                 .map(|counted| (counted, mark))
         });
         let failure = match visited {
@@ -62,6 +69,7 @@ impl Shared {
         socket_pass: &Mutex<SocketPass>,
         inode: u32,
         walk: Walk,
+        survey: Option<&mut Survey>,
     ) -> Result<Counted, PassError> {
         let begun = Instant::now();
         // What could tell of a change is read before what it would change.
@@ -76,7 +84,7 @@ impl Shared {
                 let model = watched.model.as_ref();
                 model.is_some_and(|model| model.still_holds(&counters, stat, missed))
             });
-        if still_holds {
+        if still_holds && survey.is_none() {
             return Ok(Counted::Confirmed(Instant::now()));
         }
         // The walk goes through the table of all namespaces, however few sockets this one has;
@@ -94,7 +102,10 @@ impl Shared {
             };
             let walk_begun = Instant::now();
             before = self.counters(inode);
-            counts = socket_pass.count()?;
+            counts = match survey {
+                None => socket_pass.count()?,
+                Some(survey) => describe(&mut socket_pass, inode, survey)?,
+            };
             took += walk_begun.elapsed();
         }
         Ok(Counted::Anew(Box::new(Pass {
@@ -159,4 +170,17 @@ impl Shared {
             at: Instant::now(),
         });
     }
+}
+
+fn describe(
+    socket_pass: &mut SocketPass,
+    namespace: u32,
+    survey: &mut Survey,
+) -> Result<SocketCounts, PassError> {
+    survey.begin(namespace);
+    let counts = socket_pass.describe(|socket| survey.add(&socket));
+    if counts.is_err() {
+        survey.forget(namespace);
+    }
+    counts
 }

@@ -22,6 +22,8 @@ const SEARCH_PART: f64 = 1.0 / 16.0;
 const LONGEST_TURNS: Duration = Duration::from_secs(1);
 /// How long to sleep when no namespace is due.
 const IDLE: Duration = Duration::from_millis(500);
+/// How old it is at least what is known of owners when they are looked for again.
+const OWNERS_DUE: Duration = Duration::from_secs(5);
 /// How long to leave a namespace alone that could not be counted.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -45,6 +47,11 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
             // What the start has cost is not taken from what comes after.
             budget = Budget::new(cpu_percent - for_search, Instant::now());
         }
+        if owners_are_due(shared, &mut budget, &candidates) {
+            charge(&mut budget, || {
+                shared.name_close_wait(&visitor, Walk::Waits);
+            });
+        }
         let until_count = take_turns(shared, &visitor, &mut budget, turns(candidates));
         match shared.wait(until_search.min(until_count)) {
             Woken::Stop => return,
@@ -52,6 +59,29 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
             Woken::TimeOut => {}
         }
     }
+}
+
+/// Whether to find out now who keeps sockets in CLOSE_WAIT: where there are some, as far as the
+/// budget goes, in turn with the snapshots.
+fn owners_are_due(shared: &Shared, budget: &mut Budget, candidates: &[Candidate]) -> bool {
+    if !shared.tells_owners || shared.progress() < Progress::Counted {
+        return false;
+    }
+    let is_turn = match shared.last_close_wait() {
+        // The first time is not put off: until then there is nothing to show.
+        None => true,
+        Some(last) => {
+            let age = last.at.elapsed();
+            let oldest = candidates
+                .iter()
+                .filter_map(|candidate| candidate.last.map(|last| last.age))
+                .max();
+            age >= OWNERS_DUE
+                && oldest.is_none_or(|oldest| oldest <= age)
+                && budget.wait(Instant::now()).is_zero()
+        }
+    };
+    is_turn && !shared.with_close_wait().is_empty()
 }
 
 /// Counts one namespace after the other, as far as the budget goes, and for no longer than the
@@ -80,7 +110,9 @@ fn take_turns(
             .get(&candidate.inode)
             .map(|watched| watched.namespace.clone());
         if let Some(namespace) = namespace {
-            charge(budget, || shared.count(visitor, &namespace, Walk::Waits));
+            charge(budget, || {
+                shared.count(visitor, &namespace, Walk::Waits, None);
+            });
         }
     }
     IDLE

@@ -13,6 +13,7 @@
 //! namespaces, flow.
 
 mod charge;
+mod close_wait;
 mod count;
 mod counting;
 mod events;
@@ -29,9 +30,13 @@ use std::{
     time::Duration,
 };
 
-pub use reading::{Events, NamespaceReading, NamespaceResults, Reading, SnapshotState};
+pub use close_wait::{CloseWait, OwnedGroup};
+pub use reading::{
+    CloseWaitReading, Events, NamespaceReading, NamespaceResults, Reading, SnapshotState,
+};
 
-use crate::{bpf::Loaded, recent_ends::RecentEnds};
+use crate::{bpf::Loaded, netns::Visitor, recent_ends::RecentEnds};
+use count::Walk;
 use scraping::Request;
 use shared::{Progress, Shared};
 
@@ -42,15 +47,25 @@ pub struct Watch {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// How to watch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WatchSettings {
+    /// Share of one core that background snapshots use, in percent.
+    pub cpu_percent: f64,
+    /// Groups of sockets in CLOSE_WAIT that have series of their own: so many of the largest, and
+    /// so many of the oldest.
+    pub close_wait_top: usize,
+}
+
 /// The watch no longer answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the watch has stopped")]
 pub struct Stopped;
 
 impl Watch {
-    /// Starts to watch with what was loaded. Background snapshots use `cpu_percent` of one core.
-    pub fn start(loaded: Loaded, cpu_percent: f64) -> io::Result<Self> {
-        let (shared, kernel_log) = Shared::new(loaded);
+    /// Starts to watch with what was loaded.
+    pub fn start(loaded: Loaded, settings: WatchSettings) -> io::Result<Self> {
+        let (shared, kernel_log) = Shared::new(loaded, settings);
         let (requests, incoming) = mpsc::channel();
         let mut watch = Self {
             shared: Arc::clone(&shared),
@@ -58,7 +73,9 @@ impl Watch {
             threads: Vec::new(),
         };
         let counting = Arc::clone(&shared);
-        watch.spawn("ts-counting", move || counting::run(&counting, cpu_percent))?;
+        watch.spawn("ts-counting", move || {
+            counting::run(&counting, settings.cpu_percent)
+        })?;
         let scraping = Arc::clone(&shared);
         watch.spawn("ts-scraping", move || scraping::run(&scraping, &incoming))?;
         watch.spawn("ts-events", move || events::run(&shared, kernel_log))?;
@@ -93,6 +110,13 @@ impl Watch {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Finds out now who keeps sockets in CLOSE_WAIT, whatever it costs; `None` where that cannot
+    /// be told. Waits for a walk that is under way. `visitor` is at home where the agent is.
+    #[must_use]
+    pub fn close_wait(&self, visitor: &Visitor) -> Option<Arc<CloseWait>> {
+        self.shared.name_close_wait(visitor, Walk::Waits)
     }
 
     /// The connections that ended abnormally, as far as they are kept.

@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tcpstate_common::{EventCounters, NamespaceCounters, TransitionMatrix};
+use tcpstate_common::{Durations, EventCounters, NamespaceCounters, TransitionMatrix};
 
+use super::CloseWait;
 use crate::{bpf::ProgramStatus, model::Census};
 
 /// The state of the host at one moment.
@@ -21,6 +23,10 @@ pub struct Reading {
     pub transitions: Option<TransitionMatrix>,
     /// Transitions that the kernel side passed over.
     pub missed: Option<u64>,
+    /// Who keeps sockets in CLOSE_WAIT. `None` where that cannot be told, or not yet.
+    pub close_wait: Option<CloseWaitReading>,
+    /// How long sockets were in CLOSE_WAIT that have left it. `None` where nothing sees them.
+    pub close_wait_durations: Option<Durations>,
     /// What became of the event records. `None` where there are none.
     pub events: Option<Events>,
     /// How good the snapshots are.
@@ -29,6 +35,17 @@ pub struct Reading {
     pub namespaces: NamespaceResults,
     /// What became of the programs.
     pub programs: Vec<ProgramStatus>,
+}
+
+/// Who keeps sockets in CLOSE_WAIT, as it was found out last.
+#[derive(Clone, Debug)]
+pub struct CloseWaitReading {
+    /// What was found.
+    pub found: Arc<CloseWait>,
+    /// How long ago.
+    pub age: Duration,
+    /// Groups that had no series of their own, summed over all times.
+    pub folded: u64,
 }
 
 /// What is known of one namespace.

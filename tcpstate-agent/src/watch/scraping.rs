@@ -6,11 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tcpstate_common::TcpState;
 use tracing::{debug, error, warn};
 
 use super::{
+    close_wait::CloseWait,
     count::Walk,
-    reading::{Events, NamespaceReading, NamespaceResults, Reading, SnapshotState},
+    reading::{
+        CloseWaitReading, Events, NamespaceReading, NamespaceResults, Reading, SnapshotState,
+    },
     shared::{Progress, Shared, lock},
 };
 use crate::{
@@ -45,7 +49,8 @@ pub(super) fn run(shared: &Shared, requests: &mpsc::Receiver<Request>) {
 
 fn read(shared: &Shared, visitor: &Visitor) -> Reading {
     let started = Instant::now();
-    count_if_cheap(shared, visitor);
+    name_close_wait_if_cheap(shared, visitor);
+    count_if_cheap(shared, visitor, started);
     look_for_strangers(shared);
     let by_namespace = namespace_readings(shared, visitor, started);
     // Before that a gauge would show a part as if it were all.
@@ -58,6 +63,12 @@ fn read(shared: &Shared, visitor: &Visitor) -> Reading {
         sum
     });
     Reading {
+        close_wait: close_wait(shared, sockets.as_ref()),
+        close_wait_durations: shared.flow().and_then(|flow| {
+            flow.close_wait_durations()
+                .inspect_err(|error| warn!(%error, "cannot read the durations"))
+                .ok()
+        }),
         sockets,
         by_namespace,
         transitions: shared.flow().and_then(|flow| {
@@ -73,26 +84,39 @@ fn read(shared: &Shared, visitor: &Visitor) -> Reading {
     }
 }
 
-fn count_if_cheap(shared: &Shared, visitor: &Visitor) {
+/// What this finds out of sockets is as good as a snapshot of their namespaces.
+fn name_close_wait_if_cheap(shared: &Shared, visitor: &Visitor) {
+    let is_cheap = shared
+        .last_close_wait()
+        .is_some_and(|last| last.took <= FRESH_LIMIT);
+    if is_cheap && !shared.with_close_wait().is_empty() {
+        shared.name_close_wait(visitor, Walk::IfFree);
+    }
+}
+
+fn count_if_cheap(shared: &Shared, visitor: &Visitor, started: Instant) {
     // The sum of what it took by experience; `None` where there is no experience.
-    let counted: Option<Vec<(Namespace, Duration)>> = shared
+    let counted: Option<Vec<(Namespace, Duration, bool)>> = shared
         .namespaces()
         .watched
         .values()
         .filter(|watched| watched.failure.is_none())
         .map(|watched| {
-            let took = watched.model.as_ref()?.pass_took();
-            Some((watched.namespace.clone(), took))
+            let model = watched.model.as_ref()?;
+            let is_fresh = model.counted_at() >= started;
+            Some((watched.namespace.clone(), model.pass_took(), is_fresh))
         })
         .collect();
     let Some(counted) = counted else {
         return;
     };
-    if counted.iter().map(|(_, took)| *took).sum::<Duration>() > FRESH_LIMIT {
+    if counted.iter().map(|(_, took, _)| *took).sum::<Duration>() > FRESH_LIMIT {
         return;
     }
-    for (namespace, _) in counted {
-        shared.count(visitor, &namespace, Walk::IfFree);
+    for (namespace, _, is_fresh) in counted {
+        if !is_fresh {
+            shared.count(visitor, &namespace, Walk::IfFree, None);
+        }
     }
 }
 
@@ -153,6 +177,22 @@ fn namespace_readings(
         by_namespace.insert(namespace.inode, reading);
     }
     by_namespace
+}
+
+/// What was found out last, or nothing where no socket is in CLOSE_WAIT any more.
+fn close_wait(shared: &Shared, sockets: Option<&Census>) -> Option<CloseWaitReading> {
+    let is_empty = sockets?.in_state(TcpState::CloseWait) == 0;
+    let last = shared.last_close_wait();
+    let found = if is_empty && shared.tells_owners {
+        Arc::new(CloseWait::nothing(last.as_ref(), Instant::now()))
+    } else {
+        last?
+    };
+    Some(CloseWaitReading {
+        age: found.at.elapsed(),
+        found,
+        folded: shared.close_wait_folded(),
+    })
 }
 
 fn events(shared: &Shared) -> Option<Events> {

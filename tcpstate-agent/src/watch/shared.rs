@@ -9,6 +9,7 @@ use std::{
 use tcpstate_common::NamespaceCounters;
 use tracing::warn;
 
+use super::{WatchSettings, close_wait::Naming};
 use crate::{
     bpf::{EventRing, Flow, KernelLog, Loaded, ProgramStatus, SocketPass},
     model::NamespaceModel,
@@ -22,8 +23,10 @@ pub(super) const EVENT_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Shared {
     flow: Option<Mutex<Flow>>,
     pub(super) socket_pass: Option<Mutex<SocketPass>>,
+    pub(super) tells_owners: bool,
     pub(super) events: Option<Mutex<EventRing>>,
     pub(super) recent_ends: Mutex<RecentEnds>,
+    pub(super) naming: Naming,
     pub(super) programs: Vec<ProgramStatus>,
     namespaces: Mutex<Namespaces>,
     signals: Mutex<Signals>,
@@ -102,7 +105,7 @@ pub(super) enum Woken {
 }
 
 impl Shared {
-    pub(super) fn new(loaded: Loaded) -> (Arc<Self>, Option<KernelLog>) {
+    pub(super) fn new(loaded: Loaded, settings: WatchSettings) -> (Arc<Self>, Option<KernelLog>) {
         let Loaded {
             flow,
             events,
@@ -112,9 +115,11 @@ impl Shared {
         } = loaded;
         let shared = Self {
             flow: flow.map(Mutex::new),
+            tells_owners: socket_pass.as_ref().is_some_and(SocketPass::tells_owners),
             socket_pass: socket_pass.map(Mutex::new),
             events: events.map(Mutex::new),
             recent_ends: Mutex::default(),
+            naming: Naming::new(settings.close_wait_top),
             programs,
             namespaces: Mutex::default(),
             signals: Mutex::default(),

@@ -18,7 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tcpstate_agent::{
     bpf::{self, KernelLogLevel, LoadOptions, Loaded, facts::Facts, plan::ProgramId},
     model::Census,
-    watch::{Reading, Watch},
+    watch::{Reading, Watch, WatchSettings},
 };
 use tcpstate_common::{Family, RecordMask, TcpState};
 
@@ -278,7 +278,11 @@ pub(crate) fn busy_watch() -> Watch {
 }
 
 fn start(ring_bytes: u32, cpu_percent: f64) -> Watch {
-    let watch = Watch::start(load(ring_bytes), cpu_percent).unwrap();
+    let settings = WatchSettings {
+        cpu_percent,
+        close_wait_top: 50,
+    };
+    let watch = Watch::start(load(ring_bytes), settings).unwrap();
     assert!(
         watch.wait_until_ready(Duration::from_secs(10)),
         "never ready"

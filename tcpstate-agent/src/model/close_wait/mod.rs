@@ -15,6 +15,7 @@ mod peers;
 mod survey;
 mod tally;
 mod tick_rate;
+mod top;
 
 pub use age::{Age, Ages, OLDER_THAN_SECONDS};
 pub use attribution::{Group, attribute};
@@ -24,3 +25,4 @@ pub use peers::Peers;
 pub use survey::{Role, Service, Survey};
 pub use tally::Tally;
 pub use tick_rate::TickRate;
+pub use top::{OTHER, OwnerLabels, Series, SeriesKey, top};

@@ -1,0 +1,128 @@
+//! Every metric of the agent's own: name, type, labels, meaning. docs/metrics.md is made of this.
+
+pub mod close_wait;
+pub mod own;
+pub mod sockets;
+
+/// The type of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only rises, and starts at 0 with the agent.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// Observations in buckets, which only rise.
+    Histogram,
+}
+
+impl Kind {
+    /// As the exposition format spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A label and what its values are.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// What it can be.
+    pub values: &'static str,
+}
+
+/// A metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Its labels, in the order in which series give their values.
+    pub labels: &'static [Label],
+    /// The HELP line.
+    pub help: &'static str,
+}
+
+/// Every metric, in the order of the reference.
+pub const ALL: [&Metric; 27] = [
+    &sockets::SOCKETS,
+    &sockets::TRANSITIONS,
+    &close_wait::SOCKETS,
+    &close_wait::OLDEST_AGE,
+    &close_wait::LOWER_BOUND,
+    &close_wait::UNREAD_BYTES,
+    &close_wait::AGE_SOCKETS,
+    &close_wait::OPEN_FDS,
+    &close_wait::MAX_FDS,
+    &close_wait::STATE_DURATION,
+    &close_wait::DURATION_UNKNOWN,
+    &close_wait::DURATION_DISPLACED,
+    &own::BUILD_INFO,
+    &own::PROGRAM_UP,
+    &own::EVENTS,
+    &own::EVENTS_DECODED,
+    &own::EVENTS_LOST,
+    &own::EVENTS_MALFORMED,
+    &own::UNTRACKED,
+    &own::MISSED,
+    &own::UNKNOWN_STATES,
+    &own::SNAPSHOT_DURATION,
+    &own::SNAPSHOT_AGE,
+    &own::SNAPSHOT_UNCERTAIN,
+    &own::UNKNOWN_SOCKETS,
+    &own::NAMESPACES,
+    &own::SERIES_FOLDED,
+];
+
+/// The metrics reference, docs/metrics.md.
+#[must_use]
+pub fn reference() -> String {
+    use std::fmt::Write as _;
+
+    let mut text = String::from(
+        "# Metrics\n\n\
+         <!-- Generated from tcpstate-agent/src/metrics/catalogue/: cargo xtask docs -->\n\n\
+         What `/metrics` shows. Counters start at 0 when the agent starts. A metric whose eBPF \
+         program cannot run is absent, and `tcpstate_program_up` says so. `process_*` are the \
+         usual metrics of the agent's own process.\n",
+    );
+    for metric in ALL {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "\n## `{}`\n\n{}. {}\n",
+            metric.name,
+            capitalized(metric.kind.name()),
+            metric.help
+        );
+        if !metric.labels.is_empty() {
+            text.push_str("\n| label | values |\n| --- | --- |\n");
+            for label in metric.labels {
+                let _ = writeln!(text, "| `{}` | {} |", label.name, label.values);
+            }
+        }
+    }
+    text.push_str(
+        "\n## Zero and absent series\n\n\
+         `tcpstate_sockets` has all 20 series at all times. `tcpstate_transitions_total` has a \
+         series for every pair of states that the kernel can produce, from the start; another \
+         pair appears should it ever occur. `tcpstate_close_wait_age_sockets` has all its series at \
+         all times; the other metrics of sockets in CLOSE_WAIT have none where there are no such \
+         sockets.\n",
+    );
+    text
+}
+
+fn capitalized(word: &str) -> String {
+    let mut letters = word.chars();
+    letters
+        .next()
+        .map(|first| first.to_uppercase().chain(letters).collect())
+        .unwrap_or_default()
+}

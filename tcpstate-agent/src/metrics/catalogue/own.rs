@@ -1,0 +1,160 @@
+//! The agent about itself.
+
+use super::{Kind, Label, Metric};
+
+const PASS: Label = Label {
+    name: "pass",
+    values: "`sockets`: counting them; `owners`: finding out who keeps sockets in CLOSE_WAIT",
+};
+const RING: Label = Label {
+    name: "ring",
+    values: "`transitions`",
+};
+
+/// Version of the agent.
+pub const BUILD_INFO: Metric = Metric {
+    name: "tcpstate_build_info",
+    kind: Kind::Gauge,
+    labels: &[Label {
+        name: "version",
+        values: "version of the agent",
+    }],
+    help: "Always 1; the labels tell which agent this is.",
+};
+
+/// Whether each eBPF program runs.
+pub const PROGRAM_UP: Metric = Metric {
+    name: "tcpstate_program_up",
+    kind: Kind::Gauge,
+    labels: &[Label {
+        name: "program",
+        values: "`tcp_transition` (transitions, and gauges that move with them), `tcp_count` \
+                 (sockets by state), `tcp_close_wait` (causes of CLOSE_WAIT), `tcp_owners` \
+                 (its owners)",
+    }],
+    help: "Whether this eBPF program is loaded. 0: what needs it is missing, `tcpstate-agent \
+           check` tells why.",
+};
+
+/// Records that were due.
+pub const EVENTS: Metric = Metric {
+    name: "tcpstate_events_total",
+    kind: Kind::Counter,
+    labels: &[RING],
+    help: "Records that the kernel side had for this ring buffer. Equals decoded plus lost.",
+};
+
+/// Records that were understood.
+pub const EVENTS_DECODED: Metric = Metric {
+    name: "tcpstate_events_decoded_total",
+    kind: Kind::Counter,
+    labels: &[RING],
+    help: "Records of this ring buffer that the agent has read and understood.",
+};
+
+/// Records that are not known.
+pub const EVENTS_LOST: Metric = Metric {
+    name: "tcpstate_events_lost_total",
+    kind: Kind::Counter,
+    labels: &[RING],
+    help: "Records that found this ring buffer full, or were malformed. They are missing from \
+           details, never from totals.",
+};
+
+/// Records that were not understood.
+pub const EVENTS_MALFORMED: Metric = Metric {
+    name: "tcpstate_events_malformed_total",
+    kind: Kind::Counter,
+    labels: &[RING],
+    help: "Of the lost records, those that the agent has read and not understood.",
+};
+
+/// Transitions of a namespace without live counters.
+pub const UNTRACKED: Metric = Metric {
+    name: "tcpstate_untracked_transitions_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Transitions in network namespaces without live counters: not found yet, not to be \
+           found, or too many. The gauges of such a namespace move with snapshots only.",
+};
+
+/// Transitions that were passed over.
+pub const MISSED: Metric = Metric {
+    name: "tcpstate_missed_transitions_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Transitions in an interrupt that came while the transition program ran on that CPU: \
+           the kernel then passes the program over. They are in no other counter; the gauges are \
+           put right by the next snapshot.",
+};
+
+/// Transitions that make no sense.
+pub const UNKNOWN_STATES: Metric = Metric {
+    name: "tcpstate_unknown_state_transitions_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Transitions of TCP sockets in a state or of an address family that this version does \
+           not know. They are in no other metric.",
+};
+
+/// Duration of a snapshot.
+pub const SNAPSHOT_DURATION: Metric = Metric {
+    name: "tcpstate_snapshot_duration_seconds",
+    kind: Kind::Gauge,
+    labels: &[PASS],
+    help: "How long the pass takes: sockets, to count all network namespaces once, by the last \
+           snapshot of each; owners, to find out who keeps sockets in CLOSE_WAIT, by the last time.",
+};
+
+/// Age of the oldest snapshot in use.
+pub const SNAPSHOT_AGE: Metric = Metric {
+    name: "tcpstate_snapshot_age_seconds",
+    kind: Kind::Gauge,
+    labels: &[PASS],
+    help: "sockets: age of the oldest snapshot that the gauges rest on; between snapshots they move \
+           with every transition. owners: age of what the tcpstate_close_wait metrics show.",
+};
+
+/// Bound of the gauges' error.
+pub const SNAPSHOT_UNCERTAIN: Metric = Metric {
+    name: "tcpstate_snapshot_uncertain_sockets",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "By how many sockets the gauges can be wrong in sum, because sockets moved while they \
+           were being counted, or because transitions in their network namespace are not seen. \
+           Half-open connections and the two kinds of minisockets have no transitions: they are \
+           as old as the snapshot and not in this bound.",
+};
+
+/// Sockets that make no sense.
+pub const UNKNOWN_SOCKETS: Metric = Metric {
+    name: "tcpstate_unknown_sockets",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Sockets in a state or of an address family that this version does not know. They are \
+           in no other metric.",
+};
+
+/// Network namespaces.
+pub const NAMESPACES: Metric = Metric {
+    name: "tcpstate_namespaces",
+    kind: Kind::Gauge,
+    labels: &[Label {
+        name: "result",
+        values: "`counted`; `denied`: the agent may not enter; `unreachable`: nothing leads there, \
+                 counting failed, or is still to come",
+    }],
+    help: "Network namespaces of the host. Only those that are counted are in the gauges.",
+};
+
+/// Series that were folded.
+pub const SERIES_FOLDED: Metric = Metric {
+    name: "tcpstate_series_folded_total",
+    kind: Kind::Counter,
+    labels: &[Label {
+        name: "metric",
+        values: "`tcpstate_close_wait_sockets`, for all metrics with its labels",
+    }],
+    help: "Series that were added to the series `other` instead of being shown, summed over all \
+           passes.",
+};

@@ -1,0 +1,289 @@
+//! Finding out who keeps sockets in CLOSE_WAIT: a walk over the sockets of the namespaces that
+//! have some, and right behind it one over the descriptors of all processes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use tcpstate_common::TcpState;
+use tracing::warn;
+
+use super::{
+    count::Walk,
+    shared::{Shared, lock},
+};
+use crate::{
+    model::close_wait::{
+        Cause, Group, Holdings, OwnerLabels, Series, SeriesKey, Service, Survey, Tally, TickRate,
+        attribute, top,
+    },
+    netns::{Namespace, Visitor},
+    process::{Descriptors, Process, ProcessId, Processes},
+};
+
+/// Who keeps sockets in CLOSE_WAIT.
+#[derive(Clone, Debug)]
+pub struct CloseWait {
+    /// Every group.
+    pub groups: Vec<OwnedGroup>,
+    /// All of them together.
+    pub total: Tally,
+    /// The groups as series, the smaller ones folded together.
+    pub series: BTreeMap<SeriesKey, Series>,
+    /// The descriptors of the owners that have series: of several processes with equal labels
+    /// those of the one that is closest to its limit.
+    pub descriptors: BTreeMap<OwnerLabels, Descriptors>,
+    /// When it was found out.
+    pub at: Instant,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// Sockets in CLOSE_WAIT that one process keeps there for one reason.
+#[derive(Clone, Debug)]
+pub struct OwnedGroup {
+    /// The process, where one holds them.
+    pub owner: Option<Arc<Process>>,
+    /// Other processes that have some of them too.
+    pub co_owners: BTreeSet<ProcessId>,
+    /// What the connections are for.
+    pub service: Service,
+    /// Why they stay.
+    pub cause: Cause,
+    /// How many, and since when.
+    pub tally: Tally,
+}
+
+/// What is kept from one time to the next.
+#[derive(Debug)]
+pub(super) struct Naming {
+    limit: usize,
+    /// Locked while `/proc` is read, which scrapes do not wait for.
+    processes: Mutex<Processes>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    folded: u64,
+    last: Option<Arc<CloseWait>>,
+}
+
+impl Naming {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            processes: Mutex::default(),
+            known: Mutex::default(),
+        }
+    }
+}
+
+impl CloseWait {
+    /// What there is to say where no socket is in CLOSE_WAIT. Finding that out takes as long as it
+    /// took before.
+    pub(super) fn nothing(before: Option<&Arc<Self>>, at: Instant) -> Self {
+        Self {
+            groups: Vec::new(),
+            total: Tally::default(),
+            series: BTreeMap::new(),
+            descriptors: BTreeMap::new(),
+            at,
+            took: before.map_or(Duration::ZERO, |before| before.took),
+        }
+    }
+}
+
+impl Shared {
+    /// What was found out last; `None` before the first time.
+    pub(super) fn last_close_wait(&self) -> Option<Arc<CloseWait>> {
+        lock(&self.naming.known).last.clone()
+    }
+
+    /// Groups that had no series of their own, summed over all times.
+    pub(super) fn close_wait_folded(&self) -> u64 {
+        lock(&self.naming.known).folded
+    }
+
+    /// The namespaces that have sockets in CLOSE_WAIT by what is known of them.
+    pub(super) fn with_close_wait(&self) -> Vec<Namespace> {
+        let has_some = |inode: u32, model: &crate::model::NamespaceModel| {
+            let census = model.census(&self.counters(inode), None);
+            census.in_state(TcpState::CloseWait) > 0
+        };
+        self.namespaces()
+            .watched
+            .values()
+            .filter(|watched| {
+                let model = watched.model.as_ref();
+                model.is_some_and(|model| has_some(watched.namespace.inode, model))
+            })
+            .map(|watched| watched.namespace.clone())
+            .collect()
+    }
+
+    /// Finds out who keeps sockets in CLOSE_WAIT. `None` where that cannot be told, or with
+    /// [`Walk::IfFree`] where another thread is walking.
+    pub(super) fn name_close_wait(&self, visitor: &Visitor, walk: Walk) -> Option<Arc<CloseWait>> {
+        let begun = Instant::now();
+        let socket_pass = self.socket_pass.as_ref().filter(|_| self.tells_owners)?;
+        let tick_rate = {
+            let socket_pass = match walk {
+                Walk::Waits => lock(socket_pass),
+                Walk::IfFree => socket_pass.try_lock().ok()?,
+            };
+            let sample = socket_pass.clock();
+            TickRate::of(
+                sample
+                    .inspect_err(|error| warn!(%error, "cannot read the kernel's clock"))
+                    .ok()?,
+            )
+        };
+        let mut survey = Survey::new(monotonic_ns(), tick_rate);
+        for namespace in self.with_close_wait() {
+            self.count(visitor, &namespace, Walk::Waits, Some(&mut survey));
+        }
+        let total = survey.total();
+        let found = if total.sockets == 0 {
+            CloseWait {
+                took: begun.elapsed(),
+                ..CloseWait::nothing(None, begun)
+            }
+        } else {
+            let mut holdings = Holdings::default();
+            let walked = lock(socket_pass).owners(|owner| holdings.add(&owner, &survey));
+            if let Err(error) = walked {
+                warn!(%error, "cannot tell who holds the sockets in CLOSE_WAIT");
+                return None;
+            }
+            let groups = attribute(&survey, &holdings, begun.elapsed());
+            self.with_owners(groups, total, begun)
+        };
+        let found = Arc::new(found);
+        lock(&self.naming.known).last = Some(Arc::clone(&found));
+        Some(found)
+    }
+
+    fn with_owners(&self, groups: Vec<Group>, total: Tally, begun: Instant) -> CloseWait {
+        let owners: BTreeSet<ProcessId> = groups.iter().filter_map(|group| group.owner).collect();
+        let mut processes = lock(&self.naming.processes);
+        let groups = named(groups, &mut processes);
+        processes.keep_only(|id| owners.contains(id));
+        drop(processes);
+        let mut all = BTreeMap::<SeriesKey, Series>::new();
+        for group in &groups {
+            all.entry(group.key()).or_default().add(&group.tally);
+        }
+        let (series, folded) = top(all, self.naming.limit);
+        lock(&self.naming.known).folded += folded;
+        CloseWait {
+            descriptors: descriptors(&groups, &series),
+            groups,
+            total,
+            series,
+            at: Instant::now(),
+            took: begun.elapsed(),
+        }
+    }
+}
+
+impl OwnedGroup {
+    fn labels(&self) -> OwnerLabels {
+        self.owner
+            .as_ref()
+            .map_or_else(OwnerLabels::default, |process| {
+                let cgroup = process.cgroup.clone();
+                OwnerLabels {
+                    process: process.name.clone(),
+                    unit: cgroup.unit,
+                    container_id: cgroup.container_id,
+                    pod_uid: cgroup.pod_uid,
+                }
+            })
+    }
+
+    fn key(&self) -> SeriesKey {
+        SeriesKey {
+            owner: self.labels(),
+            role: self.service.role,
+            port: (self.service.port != 0).then_some(self.service.port),
+            cause: self.cause,
+        }
+    }
+}
+
+/// Looks the processes up. Sockets of one that has ended meanwhile have no owner: it took them
+/// with it, or somebody else has them now.
+fn named(groups: Vec<Group>, processes: &mut Processes) -> Vec<OwnedGroup> {
+    let now = Instant::now();
+    let mut named = BTreeMap::<(Option<ProcessId>, Service, Cause), OwnedGroup>::new();
+    for group in groups {
+        let owner = group.owner.and_then(|id| processes.get(id, now));
+        let key = (
+            owner.as_ref().map(|process| process.id),
+            group.service,
+            group.cause,
+        );
+        match named.entry(key) {
+            std::collections::btree_map::Entry::Occupied(mut same) => {
+                same.get_mut().tally.merge(&group.tally);
+            }
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(OwnedGroup {
+                    owner,
+                    co_owners: group.co_owners,
+                    service: group.service,
+                    cause: group.cause,
+                    tally: group.tally,
+                });
+            }
+        }
+    }
+    named.into_values().collect()
+}
+
+fn descriptors(
+    groups: &[OwnedGroup],
+    series: &BTreeMap<SeriesKey, Series>,
+) -> BTreeMap<OwnerLabels, Descriptors> {
+    let mut by_process = BTreeMap::new();
+    for group in groups {
+        if let Some(process) = &group.owner
+            && series.contains_key(&group.key())
+        {
+            by_process.insert(process.id, group.labels());
+        }
+    }
+    let mut worst = BTreeMap::<OwnerLabels, Descriptors>::new();
+    for (id, labels) in by_process {
+        // A process that has ended has none.
+        let Ok(found) = Descriptors::read(id.tgid) else {
+            continue;
+        };
+        let is_worse = worst
+            .get(&labels)
+            .is_none_or(|known| headroom(&found) < headroom(known));
+        if is_worse {
+            worst.insert(labels, found);
+        }
+    }
+    worst
+}
+
+/// Descriptors that can still be opened.
+fn headroom(descriptors: &Descriptors) -> u64 {
+    descriptors
+        .limit
+        .unwrap_or(u64::MAX)
+        .saturating_sub(descriptors.open)
+}
+
+/// `CLOCK_MONOTONIC`, by which the kernel side writes down beginnings.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = Duration::try_from(now).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
