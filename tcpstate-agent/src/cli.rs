@@ -1,6 +1,6 @@
 //! The command line: what was typed. What it means is in [`settings`](crate::settings).
 
-use std::{ffi::OsString, net::SocketAddr};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{
     ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -34,6 +34,8 @@ pub enum Command {
     Run(RunArgs),
     /// Count all sockets once, by state and family
     Snapshot(SnapshotArgs),
+    /// Tell who keeps sockets in CLOSE_WAIT, why, and what to do about it
+    Diagnose(DiagnoseArgs),
     /// Print state transitions as they happen
     Trace(TraceArgs),
     /// Tell what this kernel and these permissions allow, and what to do about the rest
@@ -79,6 +81,22 @@ pub struct RunArgs {
         default_value_t = 50
     )]
     pub close_wait_top: usize,
+    /// Where terminal commands ask.
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Where the agent and the commands that ask it meet.
+#[derive(Args, Clone, Debug)]
+pub struct ControlArgs {
+    /// Unix socket through which commands of root ask a running agent
+    #[arg(
+        long = "control.socket",
+        env = "TCPSTATE_CONTROL_SOCKET",
+        value_name = "PATH",
+        default_value = "/run/tcpstate-agent.sock"
+    )]
+    pub socket: PathBuf,
 }
 
 /// Flags of `snapshot`.
@@ -87,6 +105,50 @@ pub struct SnapshotArgs {
     /// Output format
     #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
     pub output: Output,
+}
+
+/// Flags of `diagnose`.
+#[derive(Args, Clone, Debug)]
+pub struct DiagnoseArgs {
+    /// Only sockets that this process holds
+    #[arg(
+        long,
+        env = "TCPSTATE_DIAGNOSE_PID",
+        value_name = "PID",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub pid: Option<u32>,
+    /// Only sockets of this service: for servers their own port, for clients the remote one
+    #[arg(
+        long,
+        env = "TCPSTATE_DIAGNOSE_PORT",
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub port: Option<u16>,
+    /// How many groups to show, the largest first
+    #[arg(
+        long,
+        env = "TCPSTATE_DIAGNOSE_LIMIT",
+        value_name = "COUNT",
+        default_value_t = 20
+    )]
+    pub limit: usize,
+    /// Seconds between two looks, for telling growth; 0 looks once
+    #[arg(
+        long,
+        env = "TCPSTATE_DIAGNOSE_INTERVAL",
+        value_name = "SECONDS",
+        default_value = "2",
+        value_parser = interval
+    )]
+    pub interval: Duration,
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Where to ask a running agent.
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// Flags of `trace`.
@@ -197,6 +259,7 @@ fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
         ("telemetry_path", "web.telemetry-path"),
         ("cpu_percent", "snapshot.cpu-percent"),
         ("close_wait_top", "close-wait.top"),
+        ("socket", "control.socket"),
     ]
     .into_iter()
     .find_map(|(id, flag)| {
@@ -219,6 +282,14 @@ fn percent(text: &str) -> Result<f64, String> {
         Ok(percent) if (0.01..=100.0).contains(&percent) => Ok(percent),
         _ => Err("not a number from 0.01 to 100".to_owned()),
     }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.0..=3_600.0).contains(seconds))
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "not a number of seconds from 0 to 3600".to_owned())
 }
 
 fn state() -> impl TypedValueParser<Value = TcpState> {
@@ -296,6 +367,11 @@ mod tests {
             (&["trace", "--port", "70000"], "70000"),
             (&["trace", "--port", "0"], "0"),
             (&["snapshot", "--output", "xml"], "xml"),
+            (&["diagnose", "--interval", "-1"], "interval"),
+            (&["diagnose", "--interval", "inf"], "interval"),
+            (&["diagnose", "--pid", "0"], "0"),
+            (&["diagnose", "--port", "65536"], "65536"),
+            (&["diagnose", "--limit", "-1"], "-1"),
         ] {
             let message = message(arguments);
             assert!(message.contains(word), "{arguments:?}: {message}");

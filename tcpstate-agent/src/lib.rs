@@ -10,7 +10,9 @@
 pub mod bpf;
 pub mod cli;
 pub mod commands;
+pub mod control;
 pub mod decode;
+pub mod diagnosis;
 pub mod http;
 pub mod landing_page;
 pub mod logging;

@@ -1,14 +1,15 @@
 //! What the command line means.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tcpstate_common::TcpState;
 use thiserror::Error;
 
 use crate::{
     bpf::KernelLogLevel,
-    cli::{LogArgs, LogFormat, LogLevel, Output, RunArgs, TraceArgs},
+    cli::{DiagnoseArgs, LogArgs, LogFormat, LogLevel, Output, RunArgs, TraceArgs},
     decode::Transition,
+    diagnosis::Filter,
     watch::WatchSettings,
 };
 
@@ -21,6 +22,8 @@ pub struct RunSettings {
     pub telemetry_path: String,
     /// How to watch.
     pub watch: WatchSettings,
+    /// Where terminal commands ask the agent.
+    pub control_socket: PathBuf,
 }
 
 /// A setting that cannot be.
@@ -42,6 +45,7 @@ impl TryFrom<RunArgs> for RunSettings {
             telemetry_path,
             cpu_percent,
             close_wait_top,
+            control,
         } = args;
         let is_path = telemetry_path.len() > 1
             && telemetry_path.starts_with('/')
@@ -60,6 +64,7 @@ impl TryFrom<RunArgs> for RunSettings {
                 cpu_percent,
                 close_wait_top,
             },
+            control_socket: control.socket,
         })
     }
 }
@@ -87,6 +92,38 @@ impl LogSettings {
 impl From<LogArgs> for LogSettings {
     fn from(LogArgs { level, format }: LogArgs) -> Self {
         Self { level, format }
+    }
+}
+
+/// Settings of `diagnose`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiagnoseSettings {
+    /// What to show.
+    pub filter: Filter,
+    /// Time between two looks; zero for one look only.
+    pub interval: Duration,
+    /// How to print it.
+    pub output: Output,
+    /// Where a running agent is asked.
+    pub control_socket: PathBuf,
+}
+
+impl From<DiagnoseArgs> for DiagnoseSettings {
+    fn from(args: DiagnoseArgs) -> Self {
+        let DiagnoseArgs {
+            pid,
+            port,
+            limit,
+            interval,
+            output,
+            control,
+        } = args;
+        Self {
+            filter: Filter { pid, port, limit },
+            interval,
+            output,
+            control_socket: control.socket,
+        }
     }
 }
 
@@ -142,6 +179,7 @@ mod tests {
     use tcpstate_common::Family;
 
     use super::*;
+    use crate::cli::ControlArgs;
 
     fn run(telemetry_path: &str, listen: &[&str]) -> Result<RunSettings, SettingsError> {
         RunSettings::try_from(RunArgs {
@@ -149,6 +187,9 @@ mod tests {
             telemetry_path: telemetry_path.to_owned(),
             cpu_percent: 2.0,
             close_wait_top: 50,
+            control: ControlArgs {
+                socket: "/nowhere".into(),
+            },
         })
     }
 

@@ -1,6 +1,7 @@
 //! The commands: each wires what it needs, and nothing else sees everything.
 
 pub mod check;
+pub mod diagnose;
 pub mod run;
 pub mod snapshot;
 pub mod trace;
@@ -13,7 +14,7 @@ use crate::{
     bpf::{Loaded, ProgramStatus},
     cli::{Cli, Command},
     logging,
-    settings::{LogSettings, RunSettings, TraceSettings},
+    settings::{DiagnoseSettings, LogSettings, RunSettings, TraceSettings},
 };
 
 /// Exit code of a command that did its work and found something wrong.
@@ -28,6 +29,7 @@ pub fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Run(args) => run::execute(&RunSettings::try_from(args)?, log)?,
         Command::Snapshot(args) => snapshot::execute(args.output)?,
         Command::Trace(args) => trace::execute(&TraceSettings::from(args), log)?,
+        Command::Diagnose(args) => diagnose::execute(&DiagnoseSettings::from(args))?,
         Command::Check => return check::execute(),
     }
     Ok(0)

@@ -5,11 +5,12 @@ use std::{io, net::SocketAddr, sync::Arc};
 use anyhow::Context as _;
 use tcpstate_common::RecordMask;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::require_any;
 use crate::{
     bpf::{self, LoadOptions, facts::Facts, plan::ProgramId},
+    control::Control,
     http, metrics,
     settings::{LogSettings, RunSettings},
     watch::Watch,
@@ -51,9 +52,16 @@ async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
         Arc::new(Watch::start(loaded, settings.watch).context("cannot start the watch's threads")?);
     let app = http::App {
         registry: metrics::register(Arc::clone(&watch)).context("cannot register the metrics")?,
-        watch,
+        watch: Arc::clone(&watch),
         telemetry_path: settings.telemetry_path.clone(),
     };
+    // Commands do without: they then look themselves.
+    let _control = Control::start(&settings.control_socket, watch)
+        .inspect_err(|error| {
+            let error = format!("{error:#}");
+            warn!(error, "terminal commands cannot ask this agent");
+        })
+        .ok();
     info!(version = env!("CARGO_PKG_VERSION"), "watching TCP states");
     http::serve(listeners, app, stop.requested()).await;
     info!("stopped");

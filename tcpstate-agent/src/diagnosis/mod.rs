@@ -1,0 +1,15 @@
+//! What `diagnose` says: the groups of sockets that stay where they should not, who keeps them
+//! there, how fast they grow, and what to do.
+//!
+//! A [`Report`] is one look, made by the running agent or by the command itself. Two of them make
+//! a [`Diagnosis`], which is printed as text or JSON.
+
+mod advice;
+mod compare;
+mod report;
+mod text;
+
+pub use advice::Advice;
+pub use compare::{DiagnosedGroup, Diagnosis, Filter};
+pub use report::{Report, ReportGroup, ReportPeer, ReportProcess};
+pub use text::write_text;

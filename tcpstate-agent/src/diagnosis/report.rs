@@ -1,0 +1,180 @@
+//! One look at the sockets in CLOSE_WAIT.
+
+use std::{collections::HashMap, net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::close_wait::{Cause, Role},
+    process::{Descriptors, Process, ProcessId},
+    watch::{CloseWait, OwnedGroup},
+};
+
+/// Peers that are named in each group.
+const PEERS: usize = 3;
+
+/// Every group of sockets in CLOSE_WAIT at one moment, the largest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// All sockets in CLOSE_WAIT.
+    pub sockets: u64,
+    /// They by owner, service and cause.
+    pub groups: Vec<ReportGroup>,
+}
+
+/// Sockets in CLOSE_WAIT that one process keeps there for one reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportGroup {
+    /// The process; `None` where no descriptor leads to them.
+    pub process: Option<ReportProcess>,
+    /// Numbers of other processes that have some of them too.
+    pub shared_with: Vec<u32>,
+    /// Inode number of the network namespace.
+    pub namespace: u32,
+    /// Which side of the connections.
+    pub role: Role,
+    /// The service's port, 0 for many together.
+    pub port: u16,
+    /// Why they stay.
+    pub cause: Cause,
+    /// How many there are.
+    pub sockets: u64,
+    /// How many of them are at most a minute old, as far as known.
+    pub last_minute: u64,
+    /// Age of the oldest, or at least that.
+    pub oldest_age_seconds: f64,
+    /// Age that half of them exceed, estimated.
+    pub median_age_seconds: f64,
+    /// Of how many only a lower bound of the age is known.
+    pub age_lower_bound_sockets: u64,
+    /// Whether the oldest is one of those.
+    pub oldest_age_is_lower_bound: bool,
+    /// Data that was not read.
+    pub unread_bytes: u64,
+    /// The peers with most of them.
+    pub peers: Vec<ReportPeer>,
+}
+
+/// A process that holds sockets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportProcess {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, `CLOCK_BOOTTIME` nanoseconds: with the number it names the process for
+    /// good.
+    pub start_boottime_ns: u64,
+    /// comm of its first thread.
+    pub name: String,
+    /// What it runs.
+    pub executable: Option<PathBuf>,
+    /// systemd unit, or empty.
+    pub unit: String,
+    /// Container, or empty.
+    pub container_id: String,
+    /// Kubernetes pod, or empty.
+    pub pod_uid: String,
+    /// Open descriptors.
+    pub open_fds: Option<u64>,
+    /// How many it may have open; `None` where that is not limited or not known.
+    pub max_fds: Option<u64>,
+}
+
+/// A peer and how many of a group's sockets go to it, or more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportPeer {
+    /// Its address.
+    pub address: IpAddr,
+    /// At least so many.
+    pub sockets: u64,
+}
+
+impl Report {
+    /// What was found, with what `/proc` says of the processes now.
+    #[must_use]
+    pub fn new(found: &CloseWait) -> Self {
+        let mut processes = HashMap::<ProcessId, ReportProcess>::new();
+        let mut groups: Vec<_> = found
+            .groups
+            .iter()
+            .map(|group| {
+                let process = group.owner.as_ref().map(|process| {
+                    let known = processes.entry(process.id);
+                    known.or_insert_with(|| describe(process)).clone()
+                });
+                ReportGroup::new(group, process)
+            })
+            .collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.sockets));
+        Self {
+            sockets: found.total.sockets,
+            groups,
+        }
+    }
+}
+
+fn describe(process: &Process) -> ReportProcess {
+    let Process {
+        id,
+        name,
+        executable,
+        cgroup,
+    } = process;
+    let descriptors = Descriptors::read(id.tgid).ok();
+    ReportProcess {
+        pid: id.tgid,
+        start_boottime_ns: id.start_boottime_ns,
+        name: name.clone(),
+        executable: executable.clone(),
+        unit: cgroup.unit.clone(),
+        container_id: cgroup.container_id.clone(),
+        pod_uid: cgroup.pod_uid.clone(),
+        open_fds: descriptors.map(|found| found.open),
+        max_fds: descriptors.and_then(|found| found.limit),
+    }
+}
+
+impl ReportGroup {
+    fn new(group: &OwnedGroup, process: Option<ReportProcess>) -> Self {
+        let tally = &group.tally;
+        let oldest = tally.oldest;
+        // The third limit is a minute.
+        let [_, _, older_than_a_minute, ..] = tally.older_than;
+        let peers = tally.peers.top(PEERS).into_iter();
+        Self {
+            process,
+            shared_with: group.co_owners.iter().map(|owner| owner.tgid).collect(),
+            namespace: group.service.namespace,
+            role: group.service.role,
+            port: group.service.port,
+            cause: group.cause,
+            sockets: tally.sockets,
+            last_minute: tally
+                .sockets
+                .saturating_sub(older_than_a_minute)
+                .saturating_sub(tally.lower_bound),
+            oldest_age_seconds: oldest.map_or(0.0, |age| age.time.as_secs_f64()),
+            median_age_seconds: tally.ages.median().as_secs_f64(),
+            age_lower_bound_sockets: tally.lower_bound,
+            oldest_age_is_lower_bound: oldest.is_some_and(|age| !age.is_exact),
+            unread_bytes: tally.unread_bytes,
+            peers: peers
+                .map(|(address, sockets)| ReportPeer { address, sockets })
+                .collect(),
+        }
+    }
+
+    /// Whether `other` is the same group at another time.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let key = |group: &Self| {
+            let process = group.process.as_ref();
+            (
+                process.map(|process| (process.pid, process.start_boottime_ns)),
+                group.namespace,
+                group.role,
+                group.port,
+                group.cause,
+            )
+        };
+        key(self) == key(other)
+    }
+}

@@ -1,0 +1,422 @@
+//! The report for a person.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+};
+
+use super::{DiagnosedGroup, Diagnosis, ReportGroup, ReportProcess};
+use crate::{model::close_wait::Role, process::terminal_text};
+
+/// Writes what there is to say, and what to do about it.
+pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    if diagnosis.groups.is_empty() {
+        return write_nothing(out, diagnosis);
+    }
+    if !diagnosis.is_something_wrong() {
+        return writeln!(
+            out,
+            "nothing wrong: {} in CLOSE_WAIT, none for longer than a second",
+            counted(diagnosis.sockets_shown, "socket")
+        );
+    }
+    writeln!(
+        out,
+        "CLOSE_WAIT: {} in {}. The peers have closed, these processes have not.",
+        counted(diagnosis.sockets_shown, "socket"),
+        counted(count(diagnosis.groups.len()), "group"),
+    )?;
+    let hidden = diagnosis.groups_found - diagnosis.groups.len();
+    if hidden > 0 {
+        writeln!(
+            out,
+            "{} more, not shown (--limit).",
+            counted(count(hidden), "smaller group")
+        )?;
+    }
+    if !diagnosis.from_agent {
+        writeln!(
+            out,
+            "No agent answers: ages are lower bounds (\"at least\"). Start `tcpstate-agent` to have \
+             them exact."
+        )?;
+    }
+    for (number, group) in diagnosis.groups.iter().enumerate() {
+        writeln!(out)?;
+        write_group(out, number + 1, group)?;
+    }
+    writeln!(out, "\nWHAT TO DO")?;
+    write_verdict(out, diagnosis)
+}
+
+fn write_nothing(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    match diagnosis.sockets {
+        0 => writeln!(out, "nothing wrong: no socket is in CLOSE_WAIT"),
+        sockets => writeln!(
+            out,
+            "nothing wrong there; {} in CLOSE_WAIT elsewhere",
+            are(sockets)
+        ),
+    }
+}
+
+fn write_group(out: &mut dyn Write, number: usize, diagnosed: &DiagnosedGroup) -> io::Result<()> {
+    let group = &diagnosed.group;
+    writeln!(
+        out,
+        "{number}. {}, {}: {}{}",
+        owner(group),
+        service(group),
+        counted(group.sockets, "socket"),
+        growth(diagnosed),
+    )?;
+    let mut line = |name: &str, text: String| writeln!(out, "   {name:<10}{text}");
+    line(
+        "cause",
+        format!("{}: {}", group.cause.name(), diagnosed.meaning),
+    )?;
+    line("age", ages(group))?;
+    if !group.peers.is_empty() {
+        line("peers", peers(group))?;
+    }
+    if group.unread_bytes > 0 {
+        line("unread", bytes(group.unread_bytes))?;
+    }
+    if let Some(process) = &group.process {
+        line("process", process_text(process, diagnosed))?;
+        let place = place(process);
+        if !place.is_empty() {
+            line("in", place)?;
+        }
+        if let Some(files) = files(process, diagnosed) {
+            line("files", files)?;
+        }
+    }
+    if !group.shared_with.is_empty() {
+        let pids: Vec<String> = group.shared_with.iter().map(u32::to_string).collect();
+        line("shared", format!("with pid {}", pids.join(", ")))?;
+    }
+    line("look", diagnosed.command.clone())
+}
+
+/// What is wrong, once for each process and cause.
+fn write_verdict(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    let mut said = BTreeSet::new();
+    for diagnosed in &diagnosis.groups {
+        let group = &diagnosed.group;
+        if !said.insert((owner(group), diagnosed.fault)) {
+            continue;
+        }
+        if group.process.is_some() {
+            writeln!(out, "- {} {}.", owner(group), diagnosed.fault)?;
+            writeln!(out, "  Check {}.", diagnosed.check)?;
+        } else {
+            writeln!(
+                out,
+                "- {} sockets on port {} belong to no descriptor of any process: they are on the \
+                 way from one to another (SCM_RIGHTS),\n  registered with io_uring, or the \
+                 kernel's own.",
+                grouped(group.sockets),
+                group.port
+            )?;
+        }
+        if let Some(seconds) = diagnosed
+            .fds_exhausted_in_seconds
+            .filter(|left| *left < 86_400.0)
+        {
+            writeln!(
+                out,
+                "  It has no descriptor left in about {}, and then accepts and opens nothing more.",
+                duration(seconds)
+            )?;
+        }
+    }
+    writeln!(
+        out,
+        "Only the processes can end these sockets: by close(), or by being restarted."
+    )
+}
+
+fn owner(group: &ReportGroup) -> String {
+    group.process.as_ref().map_or_else(
+        || "no process".to_owned(),
+        |process| format!("{} (pid {})", terminal(&process.name), process.pid),
+    )
+}
+
+fn service(group: &ReportGroup) -> String {
+    match (group.role, group.port) {
+        (Role::Server, 0) => "server on many ports".to_owned(),
+        (Role::Client, 0) => "client of many ports".to_owned(),
+        (Role::Server, port) => format!("server on port {port}"),
+        (Role::Client, port) => format!("client of port {port}"),
+    }
+}
+
+fn growth(diagnosed: &DiagnosedGroup) -> String {
+    let last_minute = match diagnosed.group.last_minute {
+        0 => String::new(),
+        sockets => format!(", {} came in the last minute", grouped(sockets)),
+    };
+    let now = match diagnosed.growth_per_second {
+        Some(rate) if rate > 0.0 => format!(", growing by {rate:.1} a second"),
+        Some(rate) if rate < 0.0 => format!(", shrinking by {:.1} a second", -rate),
+        Some(_) => ", not growing now".to_owned(),
+        None => String::new(),
+    };
+    now + &last_minute
+}
+
+fn ages(group: &ReportGroup) -> String {
+    let at_least = if group.oldest_age_is_lower_bound {
+        "at least "
+    } else {
+        ""
+    };
+    let mut text = format!(
+        "oldest {at_least}{}, median about {}",
+        duration(group.oldest_age_seconds),
+        duration(group.median_age_seconds)
+    );
+    if group.age_lower_bound_sockets > 0 {
+        text += &format!(
+            " ({} may be older than known)",
+            grouped(group.age_lower_bound_sockets)
+        );
+    }
+    text
+}
+
+fn peers(group: &ReportGroup) -> String {
+    let peers = group.peers.iter();
+    let peers: Vec<String> = peers
+        .map(|peer| format!("{} ({})", peer.address, grouped(peer.sockets)))
+        .collect();
+    peers.join(", ")
+}
+
+fn process_text(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> String {
+    let executable = process.executable.as_ref();
+    let executable = executable.map(|path| terminal(&path.to_string_lossy()));
+    let command_line = diagnosed.command_line.clone();
+    [executable, command_line.map(|line| format!("[{line}]"))]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn place(process: &ReportProcess) -> String {
+    [
+        ("unit", &process.unit),
+        ("container", &process.container_id),
+        ("pod", &process.pod_uid),
+    ]
+    .into_iter()
+    .filter(|(_, name)| !name.is_empty())
+    .map(|(kind, name)| format!("{kind} {}", terminal(name)))
+    .collect::<Vec<_>>()
+    .join(", ")
+}
+
+fn files(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> Option<String> {
+    let open = grouped(process.open_fds?);
+    let mut text = match process.max_fds {
+        Some(limit) => format!("{open} open of {}", grouped(limit)),
+        None => format!("{open} open, no limit"),
+    };
+    if let Some(seconds) = diagnosed.fds_exhausted_in_seconds {
+        text += &format!(", none left in about {} at this rate", duration(seconds));
+    }
+    Some(text)
+}
+
+fn terminal(text: &str) -> String {
+    terminal_text(text.as_bytes())
+}
+
+fn are(number: u64) -> String {
+    if number == 1 {
+        "1 socket is".to_owned()
+    } else {
+        format!("{} sockets are", grouped(number))
+    }
+}
+
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "two digits are shown of it")]
+fn bytes(number: u64) -> String {
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = number as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{number} bytes"),
+        unit => format!("{value:.1} {}", units[unit]),
+    }
+}
+
+/// As people say it: two units at most.
+fn duration(seconds: f64) -> String {
+    if seconds < 1.0 {
+        return format!("{:.0} ms", seconds * 1000.0);
+    }
+    if seconds < 10.0 {
+        return format!("{seconds:.1} s");
+    }
+    let whole =
+        std::time::Duration::try_from_secs_f64(seconds).map_or(u64::MAX, |time| time.as_secs());
+    let (days, hours, minutes) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{whole} s"),
+        (0, 0, minutes) => format!("{minutes} min {} s", whole % 60),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{} d {hours} h", grouped(days)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::diagnosis::{
+        Filter, Report,
+        compare::tests::{HERE, group, report},
+    };
+
+    fn text(first: Option<&Report>, second: Report, from_agent: bool) -> String {
+        let filter = Filter {
+            limit: 10,
+            ..Filter::default()
+        };
+        let first = first.map(|report| (report, Duration::from_secs(2)));
+        let mut diagnosis = Diagnosis::new(first, second, &filter, from_agent, HERE);
+        for group in &mut diagnosis.groups {
+            group.command_line = Some("python3 app.py".to_owned());
+        }
+        let mut text = Vec::new();
+        write_text(&mut text, &diagnosis).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn the_report_is_as_documented() {
+        let first = report(vec![group(4711, 8080, 880)]);
+        let second = report(vec![group(4711, 8080, 900)]);
+        assert_eq!(
+            text(Some(&first), second, true),
+            "\
+CLOSE_WAIT: 900 sockets in 1 group. The peers have closed, these processes have not.
+
+1. python3 (pid 4711), server on port 8080: 900 sockets, growing by 10.0 a second
+   cause     eof_read: the process has read end-of-file and has not called close()
+   age       oldest 1 h 2 min, median about 1 min 1 s
+   peers     10.0.0.7 (900)
+   process   /usr/bin/python3.11 [python3 app.py]
+   in        unit shop.service
+   files     912 open of 1,024, none left in about 11 s at this rate
+   shared    with pid 4712
+   look      sudo ss -tanp state close-wait '( sport = :8080 )'
+
+WHAT TO DO
+- python3 (pid 4711) leaks descriptors: it knows that the peers are gone and does not close.
+  Check every way out of the code that reads from the connection: errors, returns and exceptions without close(), responses whose body is never closed.
+  It has no descriptor left in about 11 s, and then accepts and opens nothing more.
+Only the processes can end these sockets: by close(), or by being restarted.
+"
+        );
+    }
+
+    #[test]
+    fn with_nothing_wrong_it_is_one_line() {
+        assert_eq!(
+            text(None, report(Vec::new()), true),
+            "nothing wrong: no socket is in CLOSE_WAIT\n"
+        );
+        let mut passing = group(1, 80, 1);
+        passing.oldest_age_seconds = 0.01;
+        assert_eq!(
+            text(None, report(vec![passing]), true),
+            "nothing wrong: 1 socket in CLOSE_WAIT, none for longer than a second\n"
+        );
+    }
+
+    #[test]
+    fn without_an_agent_it_says_what_is_less_good() {
+        let text = text(None, report(vec![group(1, 80, 5)]), false);
+        assert!(text.contains("No agent answers"), "{text}");
+    }
+
+    #[test]
+    fn nothing_that_a_process_chose_moves_the_cursor() {
+        let mut evil = group(1, 80, 5);
+        let process = evil.process.as_mut().unwrap();
+        process.name = "a\u{1b}[2Jb\nc".to_owned();
+        process.unit = "d\u{202e}e".to_owned();
+        process.executable = Some("/f\rg".into());
+        let text = text(None, report(vec![evil]), true);
+        let strange =
+            |letter: char| letter != '\n' && (letter.is_control() || letter == '\u{202e}');
+        assert!(!text.contains(strange), "{text:?}");
+        assert!(text.contains("b\\nc"), "{text}");
+    }
+
+    #[test]
+    fn a_process_with_two_groups_of_one_fault_is_told_once() {
+        let text = text(
+            None,
+            report(vec![group(1, 80, 5), group(1, 81, 4), group(2, 80, 3)]),
+            true,
+        );
+        assert_eq!(text.matches("leaks descriptors").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn numbers_and_times_are_as_people_say_them() {
+        for (seconds, expected) in [
+            (0.004, "4 ms"),
+            (1.25, "1.2 s"),
+            (59.0, "59 s"),
+            (61.0, "1 min 1 s"),
+            (11_000.0, "3 h 3 min"),
+            (200_000.0, "2 d 7 h"),
+        ] {
+            assert_eq!(duration(seconds), expected);
+        }
+        for (number, expected) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(number), expected);
+        }
+        assert_eq!(bytes(1023), "1023 bytes");
+        assert_eq!(bytes(1_572_864), "1.5 MiB");
+    }
+}
