@@ -140,6 +140,7 @@ pub struct DiagnoseArgs {
         env = "TCPSTATE_DIAGNOSE_INTERVAL",
         value_name = "SECONDS",
         default_value = "2",
+        allow_negative_numbers = true,
         value_parser = interval
     )]
     pub interval: Duration,
@@ -172,6 +173,15 @@ pub struct TraceArgs {
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub port: Vec<u16>,
+    /// Only sockets that this process owns, by its number or its name (comm); may be given more
+    /// than once
+    #[arg(
+        long,
+        env = "TCPSTATE_TRACE_PROCESS",
+        value_name = "PID|NAME",
+        value_delimiter = ','
+    )]
+    pub process: Vec<String>,
     /// Output format; json is one object a line
     #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
     pub output: Output,

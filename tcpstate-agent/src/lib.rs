@@ -19,6 +19,7 @@ pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod netns;
+pub mod ownership;
 pub mod process;
 pub mod recent_ends;
 pub mod settings;

@@ -164,6 +164,7 @@ mod tests {
             error,
             local: "127.0.0.1:80".parse().unwrap(),
             remote: format!("{peer}:1000").parse().unwrap(),
+            caller: None,
         }
     }
 

@@ -8,8 +8,8 @@ use thiserror::Error;
 use crate::{
     bpf::KernelLogLevel,
     cli::{DiagnoseArgs, LogArgs, LogFormat, LogLevel, Output, RunArgs, TraceArgs},
-    decode::Transition,
     diagnosis::Filter,
+    timeline::Observed,
     watch::WatchSettings,
 };
 
@@ -141,19 +141,32 @@ pub struct TraceSettings {
 pub struct TraceFilter {
     states: Vec<TcpState>,
     ports: Vec<u16>,
+    processes: Vec<String>,
 }
 
 impl TraceFilter {
-    /// Whether `transition` is to be printed.
+    /// Whether it matters who owns a socket.
     #[must_use]
-    pub fn passes(&self, transition: &Transition) -> bool {
+    pub const fn asks_for_owners(&self) -> bool {
+        !self.processes.is_empty()
+    }
+
+    /// Whether a transition is to be printed.
+    #[must_use]
+    pub fn passes(&self, observed: &Observed) -> bool {
+        let transition = &observed.transition;
         let of_state = |state: &TcpState| {
             [transition.old.name(), transition.new.name()].contains(&state.name())
         };
         let of_port =
             |port: &u16| [transition.local.port(), transition.remote.port()].contains(port);
+        let of_process = |process: &String| {
+            let mut owners = observed.owners.iter();
+            owners.any(|owner| owner.name == *process || owner.pid.to_string() == *process)
+        };
         (self.states.is_empty() || self.states.iter().any(of_state))
             && (self.ports.is_empty() || self.ports.iter().any(of_port))
+            && (self.processes.is_empty() || self.processes.iter().any(of_process))
     }
 }
 
@@ -162,12 +175,14 @@ impl From<TraceArgs> for TraceSettings {
         let TraceArgs {
             state,
             port,
+            process,
             output,
         } = args;
         Self {
             filter: TraceFilter {
                 states: state,
                 ports: port,
+                processes: process,
             },
             output,
         }
@@ -176,10 +191,12 @@ impl From<TraceArgs> for TraceSettings {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tcpstate_common::Family;
 
     use super::*;
-    use crate::cli::ControlArgs;
+    use crate::{cli::ControlArgs, decode::Transition, ownership::SocketOwner};
 
     fn run(telemetry_path: &str, listen: &[&str]) -> Result<RunSettings, SettingsError> {
         RunSettings::try_from(RunArgs {
@@ -223,19 +240,42 @@ mod tests {
             error: 0,
             local: "127.0.0.1:80".parse().unwrap(),
             remote: "127.0.0.1:4000".parse().unwrap(),
+            caller: None,
         };
-        for (states, ports, passes) in [
-            (vec![], vec![], true),
-            (vec![TcpState::Established], vec![], true),
-            (vec![TcpState::CloseWait, TcpState::Listen], vec![], true),
-            (vec![TcpState::Listen], vec![], false),
-            (vec![], vec![80], true),
-            (vec![], vec![4000, 1], true),
-            (vec![], vec![81], false),
-            (vec![TcpState::CloseWait], vec![81], false),
+        let observed = Observed {
+            transition,
+            in_state: None,
+            owners: vec![Arc::new(SocketOwner {
+                pid: 4711,
+                name: "curl".to_owned(),
+            })],
+        };
+        for (states, ports, processes, passes) in [
+            (vec![], vec![], vec![], true),
+            (vec![TcpState::Established], vec![], vec![], true),
+            (
+                vec![TcpState::CloseWait, TcpState::Listen],
+                vec![],
+                vec![],
+                true,
+            ),
+            (vec![TcpState::Listen], vec![], vec![], false),
+            (vec![], vec![80], vec![], true),
+            (vec![], vec![4000, 1], vec![], true),
+            (vec![], vec![81], vec![], false),
+            (vec![TcpState::CloseWait], vec![81], vec![], false),
+            (vec![], vec![], vec!["curl"], true),
+            (vec![], vec![], vec!["nginx", "4711"], true),
+            (vec![], vec![], vec!["471", "cur"], false),
+            (vec![], vec![80], vec!["nginx"], false),
         ] {
-            let filter = TraceFilter { states, ports };
-            assert_eq!(filter.passes(&transition), passes, "{filter:?}");
+            let processes = processes.into_iter().map(str::to_owned).collect();
+            let filter = TraceFilter {
+                states,
+                ports,
+                processes,
+            };
+            assert_eq!(filter.passes(&observed), passes, "{filter:?}");
         }
     }
 }

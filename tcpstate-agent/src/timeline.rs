@@ -1,33 +1,41 @@
 //! Transitions in the order of their sockets' lives: how long each state lasted, and how to show
 //! it.
 
-use std::{collections::HashMap, fmt::Write as _, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::{Value, json};
 use tcpstate_common::{Family, TcpState};
 
-use crate::decode::Transition;
+use crate::{
+    decode::Transition,
+    ownership::{Owners, Ownership},
+    process::terminal_text,
+};
 
 /// Version of the JSON object.
 const SCHEMA_VERSION: u32 = 1;
 /// Sockets that are followed at once; beyond it the time in a state is unknown for new ones.
 const FOLLOWED: usize = 1 << 20;
 
-/// Remembers since when each socket is in its state.
+/// Remembers since when each socket is in its state, and whose it is.
 #[derive(Debug, Default)]
 pub struct Timeline {
     since: HashMap<u64, (u64, TcpState)>,
+    /// Who owns the sockets.
+    pub ownership: Ownership,
 }
 
 /// A transition, and how long the state lasted that it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
     /// The transition.
     pub transition: Transition,
     /// Time in the state before; `None` where its beginning was not seen.
     pub in_state: Option<Duration>,
+    /// The processes that own the socket, as far as known.
+    pub owners: Owners,
 }
 
 impl Timeline {
@@ -52,6 +60,7 @@ impl Timeline {
         Observed {
             transition,
             in_state: in_state.map(Duration::from_nanos),
+            owners: self.ownership.observe(&transition),
         }
     }
 }
@@ -90,6 +99,7 @@ impl Observed {
         let Self {
             transition,
             in_state,
+            owners,
         } = self;
         let mut line = format!(
             "{} {:>10} {:<21} {:<21} {:<11} -> {:<11}",
@@ -107,6 +117,14 @@ impl Observed {
         if transition.error != 0 {
             let _ = write!(line, " ({})", error_text(transition.error));
         }
+        for owner in owners {
+            let _ = write!(
+                line,
+                " [{} {}]",
+                terminal_text(owner.name.as_bytes()),
+                owner.pid
+            );
+        }
         line.truncate(line.trim_end().len());
         line
     }
@@ -117,6 +135,7 @@ impl Observed {
         let Self {
             transition,
             in_state,
+            owners,
         } = self;
         json!({
             "schema_version": SCHEMA_VERSION,
@@ -131,6 +150,7 @@ impl Observed {
             "to": transition.new.name(),
             "in_state_seconds": in_state.map(|time| time.as_secs_f64()),
             "errno": (transition.error != 0).then_some(transition.error),
+            "owners": owners.iter().map(Arc::as_ref).collect::<Vec<_>>(),
         })
     }
 }
@@ -147,8 +167,16 @@ fn error_text(errno: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ownership::SocketOwner;
 
     const CLOCK: Clock = Clock { offset: 0 };
+
+    fn owner() -> Arc<SocketOwner> {
+        Arc::new(SocketOwner {
+            pid: 4711,
+            name: "curl".to_owned(),
+        })
+    }
 
     fn transition(time_ns: u64, socket: u64, old: TcpState, new: TcpState) -> Transition {
         Transition {
@@ -161,6 +189,7 @@ mod tests {
             error: 0,
             local: "127.0.0.1:80".parse().unwrap(),
             remote: "127.0.0.1:40000".parse().unwrap(),
+            caller: None,
         }
     }
 
@@ -197,11 +226,12 @@ mod tests {
                 ..transition(61_000_000_123, 1, TcpState::Established, TcpState::Close)
             },
             in_state: Some(Duration::from_millis(1_500)),
+            owners: vec![owner()],
         };
         assert_eq!(
             observed.text(&CLOCK),
             "00:01:01.000000 4026531833 127.0.0.1:80          127.0.0.1:40000       \
-             established -> close       after 1.5s (connection reset by peer)"
+             established -> close       after 1.5s (connection reset by peer) [curl 4711]"
         );
     }
 
@@ -210,6 +240,7 @@ mod tests {
         let observed = Observed {
             transition: transition(1_500_000_000, 1, TcpState::Established, TcpState::CloseWait),
             in_state: None,
+            owners: vec![owner()],
         };
         assert_eq!(
             observed.json(&CLOCK),
@@ -226,6 +257,7 @@ mod tests {
                 "to": "close_wait",
                 "in_state_seconds": null,
                 "errno": null,
+                "owners": [{"pid": 4711, "name": "curl"}],
             })
         );
     }

@@ -68,8 +68,9 @@ fields! {
     INODE_MODE: "inode"."i_mode", 2, [OWNERS];
     SOCKET_FILE: "socket"."file", 8, [OWNERS];
     SOCKET_SK: "socket"."sk", 8, [OWNERS];
-    TASK_TGID: "task_struct"."tgid", 4, [OWNERS];
-    TASK_LEADER: "task_struct"."group_leader", 8, [OWNERS];
+    TASK_TGID: "task_struct"."tgid", 4, [TRANSITION, OWNERS];
+    TASK_LEADER: "task_struct"."group_leader", 8, [TRANSITION, OWNERS];
+    TASK_COMM: "task_struct"."comm", 16, [TRANSITION];
     TASK_START: "task_struct"."start_boottime", 8, [OWNERS];
     SEQ_FILE: "bpf_iter_meta"."seq", 8, [CLOSE_WAIT, OWNERS];
     // One of the two counts the references to a file: the first since 6.13.

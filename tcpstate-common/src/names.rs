@@ -46,6 +46,9 @@ pub mod global {
     pub const RECORD_MASK: &str = "RECORD_MASK";
     /// `u32`: unread bytes in the ring at which its reader is woken.
     pub const WAKE_UP_BYTES: &str = "WAKE_UP_BYTES";
+    /// `u8`: 1 if `tcp_owners` is to write a record of every TCP socket, 0 if only of those that
+    /// have to do with CLOSE_WAIT.
+    pub const EVERY_OWNER: &str = "EVERY_OWNER";
     /// `u8`: the level of aya-log, 0 for off.
     pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 }

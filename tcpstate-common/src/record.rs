@@ -35,9 +35,16 @@ pub struct TransitionRecord {
     pub local_address: [u8; 16],
     /// Remote address, likewise.
     pub remote_address: [u8; 16],
+    /// comm of the first thread of `process`; what follows its first NUL means nothing.
+    pub process_name: [u8; 16],
+    /// The process that called connect() or listen(), 0 for every other transition: those come
+    /// with whatever segment or timer, and whoever is on the CPU has nothing to do with them.
+    pub process: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<TransitionRecord>() == 64);
+const _: () = assert!(size_of::<TransitionRecord>() == 88);
 
 /// Why a transition may be worth a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ mod bare_sock;
 mod file;
 mod seq_file;
 mod sock;
+mod task;
 
 use core::ptr;
 
@@ -21,9 +22,10 @@ use tcpstate_common::MISSING;
 
 pub(crate) use accept_queue::AcceptQueue;
 pub(crate) use bare_sock::BareSock;
-pub(crate) use file::{File, Task};
+pub(crate) use file::File;
 pub(crate) use seq_file::SeqFile;
 pub(crate) use sock::{Sock, TimewaitSock};
+pub(crate) use task::{Caller, Task};
 
 macro_rules! offsets {
     ($($name:ident $(= $default:ident)?),+ $(,)?) => {
@@ -68,6 +70,7 @@ offsets!(
     SOCKET_SK,
     TASK_TGID,
     TASK_LEADER,
+    TASK_COMM,
     TASK_START,
     SEQ_FILE,
     FILE_REF = MISSING,

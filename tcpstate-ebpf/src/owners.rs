@@ -3,6 +3,7 @@
 //! The kernel calls the program once for each open file of each process that the reader's PID
 //! namespace shows. Threads that share their files with the first thread are passed over.
 
+use aya_ebpf::Global;
 use tcpstate_common::{OwnerRecord, SocketFlags, TcpState};
 
 use crate::{
@@ -16,6 +17,10 @@ use crate::{
 /// [`kernel/bpf/task_iter.c`]: https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/task_iter.c
 const TASK: usize = 1;
 const FILE: usize = 3;
+
+/// Whether every TCP socket gets a record, or only those that have to do with CLOSE_WAIT.
+#[unsafe(no_mangle)]
+static EVERY_OWNER: Global<u8> = Global::new(0);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
@@ -50,7 +55,7 @@ fn observe(task: Task, file: File, sock: BareSock, state: TcpState) -> Option<Ow
         TcpState::Listen if sock.accept_queue_length() > 0 => {
             record.socket = describe(sock, state)?;
             let queue = AcceptQueue::of(sock).walk(record.socket.local_port);
-            if queue.close_wait == 0 && !queue.is_cut {
+            if queue.close_wait == 0 && !queue.is_cut && EVERY_OWNER.load() == 0 {
                 return None;
             }
             record.unaccepted = queue.close_wait;
@@ -58,6 +63,7 @@ fn observe(task: Task, file: File, sock: BareSock, state: TcpState) -> Option<Ow
                 record.socket.flags |= SocketFlags::QUEUE_CUT;
             }
         }
+        _ if EVERY_OWNER.load() != 0 => record.socket = describe(sock, state)?,
         _ => return None,
     }
     if file.is_shared() {

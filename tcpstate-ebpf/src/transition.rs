@@ -9,7 +9,7 @@ use tcpstate_common::{
 use crate::{
     clock,
     event_ring::{self, RingFull},
-    kernel::Sock,
+    kernel::{Caller, Sock},
     matrix, namespaces, stopwatch,
 };
 
@@ -118,7 +118,17 @@ fn record(
         padding: 0,
         local_address: [0; 16],
         remote_address: [0; 16],
+        process_name: [0; 16],
+        process: 0,
+        reserved: 0,
     };
+    // Only these two are made by a system call of the process that owns the socket.
+    if matches!(new, TcpState::SynSent | TcpState::Listen)
+        && let Some(caller) = Caller::now()
+    {
+        record.process = caller.process;
+        record.process_name = caller.name;
+    }
     let addresses = sock.addresses(
         family,
         &mut record.local_address,

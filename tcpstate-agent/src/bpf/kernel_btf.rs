@@ -84,7 +84,7 @@ impl KernelBtf {
             let actual = if found.is_bit_field {
                 0
             } else {
-                size(&found.r#type)
+                self.size(&found.r#type)
             };
             if actual != field.size || bits % 8 != 0 {
                 return Err(FieldError::Size {
@@ -165,6 +165,23 @@ impl KernelBtf {
         })
     }
 
+    /// Size in bytes, 0 for what has none or was not needed so far.
+    fn size(&self, of: &Type) -> u32 {
+        let size = match of {
+            Type::Int(found) => found.size(),
+            Type::Enum(found) => found.size(),
+            Type::Struct(found) | Type::Union(found) => found.size(),
+            Type::Ptr(_) => 8,
+            Type::Array(found) => {
+                let element = self.bare_type(found);
+                let element = element.map_or(0, |element| self.size(&element));
+                return u32::try_from(found.len()).unwrap_or(0) * element;
+            }
+            _ => 0,
+        };
+        u32::try_from(size).unwrap_or(0)
+    }
+
     /// The type that `of` refers to, without typedefs and qualifiers.
     fn bare_type<T: BtfType>(&self, of: &T) -> Option<Type> {
         let mut current = self.0.resolve_chained_type(of).ok()?;
@@ -179,18 +196,6 @@ impl KernelBtf {
             };
         }
     }
-}
-
-/// Size in bytes, 0 for what has none or was not needed so far.
-fn size(of: &Type) -> u32 {
-    let size = match of {
-        Type::Int(found) => found.size(),
-        Type::Enum(found) => found.size(),
-        Type::Struct(found) | Type::Union(found) => found.size(),
-        Type::Ptr(_) => 8,
-        _ => 0,
-    };
-    u32::try_from(size).unwrap_or(0)
 }
 
 struct Member {

@@ -38,6 +38,9 @@ pub struct LoadOptions<'a> {
     pub record_mask: RecordMask,
     /// Size of the event ring in bytes; rounded up to a power of two of pages.
     pub event_ring_bytes: u32,
+    /// Whether [`SocketPass::owners`] hands over every TCP socket, or only those that have to do
+    /// with CLOSE_WAIT.
+    pub every_owner: bool,
     /// Whether the kernel side may log.
     pub kernel_log: KernelLogLevel,
 }
@@ -199,6 +202,7 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
     let record_mask = options.record_mask.bits();
     let wake_up_bytes = options.event_ring_bytes / 4;
     let log_level = options.kernel_log.global();
+    let every_owner = u8::from(options.every_owner);
 
     let cpus = nr_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
 
@@ -209,6 +213,7 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
         .override_global(global::RECORD_MASK, &record_mask, true)
         .override_global(global::WAKE_UP_BYTES, &wake_up_bytes, true)
         .override_global(global::LOG_LEVEL, &log_level, true)
+        .override_global(global::EVERY_OWNER, &every_owner, true)
         .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE))
         .map_max_entries(map::LIVE, namespaces_that_fit(cpus));
     if options.kernel_log == KernelLogLevel::Off {

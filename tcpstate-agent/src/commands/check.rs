@@ -24,6 +24,7 @@ pub fn execute() -> anyhow::Result<u8> {
             programs: &ProgramId::ALL,
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: 0,
+            every_owner: false,
             kernel_log: KernelLogLevel::Off,
         },
     )?;

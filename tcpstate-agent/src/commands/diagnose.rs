@@ -101,6 +101,7 @@ fn look_oneself<'a>() -> anyhow::Result<(Source<'a>, Report)> {
             programs: &ProgramId::ALL,
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: 0,
+            every_owner: false,
             kernel_log: KernelLogLevel::Off,
         },
     )?;

@@ -44,6 +44,7 @@ async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
             programs: &ProgramId::ALL,
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: EVENT_RING_BYTES,
+            every_owner: false,
             kernel_log: log.kernel(),
         },
     )?;

@@ -32,6 +32,7 @@ pub fn execute(output: Output) -> anyhow::Result<()> {
             programs: &[ProgramId::CountSockets],
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: 0,
+            every_owner: false,
             kernel_log: KernelLogLevel::Off,
         },
     )?;

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -14,10 +14,11 @@ use tcpstate_common::RecordMask;
 
 use super::{Printed, print, require_any};
 use crate::{
-    bpf::{self, EventRing, Flow, LoadOptions, facts::Facts, plan::ProgramId},
+    bpf::{self, EventRing, Flow, LoadOptions, SocketPass, facts::Facts, plan::ProgramId},
     cli::Output,
     decode::Transition,
-    settings::{LogSettings, TraceSettings},
+    process::Processes,
+    settings::{LogSettings, TraceFilter, TraceSettings},
     timeline::{Clock, Observed, Timeline},
 };
 
@@ -32,9 +33,10 @@ pub fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Result<()>
     let mut loaded = bpf::load(
         &Facts::gather(),
         &LoadOptions {
-            programs: &[ProgramId::Transition],
+            programs: &ProgramId::ALL,
             record_mask: RecordMask::EVERY_TRANSITION,
             event_ring_bytes: EVENT_RING_BYTES,
+            every_owner: true,
             kernel_log: log.kernel(),
         },
     )?;
@@ -44,6 +46,7 @@ pub fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Result<()>
     };
     let wake_up = ring.wake_up().context("cannot wait for transitions")?;
     let mut timeline = Timeline::default();
+    learn_owners(loaded.socket_pass.as_mut(), &mut timeline, &settings.filter)?;
     let clock = Clock::now();
     let mut reported = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -62,6 +65,31 @@ pub fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Result<()>
     report_total(flow, ring)
 }
 
+/// Learns who owns the sockets that there are. New ones say so themselves, and the programs run
+/// already.
+fn learn_owners(
+    socket_pass: Option<&mut SocketPass>,
+    timeline: &mut Timeline,
+    filter: &TraceFilter,
+) -> anyhow::Result<()> {
+    let Some(socket_pass) = socket_pass.filter(|pass| pass.tells_owners()) else {
+        anyhow::ensure!(
+            !filter.asks_for_owners(),
+            "cannot tell who owns sockets here (`tcpstate-agent check` says why)"
+        );
+        return Ok(());
+    };
+    let mut processes = Processes::default();
+    let now = Instant::now();
+    socket_pass
+        .owners(|owner| {
+            if let Some(process) = processes.get(owner.process, now) {
+                timeline.ownership.hold(&owner, &process.name);
+            }
+        })
+        .context("cannot find out who owns sockets")
+}
+
 fn print_new(
     ring: &mut EventRing,
     timeline: &mut Timeline,
@@ -73,7 +101,7 @@ fn print_new(
         // Followed even where it is not shown: the time in a state counts from the last
         // transition, whichever that was.
         let observed = timeline.observe(transition);
-        if settings.filter.passes(&transition) {
+        if settings.filter.passes(&observed) {
             lines.push(observed);
         }
     });

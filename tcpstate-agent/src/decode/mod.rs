@@ -12,7 +12,7 @@ use tcpstate_common::{Family, TcpState};
 use thiserror::Error;
 
 pub use socket::{CloseWaitSocket, Listener, Owner, Socket};
-pub use transition::Transition;
+pub use transition::{Caller, Transition};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

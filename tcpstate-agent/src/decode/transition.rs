@@ -28,6 +28,17 @@ pub struct Transition {
     pub local: SocketAddr,
     /// Remote address; all zeros for a listener.
     pub remote: SocketAddr,
+    /// The process that called connect() or listen(), where this is such a transition.
+    pub caller: Option<Caller>,
+}
+
+/// A process as the kernel side names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Its number.
+    pub process: u32,
+    /// comm of its first thread. What follows the first NUL means nothing.
+    pub name: [u8; 16],
 }
 
 /// The greatest number that the kernel uses for an errno, `MAX_ERRNO`.
@@ -51,6 +62,9 @@ impl Transition {
             padding: _,
             local_address,
             remote_address,
+            process_name,
+            process,
+            reserved: _,
         } = record;
         let family = self::family(family)?;
         if !(0..=MAX_ERRNO).contains(&error) {
@@ -66,6 +80,10 @@ impl Transition {
             error,
             local: SocketAddr::new(address(family, local_address), local_port),
             remote: SocketAddr::new(address(family, remote_address), remote_port),
+            caller: (process != 0).then_some(Caller {
+                process,
+                name: process_name,
+            }),
         })
     }
 }
@@ -93,6 +111,9 @@ mod tests {
             padding: 0,
             local_address: [127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             remote_address: [10, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            process_name: *b"python3\0garbage!",
+            process: 4711,
+            reserved: 0,
         }
     }
 
@@ -121,7 +142,7 @@ mod tests {
     #[test]
     fn every_wrong_length_is_refused() {
         let bytes = [0_u8; 200];
-        for length in (0..bytes.len()).filter(|&length| length != 64) {
+        for length in (0..bytes.len()).filter(|&length| length != 88) {
             assert_eq!(
                 Transition::decode(&bytes[..length]),
                 Err(DecodeError::Length(length))
@@ -174,9 +195,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..130)) {
+        fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..180)) {
             if let Ok(transition) = Transition::decode(&bytes) {
-                prop_assert_eq!(bytes.len(), 64);
+                prop_assert_eq!(bytes.len(), 88);
                 prop_assert_eq!(transition.local.is_ipv4(), transition.family == Family::Ipv4);
             }
         }

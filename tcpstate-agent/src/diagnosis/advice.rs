@@ -46,14 +46,14 @@ impl Advice {
                         that was paused and never resumed",
             },
             (Cause::EofRead, _) => Self {
-                meaning: "the process has read end-of-file and has not called close()",
-                fault: "leaks descriptors: it knows that the peers are gone and does not close",
+                meaning: "the process has read everything and has not called close()",
+                fault: "leaks descriptors: there is nothing more to read, and it does not close",
                 check: "every way out of the code that reads from the connection: errors, \
                         returns and exceptions without close(), responses whose body is never \
                         closed",
             },
             (Cause::Sending, _) => Self {
-                meaning: "the process is still sending to peers that do not acknowledge",
+                meaning: "the process has read everything and still sends to peers that do not acknowledge",
                 fault: "waits for peers that have closed their side and do not take the rest: \
                         slow or vanished peers, or a half-close in use",
                 check: "whether it has a timeout for sending, and whether the peers listed \

@@ -1,6 +1,6 @@
 //! One look at the sockets in CLOSE_WAIT.
 
-use std::{collections::HashMap, net::IpAddr, path::PathBuf};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -153,7 +153,10 @@ impl ReportGroup {
                 .saturating_sub(older_than_a_minute)
                 .saturating_sub(tally.lower_bound),
             oldest_age_seconds: oldest.map_or(0.0, |age| age.time.as_secs_f64()),
-            median_age_seconds: tally.ages.median().as_secs_f64(),
+            // Estimated, but no more than the oldest.
+            median_age_seconds: oldest
+                .map_or(Duration::ZERO, |age| age.time.min(tally.ages.median()))
+                .as_secs_f64(),
             age_lower_bound_sockets: tally.lower_bound,
             oldest_age_is_lower_bound: oldest.is_some_and(|age| !age.is_exact),
             unread_bytes: tally.unread_bytes,

@@ -30,7 +30,7 @@ pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> 
     if hidden > 0 {
         writeln!(
             out,
-            "{} more, not shown (--limit).",
+            "Not shown: {} (--limit).",
             counted(count(hidden), "smaller group")
         )?;
     }
@@ -334,7 +334,7 @@ mod tests {
 CLOSE_WAIT: 900 sockets in 1 group. The peers have closed, these processes have not.
 
 1. python3 (pid 4711), server on port 8080: 900 sockets, growing by 10.0 a second
-   cause     eof_read: the process has read end-of-file and has not called close()
+   cause     eof_read: the process has read everything and has not called close()
    age       oldest 1 h 2 min, median about 1 min 1 s
    peers     10.0.0.7 (900)
    process   /usr/bin/python3.11 [python3 app.py]
@@ -344,7 +344,7 @@ CLOSE_WAIT: 900 sockets in 1 group. The peers have closed, these processes have 
    look      sudo ss -tanp state close-wait '( sport = :8080 )'
 
 WHAT TO DO
-- python3 (pid 4711) leaks descriptors: it knows that the peers are gone and does not close.
+- python3 (pid 4711) leaks descriptors: there is nothing more to read, and it does not close.
   Check every way out of the code that reads from the connection: errors, returns and exceptions without close(), responses whose body is never closed.
   It has no descriptor left in about 11 s, and then accepts and opens nothing more.
 Only the processes can end these sockets: by close(), or by being restarted.

@@ -254,6 +254,7 @@ pub(crate) fn load_programs(programs: &[ProgramId], ring_bytes: u32) -> Loaded {
             programs,
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: ring_bytes,
+            every_owner: false,
             kernel_log: KernelLogLevel::Off,
         },
     )

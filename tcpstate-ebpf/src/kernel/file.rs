@@ -1,8 +1,8 @@
-//! Files and the processes that hold them.
+//! Open files.
 
 use super::{
     BareSock, FILE_COUNT, FILE_INODE, FILE_PRIVATE, FILE_REF, INODE_MODE, MISSING, SOCKET_FILE,
-    SOCKET_SK, TASK_LEADER, TASK_START, TASK_TGID, load, read,
+    SOCKET_SK, load, read,
 };
 
 /// `S_IFMT` and `S_IFSOCK`, the part of a mode that tells the type, and the type "socket".
@@ -60,36 +60,5 @@ impl File {
         } else {
             true
         }
-    }
-}
-
-/// A `struct task_struct` that the kernel handed to the program.
-#[derive(Clone, Copy)]
-pub(crate) struct Task(*const u8);
-
-impl Task {
-    /// # Safety
-    ///
-    /// `task` must be a `struct task_struct *` that the verifier knows by its BTF type and as not
-    /// null.
-    #[inline(always)]
-    pub(crate) unsafe fn new(task: *const u8) -> Self {
-        Self(task)
-    }
-
-    /// The process that it is a thread of.
-    #[inline(always)]
-    pub(crate) fn process(self) -> u32 {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        unsafe { load(self.0, &TASK_TGID) }
-    }
-
-    /// When that process started, `CLOCK_BOOTTIME` nanoseconds.
-    #[inline(always)]
-    pub(crate) fn process_start(self) -> u64 {
-        // SAFETY: `self.0` is a BTF pointer, see `new`; so is the leader of its thread group.
-        let leader: *const u8 = unsafe { load(self.0, &TASK_LEADER) };
-        // SAFETY: see above.
-        unsafe { load(leader, &TASK_START) }
     }
 }

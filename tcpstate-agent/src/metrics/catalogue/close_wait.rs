@@ -33,8 +33,8 @@ const CAUSE: Label = Label {
     name: "cause",
     values: "`unaccepted`: the process has not called accept(); `fin_unread`: it has not read since \
              the peer closed; `data_unread`: there is data that it has not read; `eof_read`: it has \
-             read end-of-file and not called close(); `sending`: it still sends to a peer that does \
-             not acknowledge",
+             read everything and not called close(); `sending`: it has read everything and still \
+             sends to a peer that does not acknowledge",
 };
 const GROUP: &[Label] = &[PROCESS, UNIT, CONTAINER_ID, POD_UID, ROLE, PORT, CAUSE];
 const OWNER: &[Label] = &[PROCESS, UNIT, CONTAINER_ID, POD_UID];

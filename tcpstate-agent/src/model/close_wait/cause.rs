@@ -14,9 +14,9 @@ pub enum Cause {
     FinUnread,
     /// It has not read the data that came before the FIN.
     DataUnread,
-    /// It has read end-of-file and has not called close().
+    /// It has read everything, with the last data the end-of-file, and has not called close().
     EofRead,
-    /// It has read end-of-file and is still sending to a peer that does not acknowledge.
+    /// It has read everything and is still sending to a peer that does not acknowledge.
     Sending,
 }
 

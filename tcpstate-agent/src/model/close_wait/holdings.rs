@@ -57,6 +57,7 @@ impl Holdings {
                     self.add_queue(owner, listener, service);
                 }
             }
+            Socket::Other(_) => {}
         }
     }
 

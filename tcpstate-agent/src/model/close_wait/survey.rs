@@ -99,6 +99,7 @@ impl Survey {
                 let tally = self.found.entry((service, Cause::of(socket)));
                 tally.or_default().add(socket, age);
             }
+            Socket::Other(_) => {}
         }
     }
 
