@@ -5,7 +5,7 @@ use tcpstate_common::{SocketRecord, TcpState};
 
 use crate::{
     clock, count_sockets,
-    kernel::{BareSock, SeqFile, Sock},
+    kernel::{BareSock, Look, SeqFile, Sock},
     stopwatch,
 };
 
@@ -20,7 +20,7 @@ extern "C" fn tcp_close_wait(ctx: *const *const u8) -> i32 {
         let file = unsafe { SeqFile::of(ctx) };
         if let Some(state @ (TcpState::CloseWait | TcpState::Listen)) =
             TcpState::from_kernel(sock.raw_state())
-            && let Some(record) = describe(BareSock::at(sock.identity()), state)
+            && let Some(record) = describe(sock, state)
             && file.write(&record).is_err()
         {
             // The kernel calls again for this socket: it is counted then.
@@ -33,12 +33,19 @@ extern "C" fn tcp_close_wait(ctx: *const *const u8) -> i32 {
     0
 }
 
-/// Everything there is to say of a socket.
 #[inline(always)]
-pub(crate) fn describe(sock: BareSock, state: TcpState) -> Option<SocketRecord> {
-    let mut record = sock.describe(state)?;
+fn describe(sock: Sock, state: TcpState) -> Option<SocketRecord> {
+    let look = BareSock::at(sock.identity()).look()?;
+    let mut record = look.describe()?;
     if matches!(state, TcpState::CloseWait) {
-        record.since_ns = stopwatch::since(sock.identity(), clock::monotonic_ns());
+        record.since_ns = since(&look);
+        look.describe_connection(&mut record, false)?;
     }
     Some(record)
+}
+
+/// Since when a socket is in CLOSE_WAIT, 0 where that is not known.
+#[inline(always)]
+pub(crate) fn since(look: &Look) -> u64 {
+    stopwatch::since(look.sock.identity(), clock::monotonic_ns())
 }

@@ -7,6 +7,7 @@
 
 mod accept_queue;
 mod bare_sock;
+mod block;
 mod file;
 mod seq_file;
 mod sock;
@@ -21,7 +22,7 @@ use aya_ebpf::{
 use tcpstate_common::MISSING;
 
 pub(crate) use accept_queue::AcceptQueue;
-pub(crate) use bare_sock::BareSock;
+pub(crate) use bare_sock::{BareSock, Look};
 pub(crate) use file::File;
 pub(crate) use seq_file::SeqFile;
 pub(crate) use sock::{Sock, TimewaitSock};

@@ -7,8 +7,8 @@ use aya_ebpf::Global;
 use tcpstate_common::{OwnerRecord, SocketFlags, TcpState};
 
 use crate::{
-    close_wait::describe,
-    kernel::{AcceptQueue, BareSock, File, SeqFile, Task},
+    close_wait::since,
+    kernel::{AcceptQueue, File, SeqFile, Task},
 };
 
 /// Where `struct bpf_iter__task_file` has its members: `meta`, `task`, `fd` and `file`, each in
@@ -35,10 +35,7 @@ extern "C" fn tcp_owners(ctx: *const *const u8) -> i32 {
     }
     // SAFETY: the context's pointers have these types and are not null.
     let (task, file) = unsafe { (Task::new(task), File::new(file)) };
-    if let Some(sock) = file.tcp_socket()
-        && let Some(state) = sock.state()
-        && let Some(record) = observe(task, file, sock, state)
-    {
+    if let Some(record) = observe(task, file) {
         // SAFETY: `ctx` is what the kernel calls an iterator program with.
         let to = unsafe { SeqFile::of(ctx) };
         // Where it does not fit, the kernel calls again for this file.
@@ -48,14 +45,25 @@ extern "C" fn tcp_owners(ctx: *const *const u8) -> i32 {
 }
 
 #[inline(always)]
-fn observe(task: Task, file: File, sock: BareSock, state: TcpState) -> Option<OwnerRecord> {
+fn observe(task: Task, file: File) -> Option<OwnerRecord> {
+    let look = file.socket()?.look()?;
+    let wants_all = EVERY_OWNER.load() != 0;
+    // Before anything else of the socket is looked at: nearly all end here.
+    if !wants_all && !matches!(look.state, TcpState::CloseWait | TcpState::Listen) {
+        return None;
+    }
+    let look = look.tcp()?;
     let mut record = OwnerRecord::default();
-    match state {
-        TcpState::CloseWait => record.socket = describe(sock, state)?,
-        TcpState::Listen if sock.accept_queue_length() > 0 => {
-            record.socket = describe(sock, state)?;
-            let queue = AcceptQueue::of(sock).walk(record.socket.local_port);
-            if queue.close_wait == 0 && !queue.is_cut && EVERY_OWNER.load() == 0 {
+    match look.state {
+        TcpState::CloseWait => {
+            record.socket = look.describe()?;
+            record.socket.since_ns = since(&look);
+            look.describe_connection(&mut record.socket, true)?;
+        }
+        TcpState::Listen if look.accept_queue_length() > 0 => {
+            record.socket = look.describe()?;
+            let queue = AcceptQueue::of(look.sock).walk(record.socket.local_port);
+            if queue.close_wait == 0 && !queue.is_cut && !wants_all {
                 return None;
             }
             record.unaccepted = queue.close_wait;
@@ -63,7 +71,7 @@ fn observe(task: Task, file: File, sock: BareSock, state: TcpState) -> Option<Ow
                 record.socket.flags |= SocketFlags::QUEUE_CUT;
             }
         }
-        _ if EVERY_OWNER.load() != 0 => record.socket = describe(sock, state)?,
+        _ if wants_all => record.socket = look.describe()?,
         _ => return None,
     }
     if file.is_shared() {

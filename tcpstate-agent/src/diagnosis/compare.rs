@@ -11,6 +11,9 @@ use crate::model::close_wait::{Cause, Role};
 const SCHEMA_VERSION: u32 = 1;
 /// More sockets than that, and `ss -p` takes seconds to find their processes.
 const SS_FINDS_PROCESSES: u64 = 10_000;
+/// Where so many should have come and none did, none come any more: by chance that happens once
+/// in twenty times.
+const SURELY_SEEN: f64 = 3.0;
 /// Sockets this young are on their way: closing takes a moment.
 const PASSING: f64 = 1.0;
 
@@ -130,13 +133,14 @@ impl DiagnosedGroup {
             let open = |group: &ReportGroup| group.process.as_ref()?.open_fds;
             Some(per_second(open(&group)?, open(same?)?, seconds))
         });
-        // What a look of seconds does not show, a minute may.
-        let in_the_last_minute = Some(per_second(group.last_minute, 0, 60.0));
-        let rate = [growth_per_second, fd_growth, in_the_last_minute]
-            .into_iter()
-            .flatten()
-            .filter(|_| group.cause != Cause::Unaccepted)
-            .fold(0.0, f64::max);
+        let seen = [growth_per_second, fd_growth].into_iter().flatten();
+        let seen = seen.filter(|rate| *rate > 0.0).reduce(f64::max);
+        // Those that wait to be accepted take no descriptor.
+        let rate = if group.cause == Cause::Unaccepted {
+            0.0
+        } else {
+            seen.unwrap_or_else(|| slow_growth(&group, before.map(|(_, seconds)| seconds)))
+        };
         let process = group.process.as_ref();
         let advice = Advice::of(group.cause, group.role);
         Self {
@@ -149,6 +153,18 @@ impl DiagnosedGroup {
             check: advice.check,
             group,
         }
+    }
+}
+
+/// What a look of seconds does not show, a minute may: how many came a second, unless so many
+/// that some would have come between the two looks too.
+fn slow_growth(group: &ReportGroup, seconds: Option<f64>) -> f64 {
+    let rate = per_second(group.last_minute, 0, 60.0);
+    let would_have_come = seconds.unwrap_or(0.0) * rate;
+    if would_have_come < SURELY_SEEN {
+        rate
+    } else {
+        0.0
     }
 }
 
@@ -266,6 +282,22 @@ pub(super) mod tests {
         let diagnosis = Diagnosis::new(None, report(vec![slow]), &all(), true, HERE);
         assert_eq!(diagnosis.groups[0].growth_per_second, None);
         assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, Some(9_120.0));
+    }
+
+    #[test]
+    fn growth_that_has_stopped_exhausts_nothing_and_slow_growth_does() {
+        let interval = Duration::from_secs(2);
+        for (last_minute, exhausted) in [(6, Some(9_120.0)), (600, None)] {
+            let group = ReportGroup {
+                last_minute,
+                ..group(1, 80, 100)
+            };
+            let first = report(vec![group.clone()]);
+            let second = report(vec![group]);
+            let first = Some((&first, interval));
+            let diagnosis = Diagnosis::new(first, second, &all(), true, HERE);
+            assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, exhausted);
+        }
     }
 
     #[test]

@@ -8,6 +8,9 @@ use std::{
 use super::{DiagnosedGroup, Diagnosis, ReportGroup, ReportProcess};
 use crate::{model::close_wait::Role, process::terminal_text};
 
+/// Processes of one name that are numbered in the verdict.
+const NAMED: usize = 5;
+
 /// Writes what there is to say, and what to do about it.
 pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
     if diagnosis.groups.is_empty() {
@@ -99,35 +102,43 @@ fn write_group(out: &mut dyn Write, number: usize, diagnosed: &DiagnosedGroup) -
     line("look", diagnosed.command.clone())
 }
 
-/// What is wrong, once for each process and cause.
+/// What is wrong, once for all processes of one name and each fault.
 fn write_verdict(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
     let mut said = BTreeSet::new();
     for diagnosed in &diagnosis.groups {
         let group = &diagnosed.group;
-        if !said.insert((owner(group), diagnosed.fault)) {
+        let name = group.process.as_ref().map(|process| &process.name);
+        if !said.insert((name, diagnosed.fault)) {
             continue;
         }
-        if group.process.is_some() {
-            writeln!(out, "- {} {}.", owner(group), diagnosed.fault)?;
-            writeln!(out, "  Check {}.", diagnosed.check)?;
-        } else {
-            writeln!(
+        let alike = |other: &&DiagnosedGroup| {
+            let other_name = other.group.process.as_ref().map(|process| &process.name);
+            (other_name, other.fault) == (name, diagnosed.fault)
+        };
+        let alike: Vec<&DiagnosedGroup> = diagnosis.groups.iter().filter(alike).collect();
+        match name {
+            Some(name) => {
+                let who = processes(name, &alike);
+                writeln!(out, "- {who} {}.", diagnosed.fault)?;
+                writeln!(out, "  Check {}.", diagnosed.check)?;
+            }
+            None => writeln!(
                 out,
-                "- {} sockets on port {} belong to no descriptor of any process: they are on the \
-                 way from one to another (SCM_RIGHTS),\n  registered with io_uring, or the \
-                 kernel's own.",
-                grouped(group.sockets),
+                "- {} on port {} belong to no descriptor of any process: they are on the way from \
+                 one to another (SCM_RIGHTS), registered with io_uring, or the kernel's own.",
+                counted(group.sockets, "socket"),
                 group.port
-            )?;
+            )?,
         }
-        if let Some(seconds) = diagnosed
-            .fds_exhausted_in_seconds
-            .filter(|left| *left < 86_400.0)
-        {
+        let left = alike
+            .iter()
+            .filter_map(|group| group.fds_exhausted_in_seconds);
+        let left = left.fold(f64::INFINITY, f64::min);
+        if left < 86_400.0 {
             writeln!(
                 out,
-                "  It has no descriptor left in about {}, and then accepts and opens nothing more.",
-                duration(seconds)
+                "  No descriptor is left in about {}; then it can accept and open nothing more.",
+                duration(left)
             )?;
         }
     }
@@ -135,6 +146,20 @@ fn write_verdict(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         out,
         "Only the processes can end these sockets: by close(), or by being restarted."
     )
+}
+
+/// `name (pid 1, 2 and 3 more)`.
+fn processes(name: &str, groups: &[&DiagnosedGroup]) -> String {
+    let pids: BTreeSet<u32> = groups
+        .iter()
+        .filter_map(|group| Some(group.group.process.as_ref()?.pid))
+        .collect();
+    let named: Vec<String> = pids.iter().take(NAMED).map(u32::to_string).collect();
+    let more = match pids.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{} (pid {}{more})", terminal(name), named.join(", "))
 }
 
 fn owner(group: &ReportGroup) -> String {
@@ -346,7 +371,7 @@ CLOSE_WAIT: 900 sockets in 1 group. The peers have closed, these processes have 
 WHAT TO DO
 - python3 (pid 4711) leaks descriptors: there is nothing more to read, and it does not close.
   Check every way out of the code that reads from the connection: errors, returns and exceptions without close(), responses whose body is never closed.
-  It has no descriptor left in about 11 s, and then accepts and opens nothing more.
+  No descriptor is left in about 11 s; then it can accept and open nothing more.
 Only the processes can end these sockets: by close(), or by being restarted.
 "
         );
@@ -387,13 +412,12 @@ Only the processes can end these sockets: by close(), or by being restarted.
     }
 
     #[test]
-    fn a_process_with_two_groups_of_one_fault_is_told_once() {
-        let text = text(
-            None,
-            report(vec![group(1, 80, 5), group(1, 81, 4), group(2, 80, 3)]),
-            true,
-        );
-        assert_eq!(text.matches("leaks descriptors").count(), 2, "{text}");
+    fn processes_of_one_name_and_fault_are_told_once() {
+        let groups = (1..=8).map(|pid| group(pid, 80, 5)).collect();
+        let text = text(None, report(groups), true);
+        assert_eq!(text.matches("leaks descriptors").count(), 1, "{text}");
+        let who = "- python3 (pid 1, 2, 3, 4, 5 and 3 more) leaks";
+        assert!(text.contains(who), "{text}");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Sockets of which only the address is known.
 
+use aya_ebpf::Global;
 use tcpstate_common::{Family, SocketFlags, SocketRecord, TcpState};
 
 use super::{
     ACK_BACKLOG, COPIED_SEQ, IPPROTO_TCP, MISSING, MPTCP_FIRST, NET_INUM, RCV_NXT, RCV_TSTAMP,
     SK_DADDR, SK_DPORT, SK_FAMILY, SK_NET, SK_NUM, SK_PROTOCOL, SK_SOCKET, SK_STATE, SK_V6_DADDR,
-    SND_UNA, WRITE_SEQ, copy, read,
+    SND_UNA, WRITE_SEQ, block::Block, copy, read,
 };
 use crate::clock;
 
@@ -25,80 +26,109 @@ impl BareSock {
         self.0
     }
 
-    /// The TCP socket that this one is or, where it is of Multipath TCP, its first subflow.
-    #[inline(always)]
-    pub(super) fn tcp(self) -> Option<Self> {
-        let protocol: u16 = read(self.0, &SK_PROTOCOL)?;
-        if protocol == IPPROTO_MPTCP && MPTCP_FIRST.load() != MISSING {
-            let first: u64 = read(self.0, &MPTCP_FIRST)?;
-            return (first != 0).then_some(Self::at(first));
-        }
-        // A raw socket and one of netlink can have the same number there, but not the state of a
-        // TCP socket or not the family.
-        (protocol == IPPROTO_TCP && self.family().is_some()).then_some(self)
-    }
-
     /// Who it is among the sockets that live at the same time.
     #[inline(always)]
     pub(crate) fn identity(self) -> u64 {
         self.0 as u64
     }
 
-    /// The state, as it is at this moment.
+    /// Looks at it.
     #[inline(always)]
-    pub(crate) fn state(self) -> Option<TcpState> {
-        TcpState::from_kernel(read(self.0, &SK_STATE)?)
+    pub(crate) fn look(self) -> Option<Look> {
+        let head = Block::at(self.0)?;
+        let family = Family::from_kernel(head.field(&SK_FAMILY)?)?;
+        let state = TcpState::from_kernel(head.field(&SK_STATE)?)?;
+        Some(Look {
+            sock: self,
+            head,
+            family,
+            state,
+        })
     }
+}
 
+/// A socket as it was when looked at.
+pub(crate) struct Look {
+    /// The socket.
+    pub(crate) sock: BareSock,
+    head: Block,
+    family: Family,
+    /// Its state.
+    pub(crate) state: TcpState,
+}
+
+impl Look {
+    /// The TCP socket that this one is or, where it is of Multipath TCP, its first subflow.
     #[inline(always)]
-    fn family(self) -> Option<Family> {
-        Family::from_kernel(read(self.0, &SK_FAMILY)?)
+    pub(crate) fn tcp(self) -> Option<Self> {
+        let protocol: u16 = read(self.sock.0, &SK_PROTOCOL)?;
+        if protocol == IPPROTO_MPTCP && MPTCP_FIRST.load() != MISSING {
+            let first: u64 = read(self.sock.0, &MPTCP_FIRST)?;
+            return BareSock::at(first).look();
+        }
+        // A raw socket can have the same number there, but not the state of one that matters.
+        (protocol == IPPROTO_TCP).then_some(self)
     }
 
     /// For a listener: how many sockets its accept queue holds.
     #[inline(always)]
-    pub(crate) fn accept_queue_length(self) -> u32 {
-        read(self.0, &ACK_BACKLOG).unwrap_or(0)
+    pub(crate) fn accept_queue_length(&self) -> u32 {
+        read(self.sock.0, &ACK_BACKLOG).unwrap_or(0)
     }
 
-    /// Everything there is to say of it but when its state began.
+    /// What there is to say of any socket.
     #[inline(always)]
-    pub(crate) fn describe(self, state: TcpState) -> Option<SocketRecord> {
-        let family = self.family()?;
-        let net: u64 = read(self.0, &SK_NET)?;
-        let mut record = SocketRecord {
-            socket: self.identity(),
+    pub(crate) fn describe(&self) -> Option<SocketRecord> {
+        let net: u64 = self.head.field(&SK_NET)?;
+        Some(SocketRecord {
+            socket: self.sock.identity(),
             namespace: read(net as *const u8, &NET_INUM)?,
-            local_port: read(self.0, &SK_NUM)?,
-            family: family.to_kernel(),
-            state: state as u8,
+            local_port: self.head.field(&SK_NUM)?,
+            family: self.family.to_kernel(),
+            state: self.state as u8,
             ..SocketRecord::default()
-        };
-        if matches!(state, TcpState::CloseWait) {
-            self.describe_connection(family, &mut record)?;
-        }
-        Some(record)
+        })
     }
 
+    /// What there is to say of one in CLOSE_WAIT, besides since when. What does not matter then
+    /// is left at 0: each field is in a cache line of its own, which nobody has looked at for
+    /// long.
     #[inline(always)]
-    fn describe_connection(self, family: Family, record: &mut SocketRecord) -> Option<()> {
-        let mut port = [0; 2];
-        let address = match family {
-            Family::Ipv4 => copy(self.0, &SK_DADDR, &mut record.remote_address[..4]),
-            Family::Ipv6 => copy(self.0, &SK_V6_DADDR, &mut record.remote_address),
-        };
-        let complete = address & copy(self.0, &SK_DPORT, &mut port);
+    pub(crate) fn describe_connection(
+        &self,
+        record: &mut SocketRecord,
+        is_accepted: bool,
+    ) -> Option<()> {
+        let port: [u8; 2] = self.head.field(&SK_DPORT)?;
         record.remote_port = u16::from_be_bytes(port);
-        let socket: u64 = read(self.0, &SK_SOCKET)?;
-        if socket != 0 {
+        match self.family {
+            Family::Ipv4 => {
+                let address: [u8; 4] = self.head.field(&SK_DADDR)?;
+                record.remote_address[..4].copy_from_slice(&address);
+            }
+            Family::Ipv6 => {
+                copy(self.sock.0, &SK_V6_DADDR, &mut record.remote_address).then_some(())?;
+            }
+        }
+        let is_accepted = is_accepted || read::<u64>(self.sock.0, &SK_SOCKET)? != 0;
+        if is_accepted {
             record.flags = SocketFlags::ACCEPTED;
         }
-        let difference = |of: u32, less: u32| of.wrapping_sub(less);
-        record.unread = difference(read(self.0, &RCV_NXT)?, read(self.0, &COPIED_SEQ)?);
-        record.unsent = difference(read(self.0, &WRITE_SEQ)?, read(self.0, &SND_UNA)?);
-        // Sockets store the lower half.
-        let now = clock::jiffies() as u32;
-        record.last_ack_jiffies = difference(now, read(self.0, &RCV_TSTAMP)?);
-        complete.then_some(())
+        record.unread = self.difference(&RCV_NXT, &COPIED_SEQ)?;
+        if is_accepted && record.unread == 0 {
+            record.unsent = self.difference(&WRITE_SEQ, &SND_UNA)?;
+        }
+        if record.since_ns == 0 {
+            // Sockets store the lower half.
+            let now = clock::jiffies() as u32;
+            record.last_ack_jiffies = now.wrapping_sub(read(self.sock.0, &RCV_TSTAMP)?);
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn difference(&self, of: &Global<u32>, less: &Global<u32>) -> Option<u32> {
+        let of: u32 = read(self.sock.0, of)?;
+        Some(of.wrapping_sub(read(self.sock.0, less)?))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     BareSock, FILE_COUNT, FILE_INODE, FILE_PRIVATE, FILE_REF, INODE_MODE, MISSING, SOCKET_FILE,
-    SOCKET_SK, load, read,
+    SOCKET_SK, block::Block, load,
 };
 
 /// `S_IFMT` and `S_IFSOCK`, the part of a mode that tells the type, and the type "socket".
@@ -22,10 +22,10 @@ impl File {
         Self(file)
     }
 
-    /// The TCP socket that it is, if it is one. By hand, because `bpf_sock_from_file` came only
-    /// with 5.11.
+    /// The socket that it is, if it is one. By hand, because `bpf_sock_from_file` came only with
+    /// 5.11.
     #[inline(always)]
-    pub(crate) fn tcp_socket(self) -> Option<BareSock> {
+    pub(crate) fn socket(self) -> Option<BareSock> {
         // SAFETY: `self.0` is a BTF pointer, see `new`; so is the inode, which a file never lacks.
         let inode: *const u8 = unsafe { load(self.0, &FILE_INODE) };
         // SAFETY: see above.
@@ -35,14 +35,13 @@ impl File {
         }
         // SAFETY: `self.0` is a BTF pointer, see `new`; what is loaded is a number.
         let socket: u64 = unsafe { load(self.0, &FILE_PRIVATE) };
-        let socket = socket as *const u8;
+        let socket = Block::at(socket as *const u8)?;
         // Something else than a socket could call itself one; a socket knows its file.
-        let file: u64 = read(socket, &SOCKET_FILE)?;
+        let file: u64 = socket.field(&SOCKET_FILE)?;
         if file != self.0 as u64 {
             return None;
         }
-        let sock: u64 = read(socket, &SOCKET_SK)?;
-        BareSock::at(sock).tcp()
+        Some(BareSock::at(socket.field(&SOCKET_SK)?))
     }
 
     /// Whether something else may refer to it besides one descriptor and the iterator.

@@ -1,6 +1,8 @@
 //! Which processes hold sockets in CLOSE_WAIT.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
 
 use super::{Cause, Service, Survey, Tally};
 use crate::{
@@ -20,9 +22,9 @@ const MAX_CO_OWNERS: usize = 64;
 /// What a walk over all descriptors has found.
 #[derive(Debug, Default)]
 pub struct Holdings {
-    groups: HashMap<(ProcessId, Service, Cause), Holding>,
-    queues: HashMap<(ProcessId, Service), Queue>,
-    shared: HashMap<u64, ProcessId>,
+    groups: FxHashMap<(ProcessId, Service, Cause), Holding>,
+    queues: FxHashMap<(ProcessId, Service), Queue>,
+    shared: FxHashMap<u64, ProcessId>,
 }
 
 /// A group of sockets that one process holds, and perhaps others with it.
@@ -61,11 +63,11 @@ impl Holdings {
         }
     }
 
-    pub(super) const fn groups(&self) -> &HashMap<(ProcessId, Service, Cause), Holding> {
+    pub(super) const fn groups(&self) -> &FxHashMap<(ProcessId, Service, Cause), Holding> {
         &self.groups
     }
 
-    pub(super) const fn queues(&self) -> &HashMap<(ProcessId, Service), Queue> {
+    pub(super) const fn queues(&self) -> &FxHashMap<(ProcessId, Service), Queue> {
         &self.queues
     }
 

@@ -1,7 +1,6 @@
 //! The complete count: every socket in CLOSE_WAIT, by what it serves and why it is there.
 
-use std::collections::{HashMap, HashSet};
-
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
 use super::{Age, Cause, Tally, TickRate};
@@ -48,10 +47,10 @@ pub struct Service {
 pub struct Survey {
     now_ns: u64,
     tick_rate: Option<TickRate>,
-    namespaces: HashSet<u32>,
-    listening: HashSet<(u32, u16)>,
-    found: HashMap<(Service, Cause), Tally>,
-    services: HashSet<Service>,
+    namespaces: FxHashSet<u32>,
+    listening: FxHashSet<(u32, u16)>,
+    found: FxHashMap<(Service, Cause), Tally>,
+    services: FxHashSet<Service>,
 }
 
 impl Survey {
@@ -61,10 +60,10 @@ impl Survey {
         Self {
             now_ns,
             tick_rate,
-            namespaces: HashSet::new(),
-            listening: HashSet::new(),
-            found: HashMap::new(),
-            services: HashSet::new(),
+            namespaces: FxHashSet::default(),
+            listening: FxHashSet::default(),
+            found: FxHashMap::default(),
+            services: FxHashSet::default(),
         }
     }
 
@@ -133,7 +132,7 @@ impl Survey {
 
     /// What was found, by service and cause.
     #[must_use]
-    pub const fn found(&self) -> &HashMap<(Service, Cause), Tally> {
+    pub const fn found(&self) -> &FxHashMap<(Service, Cause), Tally> {
         &self.found
     }
 
