@@ -34,7 +34,7 @@ use crate::{diagnosis::Report, netns::Visitor, watch::Watch};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the agent may take to answer: it may have to wait for a walk that is under way, and
 /// walk itself.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_PATIENCE: Duration = Duration::from_mins(1);
 /// How soon a stop is noticed.
 const STOP_INTERVAL: Timespec = Timespec {
     tv_sec: 0,

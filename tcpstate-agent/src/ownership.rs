@@ -29,13 +29,18 @@ pub struct SocketOwner {
 /// The owners of one socket: several where processes share it.
 pub type Owners = Vec<Arc<SocketOwner>>;
 
+/// Network namespace and port.
+type Place = (u32, u16);
+/// A listener, and a process that has it.
+type Listening = (u64, Arc<SocketOwner>);
+
 /// Who owns which socket.
 #[derive(Debug, Default)]
 pub struct Ownership {
     sockets: HashMap<u64, Owners>,
     /// By network namespace and port, with the listener that makes it so.
-    ports: HashMap<(u32, u16), Vec<(u64, Arc<SocketOwner>)>>,
-    listeners: HashMap<u64, (u32, u16)>,
+    ports: HashMap<Place, Vec<Listening>>,
+    listeners: HashMap<u64, Place>,
 }
 
 impl Ownership {
@@ -62,13 +67,12 @@ impl Ownership {
         let place = (transition.namespace, transition.local.port());
         if let Some(caller) = &transition.caller {
             let owner = Arc::new(SocketOwner::from(caller));
-            match transition.new {
-                TcpState::Listen => self.listen(socket, place, owner),
-                // A socket at an address that was used before is a new one.
-                _ => {
-                    self.sockets.remove(&socket);
-                    self.remember(socket, owner);
-                }
+            // A socket at an address that was used before is a new one.
+            self.sockets.remove(&socket);
+            if transition.new == TcpState::Listen {
+                self.listen(socket, place, owner);
+            } else {
+                self.remember(socket, owner);
             }
         } else if transition.old == TcpState::Listen && transition.new != TcpState::Close {
             let listening = self.ports.get(&place).into_iter().flatten();
@@ -85,7 +89,7 @@ impl Ownership {
         self.sockets.remove(&socket).unwrap_or_default()
     }
 
-    fn listen(&mut self, socket: u64, place: (u32, u16), owner: Arc<SocketOwner>) {
+    fn listen(&mut self, socket: u64, place: Place, owner: Arc<SocketOwner>) {
         if self.listeners.len() >= REMEMBERED {
             return;
         }

@@ -6,6 +6,10 @@
 //! an enum only through a checked conversion such as [`TcpState::from_kernel`].
 #![no_std]
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::inline_always,
+    reason = "in the programs a call that is not inlined costs the verifier its knowledge"
+)]
 
 mod close_wait;
 mod counters;

@@ -58,7 +58,6 @@ impl StopwatchKey {
     pub const fn of(address: u64) -> Self {
         let spread = (address >> ALIGNMENT_BITS).wrapping_mul(SPREAD) & ((1 << KEY_BITS) - 1);
         Self {
-            #[expect(clippy::cast_possible_truncation, reason = "it has 16 bits")]
             row: (spread >> TAG_BITS) as u32,
             tag: spread << TIME_BITS,
         }

@@ -17,9 +17,18 @@ pub(crate) fn monotonic_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// `jiffies_64`.
+/// The lower half of `jiffies_64`, which is what sockets store.
 #[inline(always)]
-pub(crate) fn jiffies() -> u64 {
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "it is the lower half that counts"
+)]
+pub(crate) fn jiffies() -> u32 {
+    jiffies_64() as u32
+}
+
+#[inline(always)]
+fn jiffies_64() -> u64 {
     // SAFETY: the helper takes no argument and cannot fail.
     unsafe { bpf_jiffies64() }
 }
@@ -30,7 +39,7 @@ pub(crate) fn sample() {
     if let Some(clock) = CLOCK.get_ptr_mut(0) {
         let now = ClockSample {
             monotonic_ns: monotonic_ns(),
-            jiffies: jiffies(),
+            jiffies: jiffies_64(),
         };
         // SAFETY: the map gave a valid element; only one pass runs at a time.
         unsafe { *clock = now };

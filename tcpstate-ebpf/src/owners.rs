@@ -33,8 +33,10 @@ extern "C" fn tcp_owners(ctx: *const *const u8) -> i32 {
     if task.is_null() || file.is_null() {
         return 0;
     }
-    // SAFETY: the context's pointers have these types and are not null.
-    let (task, file) = unsafe { (Task::new(task), File::new(file)) };
+    // SAFETY: the context's pointer has this type and is not null.
+    let task = unsafe { Task::new(task) };
+    // SAFETY: see above.
+    let file = unsafe { File::new(file) };
     if let Some(record) = observe(task, file) {
         // SAFETY: `ctx` is what the kernel calls an iterator program with.
         let to = unsafe { SeqFile::of(ctx) };

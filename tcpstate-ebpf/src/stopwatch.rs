@@ -66,8 +66,9 @@ pub(crate) fn since(socket: u64, now_ns: u64) -> u64 {
 fn words(row: *const Row) -> Row {
     let mut words = [0; ROW_WORDS];
     for (index, word) in words.iter_mut().enumerate() {
+        let place = row.cast::<u64>().wrapping_add(index);
         // SAFETY: the map gave a valid row, and `index` is below the number of its words.
-        *word = unsafe { row.cast::<u64>().add(index).read_volatile() };
+        *word = unsafe { place.read_volatile() };
     }
     words
 }

@@ -23,6 +23,10 @@ pub struct Facts {
 
 /// What the kernel's BTF says.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and any of them can be false"
+)]
 pub struct BtfFacts {
     /// The tracepoint `inet_sock_set_state` can be attached to.
     pub has_state_tracepoint: bool,

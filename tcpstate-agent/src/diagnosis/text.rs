@@ -198,18 +198,15 @@ fn ages(group: &ReportGroup) -> String {
     } else {
         ""
     };
-    let mut text = format!(
-        "oldest {at_least}{}, median about {}",
+    let inexact = match group.age_lower_bound_sockets {
+        0 => String::new(),
+        sockets => format!(" ({} may be older than known)", grouped(sockets)),
+    };
+    format!(
+        "oldest {at_least}{}, median about {}{inexact}",
         duration(group.oldest_age_seconds),
         duration(group.median_age_seconds)
-    );
-    if group.age_lower_bound_sockets > 0 {
-        text += &format!(
-            " ({} may be older than known)",
-            grouped(group.age_lower_bound_sockets)
-        );
-    }
-    text
+    )
 }
 
 fn peers(group: &ReportGroup) -> String {
@@ -246,14 +243,16 @@ fn place(process: &ReportProcess) -> String {
 
 fn files(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> Option<String> {
     let open = grouped(process.open_fds?);
-    let mut text = match process.max_fds {
-        Some(limit) => format!("{open} open of {}", grouped(limit)),
-        None => format!("{open} open, no limit"),
+    let limit = match process.max_fds {
+        Some(limit) => format!("open of {}", grouped(limit)),
+        None => "open, no limit".to_owned(),
     };
-    if let Some(seconds) = diagnosed.fds_exhausted_in_seconds {
-        text += &format!(", none left in about {} at this rate", duration(seconds));
-    }
-    Some(text)
+    let exhausted = diagnosed
+        .fds_exhausted_in_seconds
+        .map_or_else(String::new, |seconds| {
+            format!(", none left in about {} at this rate", duration(seconds))
+        });
+    Some(format!("{open} {limit}{exhausted}"))
 }
 
 fn terminal(text: &str) -> String {
@@ -282,7 +281,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

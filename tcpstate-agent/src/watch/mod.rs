@@ -74,7 +74,7 @@ impl Watch {
         };
         let counting = Arc::clone(&shared);
         watch.spawn("ts-counting", move || {
-            counting::run(&counting, settings.cpu_percent)
+            counting::run(&counting, settings.cpu_percent);
         })?;
         let scraping = Arc::clone(&shared);
         watch.spawn("ts-scraping", move || scraping::run(&scraping, &incoming))?;

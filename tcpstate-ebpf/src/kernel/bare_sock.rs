@@ -119,8 +119,7 @@ impl Look {
             record.unsent = self.difference(&WRITE_SEQ, &SND_UNA)?;
         }
         if record.since_ns == 0 {
-            // Sockets store the lower half.
-            let now = clock::jiffies() as u32;
+            let now = clock::jiffies();
             record.last_ack_jiffies = now.wrapping_sub(read(self.sock.0, &RCV_TSTAMP)?);
         }
         Some(())

@@ -31,13 +31,18 @@ impl SeqFile {
     #[inline(always)]
     pub(crate) fn write<T: IntoBytes + Immutable>(self, record: &T) -> Result<(), BufferFull> {
         let bytes = record.as_bytes();
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a record fits on a stack of 512 bytes"
+        )]
+        let length = size_of::<T>() as u32;
         // SAFETY: `self.0` is the iterator's `struct seq_file *`, and the helper copies as many
         // bytes as `record` has.
         let result = unsafe {
             bpf_seq_write(
                 self.0.cast_mut().cast(),
                 bytes.as_ptr().cast_mut().cast(),
-                size_of::<T>() as u32,
+                length,
             )
         };
         if result == 0 { Ok(()) } else { Err(BufferFull) }

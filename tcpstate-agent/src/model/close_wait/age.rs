@@ -107,7 +107,7 @@ impl Ages {
             if count > 0 && below + count >= half {
                 let (from, to) = (lower_edge(bucket), lower_edge(bucket + 1));
                 let part = u32::try_from((half - below) * 1_000 / count).unwrap_or(1_000);
-                return from + (to - from) * part / 1_000;
+                return from + to.saturating_sub(from) * part / 1_000;
             }
             below += count;
         }
