@@ -25,6 +25,12 @@ use tcpstate_common::{Family, RecordMask, TcpState};
 /// The ring that the agent uses.
 const RING_BYTES: u32 = 512 * 1024;
 
+/// What the agent does unless told otherwise.
+pub(crate) const SETTINGS: WatchSettings = WatchSettings {
+    cpu_percent: 2.0,
+    close_wait_top: 50,
+};
+
 /// The agent under test.
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_tcpstate-agent");
 
@@ -269,19 +275,19 @@ pub(crate) fn load_programs(programs: &[ProgramId], ring_bytes: u32) -> Loaded {
 /// Starts a watch with every program and an event ring of `ring_bytes`, and waits until every
 /// namespace has been counted.
 pub(crate) fn watch_with_ring(ring_bytes: u32) -> Watch {
-    start(ring_bytes, 2.0)
+    start(ring_bytes, SETTINGS)
 }
 
 /// The same, with snapshots one after the other, as long as there is anything to count.
 pub(crate) fn busy_watch() -> Watch {
-    start(RING_BYTES, 100.0)
+    let settings = WatchSettings {
+        cpu_percent: 100.0,
+        ..SETTINGS
+    };
+    start(RING_BYTES, settings)
 }
 
-fn start(ring_bytes: u32, cpu_percent: f64) -> Watch {
-    let settings = WatchSettings {
-        cpu_percent,
-        close_wait_top: 50,
-    };
+fn start(ring_bytes: u32, settings: WatchSettings) -> Watch {
     let watch = Watch::start(load(ring_bytes), settings).unwrap();
     assert!(
         watch.wait_until_ready(Duration::from_secs(10)),

@@ -15,7 +15,9 @@ use tcpstate_common::TcpState;
 
 use crate::{
     agent::Agent,
-    harness::{Netns, Running, census_of, load, load_programs, require, same, watch, within},
+    harness::{
+        Netns, Running, SETTINGS, census_of, load, load_programs, require, same, watch, within,
+    },
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
 
@@ -215,7 +217,7 @@ fn a_namespace_whose_processes_may_not_be_looked_into_is_reported() {
 #[test]
 fn a_watch_that_cannot_count_is_ready_and_shows_transitions_alone() {
     let loaded = load_programs(&[ProgramId::Transition], 4096);
-    let watch = Watch::start(loaded, 2.0).unwrap();
+    let watch = Watch::start(loaded, SETTINGS).unwrap();
     assert!(
         watch.wait_until_ready(Duration::from_secs(10)),
         "never ready"
