@@ -8,7 +8,7 @@ use std::{
         unix::{fs::MetadataExt as _, process::CommandExt as _},
     },
     path::PathBuf,
-    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -186,6 +186,10 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn take_stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("stdin is not piped")
     }
 
     pub(crate) fn take_stdout(&mut self) -> ChildStdout {

@@ -19,6 +19,7 @@ mod harness;
 mod namespaces;
 mod page;
 mod peer;
+mod programs;
 mod prometheus;
 mod ring;
 mod states;

@@ -26,22 +26,22 @@ use crate::{
 
 /// Within what a group is shown as it is: the longest pause between two looks at the owners, and
 /// what a namespace may take to be found.
-const SHOWN: Duration = Duration::from_secs(20);
+pub(crate) const SHOWN: Duration = Duration::from_secs(20);
 
-const SOCKETS: &str = "tcpstate_close_wait_sockets";
+pub(crate) const SOCKETS: &str = "tcpstate_close_wait_sockets";
 const OLDEST_AGE: &str = "tcpstate_close_wait_oldest_age_seconds";
 const LOWER_BOUND: &str = "tcpstate_close_wait_age_lower_bound_sockets";
 const UNREAD_BYTES: &str = "tcpstate_close_wait_unread_bytes";
 
 /// A watch, asked afresh each time instead of when it has a turn.
-struct Look {
+pub(crate) struct Look {
     watch: Arc<Watch>,
     visitor: Visitor,
     registry: prometheus::Registry,
 }
 
 impl Look {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let watch = Arc::new(harness::watch());
         Self {
             registry: metrics::register(Arc::clone(&watch)).unwrap(),
@@ -56,7 +56,7 @@ impl Look {
     }
 
     /// The groups of one namespace.
-    fn groups(&self, namespace: &Netns) -> Vec<OwnedGroup> {
+    pub(crate) fn groups(&self, namespace: &Netns) -> Vec<OwnedGroup> {
         let inode = namespace.inode();
         let mut groups = self.find().groups.clone();
         groups.retain(|group| group.service.namespace == inode);
@@ -64,7 +64,7 @@ impl Look {
     }
 
     /// The page of metrics.
-    fn page(&self) -> Page {
+    pub(crate) fn page(&self) -> Page {
         self.find();
         Page::parse(metrics::render(&self.registry).unwrap())
     }
@@ -72,18 +72,18 @@ impl Look {
 
 /// A socket in CLOSE_WAIT, as `ss` shows it.
 #[derive(Clone, Debug)]
-struct Shown {
-    received: u64,
+pub(crate) struct Shown {
+    pub(crate) received: u64,
     unsent: u64,
     local_port: u16,
     remote_port: u16,
     /// Name and number of each process.
-    processes: BTreeSet<(String, u32)>,
+    pub(crate) processes: BTreeSet<(String, u32)>,
 }
 
 impl Shown {
     /// What follows from the queues.
-    fn cause(&self) -> Cause {
+    pub(crate) fn cause(&self) -> Cause {
         match (self.processes.is_empty(), self.received, self.unsent) {
             (true, _, _) => Cause::Unaccepted,
             (false, 0, 0) => Cause::EofRead,
@@ -95,7 +95,7 @@ impl Shown {
 }
 
 /// The sockets in CLOSE_WAIT that `ss` shows in a namespace.
-fn ss(namespace: &Netns) -> Vec<Shown> {
+pub(crate) fn ss(namespace: &Netns) -> Vec<Shown> {
     let text = namespace.command(
         "ss",
         &[
@@ -111,7 +111,7 @@ fn ss(namespace: &Netns) -> Vec<Shown> {
 }
 
 /// How many `ss` shows, without asking for their processes, which takes long for many.
-fn ss_count(namespace: &Netns) -> u64 {
+pub(crate) fn ss_count(namespace: &Netns) -> u64 {
     let arguments = ["--tcp", "--numeric", "--no-header", "state", "close-wait"];
     let text = namespace.command("ss", &arguments);
     text.lines().count().try_into().unwrap()
