@@ -1,4 +1,4 @@
-//! Other processes: the test binary, started again with a part to play.
+//! Other processes: the test binary, started again with something to do.
 //!
 //! Who holds a socket is told by process, so the tests need processes. They need no other program
 //! for it, and so these tests run wherever the test binary does.
@@ -10,7 +10,7 @@ use std::{
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::AsFd as _,
         unix::{ffi::OsStrExt as _, net::UnixStream},
     },
     path::Path,
@@ -34,7 +34,10 @@ use crate::harness::{Netns, Running};
 /// What the peer sends before its FIN where data is to stay unread.
 pub(crate) const UNREAD: usize = 100;
 
-const PART: &str = "TCPSTATE_TEST_PART";
+/// How long an actor has to make its sockets.
+const STARTED: Duration = Duration::from_mins(1);
+
+const DUTY: &str = "TCPSTATE_TEST_DUTY";
 const NAME: &str = "TCPSTATE_TEST_NAME";
 const CGROUP: &str = "TCPSTATE_TEST_CGROUP";
 /// What an actor says once its sockets are there; its port follows.
@@ -42,7 +45,7 @@ const READY: &str = "ready ";
 
 /// What an actor does. Those with sockets have their peers as well, which wait in FIN_WAIT2.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum Part {
+pub(crate) enum Duty {
     /// Keeps sockets in CLOSE_WAIT.
     Keep(Sockets),
     /// The same, as a server that starts `workers` which inherit the sockets, and keep them too.
@@ -70,7 +73,7 @@ pub(crate) struct Sockets {
     pub(crate) count: usize,
 }
 
-/// An actor that plays its part. Dropping it ends it, and closes its sockets.
+/// An actor that plays its duty. Dropping it ends it, and closes its sockets.
 pub(crate) struct Actor {
     _process: Running,
     /// The port of its server; 0 without one.
@@ -79,34 +82,34 @@ pub(crate) struct Actor {
 
 impl Actor {
     /// Starts an actor in `namespace` that calls itself `name`, and waits until all is as its
-    /// part says. The thread that calls this must outlive it.
-    pub(crate) fn start(namespace: &Netns, name: &str, part: Part) -> Self {
-        Self::start_named(namespace, name.as_bytes(), part)
+    /// duty says. The thread that calls this must outlive it.
+    pub(crate) fn start(namespace: &Netns, name: &str, duty: Duty) -> Self {
+        Self::start_named(namespace, name.as_bytes(), duty)
     }
 
     /// The same, with a name that may be any bytes.
-    pub(crate) fn start_named(namespace: &Netns, name: &[u8], part: Part) -> Self {
-        Self::begin(Some(namespace), OsStr::from_bytes(name), part, None).wait()
+    pub(crate) fn start_named(namespace: &Netns, name: &[u8], duty: Duty) -> Self {
+        Self::begin(Some(namespace), OsStr::from_bytes(name), duty, None).wait()
     }
 
     /// The same, in the cgroup that has this folder.
     pub(crate) fn start_in_cgroup(
         namespace: &Netns,
         name: &str,
-        part: Part,
+        duty: Duty,
         cgroup: &Path,
     ) -> Self {
-        Self::begin(Some(namespace), name.as_ref(), part, Some(cgroup)).wait()
+        Self::begin(Some(namespace), name.as_ref(), duty, Some(cgroup)).wait()
     }
 
     /// Starts several, and waits for them together.
     pub(crate) fn start_all<'a>(
         namespace: &Netns,
-        parts: impl IntoIterator<Item = (&'a str, Part)>,
+        duties: impl IntoIterator<Item = (&'a str, Duty)>,
     ) -> Vec<Self> {
-        let begun: Vec<_> = parts
+        let begun: Vec<_> = duties
             .into_iter()
-            .map(|(name, part)| Self::begin(Some(namespace), name.as_ref(), part, None))
+            .map(|(name, duty)| Self::begin(Some(namespace), name.as_ref(), duty, None))
             .collect();
         begun.into_iter().map(Beginning::wait).collect()
     }
@@ -114,7 +117,7 @@ impl Actor {
     fn begin(
         namespace: Option<&Netns>,
         name: &OsStr,
-        part: Part,
+        duty: Duty,
         cgroup: Option<&Path>,
     ) -> Beginning {
         let binary = env::current_exe().unwrap();
@@ -131,7 +134,7 @@ impl Actor {
         };
         command
             .args(["--exact", "actor::act", "--nocapture", "--test-threads=1"])
-            .env(PART, serde_json::to_string(&part).unwrap())
+            .env(DUTY, serde_json::to_string(&duty).unwrap())
             .env(NAME, name)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -161,7 +164,7 @@ struct Beginning {
 
 impl Beginning {
     fn wait(self) -> Actor {
-        let port = self.said.recv_timeout(Duration::from_secs(60));
+        let port = self.said.recv_timeout(STARTED);
         Actor {
             _process: self.process,
             port: port.expect("the actor does not play (its words are on stderr)"),
@@ -172,7 +175,7 @@ impl Beginning {
 /// No test, but the way into an actor.
 #[test]
 fn act() {
-    let Some(part) = env::var_os(PART) else {
+    let Some(duty) = env::var_os(DUTY) else {
         return;
     };
     if let Some(folder) = env::var_os(CGROUP) {
@@ -190,13 +193,13 @@ fn act() {
     for name in [OsStr::new("a-longer-name-1"), &env::var_os(NAME).unwrap()] {
         fs::write("/proc/self/comm", name.as_bytes()).unwrap();
     }
-    let part: Part = serde_json::from_str(part.to_str().unwrap()).unwrap();
-    part.play();
+    let duty: Duty = serde_json::from_str(duty.to_str().unwrap()).unwrap();
+    duty.play();
     // Not by returning: the test runner would have more to say, to nobody.
     std::process::exit(0);
 }
 
-impl Part {
+impl Duty {
     fn play(self) {
         match self {
             Self::Keep(sockets) => {
@@ -223,7 +226,7 @@ impl Part {
                 let (sender, _receiver) = UnixStream::pair().unwrap();
                 let port = made.port();
                 for socket in made.kept.drain(..) {
-                    send_away(&sender, socket.into());
+                    send_away(&sender, socket);
                 }
                 until_told(port);
             }
@@ -293,7 +296,7 @@ impl Sockets {
         let mut made = Made {
             kept: Vec::new(),
             peers: Vec::new(),
-            listener: listener,
+            listener,
         };
         for _ in 0..self.count {
             let client = TcpStream::connect(address).unwrap();
@@ -348,7 +351,7 @@ fn read_to_the_end(socket: &mut TcpStream) {
 fn send_until_full(socket: &mut TcpStream) {
     socket.set_nonblocking(true).unwrap();
     loop {
-        match socket.write(&[b'x'; 65_536]) {
+        match socket.write(&[b'x'; 16_384]) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
             Err(error) => panic!("{error}"),
@@ -356,11 +359,13 @@ fn send_until_full(socket: &mut TcpStream) {
     }
 }
 
-fn send_away(to: &UnixStream, descriptor: OwnedFd) {
-    let descriptors = [descriptor.as_fd()];
+fn send_away(to: &UnixStream, socket: TcpStream) {
+    let descriptors = [socket.as_fd()];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
     let data = [io::IoSlice::new(b"x")];
     rustix::net::sendmsg(to, &data, &mut ancillary, SendFlags::empty()).unwrap();
+    // What was sent holds it now.
+    drop(socket);
 }

@@ -13,7 +13,7 @@ use tcpstate_agent::model::close_wait::{Cause, Role};
 use tempfile::TempDir;
 
 use crate::{
-    close_wait::{Look, SHOWN, SOCKETS, ss},
+    close_wait::{Look, SHOWN, SOCKETS, Shown, ss},
     harness::{Netns, Running, is_excused, require, within},
 };
 
@@ -83,8 +83,7 @@ impl Blame {
                     }),
                 format!("ss shows {truth:?}"),
             )?;
-            // The FIN counts as one in the queue.
-            let unread: u64 = truth.iter().map(|one| one.received.max(1) - 1).sum();
+            let unread: u64 = truth.iter().map(Shown::unread_bytes).sum();
             let groups = look.groups(namespace);
             let [group] = &groups[..] else {
                 return Err(format!("{groups:?}"));
@@ -284,7 +283,7 @@ fn a_node_server_that_stops_reading_has_data_unread() {
     let _peers: Vec<TcpStream> = (0..6)
         .map(|_| {
             let mut peer = connect(&namespace, port);
-            peer.write_all(&[b'x'; 80_000]).unwrap();
+            peer.write_all(&vec![b'x'; 80_000]).unwrap();
             peer.shutdown(Shutdown::Write).unwrap();
             peer
         })

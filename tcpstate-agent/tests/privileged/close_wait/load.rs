@@ -7,9 +7,9 @@ use std::{
 
 use tcpstate_agent::model::close_wait::{Cause, Role};
 
-use super::{LOWER_BOUND, Look, SHOWN, SOCKETS, adds_up, is_shown, keep, ss_count, total};
+use super::{BUSY, LOWER_BOUND, Look, SHOWN, SOCKETS, adds_up, is_shown, keep, ss_count, total};
 use crate::{
-    actor::{Actor, Part, Sockets},
+    actor::{Actor, Duty, Sockets},
     agent::Agent,
     harness::{DoneOnDrop, Netns, require, within},
     page::Page,
@@ -107,10 +107,10 @@ fn a_hundred_thousand_are_counted_exactly_in_little_memory_and_those_that_leave_
 
     let namespace = Netns::new();
     // What comes while the agent is slower than a scrape should wait must be shown all the same.
-    let agent = Agent::start_with(&["--snapshot.cpu-percent", "100"]);
-    let part = Part::Keep(sockets(Role::Server, FIRST));
+    let agent = Agent::start_with(&BUSY);
+    let duty = Duty::Keep(sockets(Role::Server, FIRST));
     let start =
-        |name, count: usize| Actor::start_all(&namespace, std::iter::repeat_n((name, part), count));
+        |name, count: usize| Actor::start_all(&namespace, std::iter::repeat_n((name, duty), count));
     let check = |truth: u64| {
         within(3 * SHOWN, || {
             let page = agent.page();
@@ -135,7 +135,7 @@ fn a_hundred_thousand_are_counted_exactly_in_little_memory_and_those_that_leave_
     );
 
     let before = Left::of(&agent.page());
-    let pass = Part::Pass {
+    let pass = Duty::Pass {
         address: "127.0.0.1:0".parse().unwrap(),
         connections: PASSING,
     };

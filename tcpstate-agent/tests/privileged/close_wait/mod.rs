@@ -19,14 +19,17 @@ use tcpstate_agent::{
 };
 
 use crate::{
-    actor::{Actor, Part, Sockets},
+    actor::{Actor, Duty, Sockets},
     harness::{self, Netns, require},
     page::Page,
 };
 
 /// Within what a group is shown as it is: the longest pause between two looks at the owners, and
 /// what a namespace may take to be found.
-pub(crate) const SHOWN: Duration = Duration::from_secs(20);
+pub(crate) const SHOWN: Duration = Duration::from_secs(30);
+
+/// Flags of an agent that looks at the owners as often as it ever does, on a busy host too.
+const BUSY: [&str; 2] = ["--snapshot.cpu-percent", "100"];
 
 pub(crate) const SOCKETS: &str = "tcpstate_close_wait_sockets";
 const OLDEST_AGE: &str = "tcpstate_close_wait_oldest_age_seconds";
@@ -73,7 +76,7 @@ impl Look {
 /// A socket in CLOSE_WAIT, as `ss` shows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
-    pub(crate) received: u64,
+    received: u64,
     unsent: u64,
     local_port: u16,
     remote_port: u16,
@@ -82,6 +85,11 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
+    /// What was not read, without the FIN, which counts as one in the queue.
+    pub(crate) fn unread_bytes(&self) -> u64 {
+        self.received.saturating_sub(1)
+    }
+
     /// What follows from the queues.
     pub(crate) fn cause(&self) -> Cause {
         match (self.processes.is_empty(), self.received, self.unsent) {
@@ -169,7 +177,7 @@ fn adds_up(page: &Page) -> Result<(), String> {
 
 /// An actor that keeps sockets.
 fn keep(namespace: &Netns, name: &str, sockets: Sockets) -> Actor {
-    Actor::start(namespace, name, Part::Keep(sockets))
+    Actor::start(namespace, name, Duty::Keep(sockets))
 }
 
 fn total(groups: &[OwnedGroup]) -> u64 {

@@ -6,7 +6,7 @@ use tcpstate_agent::model::close_wait::{Cause, Role};
 
 use super::{Look, SHOWN, SOCKETS};
 use crate::{
-    actor::{Actor, Part, Sockets},
+    actor::{Actor, Duty, Sockets},
     harness::{Netns, is_excused, require, within},
     prometheus,
 };
@@ -40,7 +40,7 @@ fn whatever_a_process_calls_itself_the_page_can_be_read_and_shows_it() {
                 address: "127.0.0.1:0".parse().unwrap(),
                 count: 1,
             };
-            Actor::start_named(&namespace, name, Part::Keep(sockets))
+            Actor::start_named(&namespace, name, Duty::Keep(sockets))
         })
         .collect();
     let page = within(SHOWN, || {

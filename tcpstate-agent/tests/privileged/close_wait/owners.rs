@@ -9,9 +9,9 @@ use std::{
 
 use tcpstate_agent::model::close_wait::{Cause, Role};
 
-use super::{Look, SHOWN, SOCKETS, adds_up, is_shown, keep, ss, total};
+use super::{BUSY, Look, SHOWN, SOCKETS, adds_up, is_shown, keep, ss, total};
 use crate::{
-    actor::{Actor, Part, Sockets},
+    actor::{Actor, Duty, Sockets},
     agent::Agent,
     harness::{Netns, is_excused, require, within},
     prometheus::{self, Prometheus},
@@ -31,11 +31,11 @@ fn sockets_that_a_server_shares_with_its_workers_count_once_for_the_lowest_numbe
     for cause in [Cause::FinUnread, Cause::EofRead] {
         let look = Look::new();
         let namespace = Netns::new();
-        let part = Part::Share {
+        let duty = Duty::Share {
             sockets: sockets(cause, 6),
             workers: 3,
         };
-        let actor = Actor::start(&namespace, "prefork", part);
+        let actor = Actor::start(&namespace, "prefork", duty);
         let port = actor.port.to_string();
         within(SHOWN, || {
             let truth = ss(&namespace);
@@ -67,13 +67,13 @@ fn sockets_that_a_server_shares_with_its_workers_count_once_for_the_lowest_numbe
 fn of_several_servers_at_one_address_the_one_that_does_not_accept_is_named() {
     let look = Look::new();
     let namespace = Netns::new();
-    let stuck = Part::Listen {
+    let stuck = Duty::Listen {
         address: "127.0.0.1:0".parse().unwrap(),
         accepts: false,
     };
     let stuck = Actor::start(&namespace, "stuck", stuck);
     let address = SocketAddr::from(([127, 0, 0, 1], stuck.port));
-    let accepts = Part::Listen {
+    let accepts = Duty::Listen {
         address,
         accepts: true,
     };
@@ -119,8 +119,8 @@ fn sockets_on_the_way_to_another_process_are_nobodys() {
     let look = Look::new();
     let namespace = Netns::new();
     for cause in [Cause::EofRead, Cause::DataUnread] {
-        let part = Part::Send(sockets(cause, 5));
-        let sender = Actor::start(&namespace, "sender", part);
+        let duty = Duty::Send(sockets(cause, 5));
+        let sender = Actor::start(&namespace, "sender", duty);
         within(SHOWN, || {
             let truth = ss(&namespace);
             assert!(
@@ -239,8 +239,8 @@ fn in_two_containers(name: &str) -> [Contained; 2] {
             address: ([127, 0, 0, 1], port).into(),
             ..sockets(Cause::FinUnread, count)
         };
-        let part = Part::Keep(sockets);
-        let actor = Actor::start_in_cgroup(&namespace, name, part, &container.folder);
+        let duty = Duty::Keep(sockets);
+        let actor = Actor::start_in_cgroup(&namespace, name, duty, &container.folder);
         port = actor.port;
         Contained {
             actor,
@@ -286,7 +286,7 @@ fn a_real_prometheus_takes_the_series_of_containers_apart() {
     if is_excused("prometheus") || is_excused("promtool") {
         return;
     }
-    let agent = Agent::start();
+    let agent = Agent::start_with(&BUSY);
     let all = in_two_containers("scraped");
     within(SHOWN, || {
         let series = agent.page();

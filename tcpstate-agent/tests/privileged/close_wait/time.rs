@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tcpstate_agent::model::close_wait::{Cause, Role};
 
-use super::{LOWER_BOUND, Look, OLDEST_AGE, SHOWN, SOCKETS, keep, total};
+use super::{BUSY, LOWER_BOUND, Look, OLDEST_AGE, SHOWN, SOCKETS, keep, total};
 use crate::{
     actor::Sockets,
     agent::Agent,
@@ -124,7 +124,7 @@ fn when_they_are_closed_their_series_are_gone() {
 #[test]
 fn when_all_are_closed_the_agent_shows_none_and_no_ages() {
     let namespace = Netns::new();
-    let agent = Agent::start();
+    let agent = Agent::start_with(&BUSY);
     let actor = keep(&namespace, "closed", sockets(5));
     within(SHOWN, || {
         let page = agent.page();
