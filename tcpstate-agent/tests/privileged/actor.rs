@@ -10,7 +10,7 @@ use std::{
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{
-        fd::AsFd as _,
+        fd::AsFd,
         unix::{ffi::OsStrExt as _, net::UnixStream},
     },
     path::Path,
@@ -48,10 +48,11 @@ const READY: &str = "ready ";
 pub(crate) enum Duty {
     /// Keeps sockets in CLOSE_WAIT.
     Keep(Sockets),
-    /// The same, as a server that starts `workers` which inherit the sockets, and keep them too.
+    /// The same, as a server that starts `workers` which inherit the sockets and the one that it
+    /// listens on, and keep them too.
     Share { sockets: Sockets, workers: usize },
-    /// The same, but the sockets are on the way to a process that does not take them.
-    Send(Sockets),
+    /// The same, but all sockets except `kept` are on the way to a process that does not take them.
+    Send { sockets: Sockets, kept: usize },
     /// Listens, as one of several at one address.
     Listen { address: SocketAddr, accepts: bool },
     /// Opens connections one after the other; each is in CLOSE_WAIT for a moment.
@@ -92,8 +93,8 @@ impl Actor {
         Self::begin(Some(namespace), OsStr::from_bytes(name), duty, None).wait()
     }
 
-    /// The same, in the cgroup that has this folder.
-    pub(crate) fn start_in_cgroup(
+    /// The same, in the cgroup that has this folder, and in a process namespace of its own.
+    pub(crate) fn start_contained(
         namespace: &Netns,
         name: &str,
         duty: Duty,
@@ -127,6 +128,10 @@ impl Actor {
                 // that enters the namespace itself would end too soon.
                 let mut command = Command::new("nsenter");
                 command.arg(format!("--net={}", namespace.way_in()));
+                if cgroup.is_some() {
+                    // The actor ends when nobody holds its stdin any more.
+                    command.args(["unshare", "--pid", "--fork"]);
+                }
                 command.arg(binary);
                 command
             }
@@ -179,8 +184,8 @@ fn act() {
         return;
     };
     if let Some(folder) = env::var_os(CGROUP) {
-        let own = std::process::id().to_string();
-        fs::write(Path::new(&folder).join("cgroup.procs"), own).unwrap();
+        // 0 is whoever writes, whatever its number.
+        fs::write(Path::new(&folder).join("cgroup.procs"), "0").unwrap();
     }
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let limit = Rlimit {
@@ -208,7 +213,8 @@ impl Duty {
             }
             Self::Share { sockets, workers } => {
                 let made = sockets.make();
-                for socket in &made.kept {
+                let sockets = made.kept.iter().map(AsFd::as_fd);
+                for socket in sockets.chain([made.listener.as_fd()]) {
                     rustix::io::fcntl_setfd(socket, FdFlags::empty()).unwrap();
                 }
                 let workers: Vec<_> = (1..=workers)
@@ -221,11 +227,11 @@ impl Duty {
                 until_told(made.port());
                 drop(workers);
             }
-            Self::Send(sockets) => {
+            Self::Send { sockets, kept } => {
                 let mut made = sockets.make();
                 let (sender, _receiver) = UnixStream::pair().unwrap();
                 let port = made.port();
-                for socket in made.kept.drain(..) {
+                for socket in made.kept.drain(kept..) {
                     send_away(&sender, socket);
                 }
                 until_told(port);

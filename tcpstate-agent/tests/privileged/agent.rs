@@ -19,6 +19,9 @@ use crate::{
     prometheus::{self, Prometheus},
 };
 
+/// How long an agent may take to start, on a busy host too.
+const STARTED: Duration = Duration::from_secs(30);
+
 /// A running agent on a port of its own.
 pub(crate) struct Agent {
     process: Running,
@@ -79,14 +82,14 @@ impl Agent {
         let (found, address) = mpsc::channel();
         let said = thread::spawn(move || listen_to(stderr, &found));
         let address = address
-            .recv_timeout(Duration::from_secs(10))
+            .recv_timeout(STARTED)
             .expect("the agent does not listen");
         let agent = Self {
             process,
             address,
             said,
         };
-        within(Duration::from_secs(10), || match agent.get("/-/ready") {
+        within(STARTED, || match agent.get("/-/ready") {
             (200, _) => Ok(()),
             (status, body) => Err(format!("{status} {body}")),
         });

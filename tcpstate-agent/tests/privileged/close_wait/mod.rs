@@ -104,17 +104,24 @@ impl Shown {
 
 /// The sockets in CLOSE_WAIT that `ss` shows in a namespace.
 pub(crate) fn ss(namespace: &Netns) -> Vec<Shown> {
-    let text = namespace.command(
-        "ss",
-        &[
-            "--tcp",
-            "--numeric",
-            "--no-header",
-            "--processes",
-            "state",
-            "close-wait",
-        ],
-    );
+    ss_in_state(namespace, "close-wait")
+}
+
+/// The listening ones. Their first column is the length of the queue.
+fn listeners(namespace: &Netns) -> Vec<Shown> {
+    ss_in_state(namespace, "listening")
+}
+
+fn ss_in_state(namespace: &Netns, state: &str) -> Vec<Shown> {
+    let arguments = [
+        "--tcp",
+        "--numeric",
+        "--no-header",
+        "--processes",
+        "state",
+        state,
+    ];
+    let text = namespace.command("ss", &arguments);
     text.lines().map(parse).collect()
 }
 
@@ -128,7 +135,8 @@ pub(crate) fn ss_count(namespace: &Netns) -> u64 {
 /// Parses `1 0 127.0.0.1:80 127.0.0.1:4000 users:(("a",pid=1,fd=3),("b",pid=2,fd=3))`.
 fn parse(line: &str) -> Shown {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let port = |address: &str| address.rsplit_once(':').unwrap().1.parse().unwrap();
+    // A listener has `*` for the remote one.
+    let port = |address: &str| address.rsplit_once(':').unwrap().1.parse().unwrap_or(0);
     let mut processes = BTreeSet::new();
     for user in line.split("(\"").skip(1) {
         let (name, rest) = user.split_once("\",pid=").unwrap();

@@ -9,7 +9,7 @@ use std::{
 
 use tcpstate_agent::model::close_wait::{Cause, Role};
 
-use super::{BUSY, Look, SHOWN, SOCKETS, adds_up, is_shown, keep, ss, total};
+use super::{BUSY, Look, SHOWN, SOCKETS, adds_up, is_shown, keep, listeners, ss, total};
 use crate::{
     actor::{Actor, Duty, Sockets},
     agent::Agent,
@@ -28,7 +28,7 @@ fn sockets(cause: Cause, count: usize) -> Sockets {
 
 #[test]
 fn sockets_that_a_server_shares_with_its_workers_count_once_for_the_lowest_number() {
-    for cause in [Cause::FinUnread, Cause::EofRead] {
+    for cause in [Cause::FinUnread, Cause::EofRead, Cause::Unaccepted] {
         let look = Look::new();
         let namespace = Netns::new();
         let duty = Duty::Share {
@@ -39,16 +39,19 @@ fn sockets_that_a_server_shares_with_its_workers_count_once_for_the_lowest_numbe
         let port = actor.port.to_string();
         within(SHOWN, || {
             let truth = ss(&namespace);
-            let processes = truth[0].processes.clone();
+            // Sockets that were not accepted have no processes, but the queue that they are in.
+            let processes = match cause {
+                Cause::Unaccepted => listeners(&namespace).remove(0).processes,
+                _ => truth[0].processes.clone(),
+            };
             assert!(truth.len() == 6 && processes.len() == 4, "{truth:?}");
             let lowest = processes.iter().min_by_key(|(_, pid)| pid).unwrap();
-            let page = look.page();
             let labels = [
                 ("role", "server"),
                 ("port", &*port),
                 ("cause", cause.name()),
             ];
-            is_shown(&page, &lowest.0, labels, 6)?;
+            is_shown(&look.page(), &lowest.0, labels, 6)?;
             let groups = look.groups(&namespace);
             let [group] = &groups[..] else {
                 return Err(format!("{groups:?}"));
@@ -63,31 +66,34 @@ fn sockets_that_a_server_shares_with_its_workers_count_once_for_the_lowest_numbe
     }
 }
 
+/// Several processes that listen at one address, by name and whether they accept.
+fn listen_together(namespace: &Netns, servers: &[(&str, bool)]) -> (Vec<Actor>, SocketAddr) {
+    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let actors = servers.iter().map(|&(name, accepts)| {
+        let actor = Actor::start(namespace, name, Duty::Listen { address, accepts });
+        address.set_port(actor.port);
+        actor
+    });
+    (actors.collect(), address)
+}
+
+/// Connects so often, and sends nothing but the end.
+fn half_close(namespace: &Netns, address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let open = || {
+        let peer = TcpStream::connect(address).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        peer
+    };
+    namespace.enter(|| (0..count).map(|_| open()).collect())
+}
+
 #[test]
 fn of_several_servers_at_one_address_the_one_that_does_not_accept_is_named() {
     let look = Look::new();
     let namespace = Netns::new();
-    let stuck = Duty::Listen {
-        address: "127.0.0.1:0".parse().unwrap(),
-        accepts: false,
-    };
-    let stuck = Actor::start(&namespace, "stuck", stuck);
-    let address = SocketAddr::from(([127, 0, 0, 1], stuck.port));
-    let accepts = Duty::Listen {
-        address,
-        accepts: true,
-    };
-    let _well: Vec<Actor> = ["well-1", "well-2"]
-        .map(|name| Actor::start(&namespace, name, accepts))
-        .into();
-    let _peers: Vec<TcpStream> = namespace.enter(|| {
-        let open = || {
-            let peer = TcpStream::connect(address).unwrap();
-            peer.shutdown(Shutdown::Write).unwrap();
-            peer
-        };
-        (0..90).map(|_| open()).collect()
-    });
+    let servers = [("well-1", true), ("stuck", false), ("well-2", true)];
+    let (_servers, address) = listen_together(&namespace, &servers);
+    let _peers = half_close(&namespace, address, 90);
     within(SHOWN, || {
         let truth = ss(&namespace);
         require(
@@ -98,14 +104,13 @@ fn of_several_servers_at_one_address_the_one_that_does_not_accept_is_named() {
             format!("{truth:?}"),
         )?;
         assert!(!truth.is_empty(), "none came to the stuck one");
-        let page = look.page();
-        let port = stuck.port.to_string();
+        let port = address.port().to_string();
         let labels = [
             ("role", "server"),
             ("port", &*port),
             ("cause", "unaccepted"),
         ];
-        is_shown(&page, "stuck", labels, truth.len() as u64)?;
+        is_shown(&look.page(), "stuck", labels, truth.len() as u64)?;
         let of_all = total(&look.groups(&namespace));
         require(
             of_all == truth.len() as u64,
@@ -115,45 +120,73 @@ fn of_several_servers_at_one_address_the_one_that_does_not_accept_is_named() {
 }
 
 #[test]
+fn of_several_servers_that_do_not_accept_each_has_those_in_its_own_queue() {
+    const COUNT: u64 = 90;
+
+    let look = Look::new();
+    let namespace = Netns::new();
+    let servers = [("stuck-1", false), ("stuck-2", false), ("stuck-3", false)];
+    let (_servers, address) = listen_together(&namespace, &servers);
+    let _peers = half_close(&namespace, address, COUNT.try_into().unwrap());
+    within(SHOWN, || {
+        let (listeners, page) = (listeners(&namespace), look.page());
+        let mut sum = 0;
+        for (name, _) in servers {
+            let is_its = |(process, _): &(String, u32)| process == name;
+            let queue = listeners
+                .iter()
+                .find(|one| one.processes.iter().any(is_its));
+            // Of a listener this is the length of its queue.
+            let queue = queue.unwrap().received;
+            sum += queue;
+            let port = address.port().to_string();
+            let labels = [
+                ("role", "server"),
+                ("port", &*port),
+                ("cause", "unaccepted"),
+            ];
+            is_shown(&page, name, labels, queue)?;
+        }
+        require(sum == COUNT, format!("{sum} of {COUNT} are in the queues"))
+    });
+}
+
+#[test]
 fn sockets_on_the_way_to_another_process_are_nobodys() {
     let look = Look::new();
     let namespace = Netns::new();
-    for cause in [Cause::EofRead, Cause::DataUnread] {
-        let duty = Duty::Send(sockets(cause, 5));
+    for (cause, kept) in [
+        (Cause::EofRead, 0),
+        (Cause::DataUnread, 0),
+        (Cause::EofRead, 4),
+    ] {
+        let duty = Duty::Send {
+            sockets: sockets(cause, 9),
+            kept,
+        };
         let sender = Actor::start(&namespace, "sender", duty);
+        let (kept, sent) = (kept as u64, 9 - kept as u64);
+        let port = sender.port.to_string();
         within(SHOWN, || {
             let truth = ss(&namespace);
-            assert!(
-                truth.len() == 5 && truth.iter().all(|one| one.processes.is_empty()),
-                "{truth:?}"
-            );
-            let groups = look.groups(&namespace);
-            let [group] = &groups[..] else {
-                return Err(format!("{groups:?}"));
-            };
-            let service = group.service;
-            require(
-                group.owner.is_none()
-                    && (service.role, service.port) == (Role::Server, sender.port)
-                    && (group.cause, group.tally.sockets) == (cause, 5),
-                format!("{groups:?}"),
-            )?;
+            let of_nobody = truth.iter().filter(|one| one.processes.is_empty()).count();
+            assert_eq!((truth.len(), of_nobody as u64), (9, sent), "{truth:?}");
             let page = look.page();
-            let port = sender.port.to_string();
-            let of_nobody = page.sum(
-                SOCKETS,
-                &[
-                    ("process", ""),
+            for (process, count) in [("", sent), ("sender", kept)] {
+                let labels = [
+                    ("process", process),
                     ("unit", ""),
                     ("role", "server"),
                     ("port", &port),
                     ("cause", cause.name()),
-                ],
-            );
-            require(of_nobody == 5, format!("{of_nobody} on the page"))?;
+                ];
+                let shown = page.sum(SOCKETS, &labels);
+                require(shown == count, format!("{process:?}: {shown} of {count}"))?;
+            }
+            let all = total(&look.groups(&namespace));
+            require(all == 9, format!("{all} in groups"))?;
             adds_up(&page)
         });
-        drop(sender);
     }
 }
 
@@ -240,7 +273,7 @@ fn in_two_containers(name: &str) -> [Contained; 2] {
             ..sockets(Cause::FinUnread, count)
         };
         let duty = Duty::Keep(sockets);
-        let actor = Actor::start_in_cgroup(&namespace, name, duty, &container.folder);
+        let actor = Actor::start_contained(&namespace, name, duty, &container.folder);
         port = actor.port;
         Contained {
             actor,
