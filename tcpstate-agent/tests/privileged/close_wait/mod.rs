@@ -53,7 +53,7 @@ impl Look {
         }
     }
 
-    fn find(&self) -> Arc<CloseWait> {
+    pub(crate) fn find(&self) -> Arc<CloseWait> {
         let found = self.watch.close_wait(&self.visitor);
         found.expect("the owners cannot be told")
     }
