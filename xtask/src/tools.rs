@@ -1,4 +1,4 @@
-//! The programs that the privileged tests compare the agent with.
+//! The programs that the privileged tests compare the agent with, or have it watch.
 
 use std::{
     env,
@@ -7,22 +7,36 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{folder, process, workspace};
 
 /// Each program, and the Debian package it is in.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 10] = [
     ("ss", "iproute2"),
     ("curl", "curl"),
     ("bpftool", "bpftool"),
-    ("promtool", PROMETHEUS),
-    ("prometheus", PROMETHEUS),
+    ("promtool", "prometheus"),
+    ("prometheus", "prometheus"),
+    ("node", "nodejs"),
+    ("nginx", "nginx"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    (PYTHON_REQUESTS, PYTHON_REQUESTS),
 ];
 
-/// This package is unpacked in the project's target folder: installed into the system, it would
-/// start a service, at every boot.
-const PROMETHEUS: &str = "prometheus";
+/// No program, but a library of Debian's Python.
+const PYTHON_REQUESTS: &str = "python3-requests";
+const PYTHON_LIBRARIES: &str = "/usr/lib/python3/dist-packages";
+
+/// These packages are unpacked in the project's target folder, each with others that it needs
+/// beside it: installed into the system, they would start a service, at every boot.
+const UNPACKED: [(&str, &[&str]); 3] = [
+    ("prometheus", &["prometheus"]),
+    ("nginx", &["nginx"]),
+    // The server is a link to a program of the other package.
+    ("redis-server", &["redis-server", "redis-tools"]),
+];
 
 /// What the tests are given.
 pub(crate) struct Tools {
@@ -39,7 +53,7 @@ pub(crate) fn provide() -> Result<Tools> {
         install(&unpacked)?;
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::split_paths(&path).chain(["/usr/sbin".into(), programs(&unpacked)]);
+    let path = env::split_paths(&path).chain(folders(&unpacked));
     Ok(Tools {
         path: env::join_paths(path).context("cannot put the tests' programs into PATH")?,
         missing: missing(&unpacked)
@@ -57,15 +71,14 @@ fn install(unpacked: &Path) -> Result<()> {
         .collect();
     packages.dedup();
     for package in packages {
-        let installed = if package == PROMETHEUS {
-            unpack(package, unpacked)
-        } else {
-            process::run(&mut apt(&[
+        let installed = match UNPACKED.iter().find(|(name, _)| *name == package) {
+            Some((_, packages)) => unpack(packages, &unpacked.join(package)),
+            None => process::run(&mut apt(&[
                 "install",
                 "--yes",
                 "--no-install-recommends",
                 package,
-            ]))
+            ])),
         };
         // Offline is the one excuse: with the package lists at hand a package that does not
         // install is a fault to be mended.
@@ -77,23 +90,52 @@ fn install(unpacked: &Path) -> Result<()> {
             eprintln!("{error:#}");
         }
     }
-    Ok(())
+    match missing(unpacked).first() {
+        Some((program, package)) if online => bail!("the package {package} has no {program}"),
+        _ => Ok(()),
+    }
 }
 
-fn unpack(package: &str, unpacked: &Path) -> Result<()> {
+/// Unpacks packages into `folder`, and installs the libraries that they need.
+fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
     // What an interrupted run left would be a second candidate below.
-    folder::remove(unpacked)?;
-    folder::create(unpacked)?;
-    process::run(apt(&["download", package]).current_dir(unpacked))?;
-    for file in folder::entries(unpacked)? {
+    folder::remove(folder)?;
+    folder::create(folder)?;
+    process::run(apt(&["download"]).args(packages).current_dir(folder))?;
+    for file in folder::entries(folder)? {
+        let needed = process::output(
+            Command::new("dpkg-deb")
+                .arg("--field")
+                .arg(&file)
+                .arg("Depends"),
+        )?;
+        let libraries: Vec<&str> = needed
+            .split(',')
+            .map(str::trim)
+            .filter(is_library)
+            .collect();
+        if !libraries.is_empty() {
+            process::run(
+                apt(&["satisfy", "--yes", "--no-install-recommends"]).arg(libraries.join(", ")),
+            )?;
+        }
         process::run(
             Command::new("dpkg-deb")
                 .arg("--extract")
                 .arg(file)
-                .arg(unpacked),
+                .arg(folder),
         )?;
     }
     Ok(())
+}
+
+/// Whether a dependency is on a library of programs. Those have no service that would be started;
+/// those of web pages are for what a service shows.
+fn is_library(dependency: &&str) -> bool {
+    !dependency.starts_with("libjs-")
+        && ["lib", "zlib"]
+            .iter()
+            .any(|beginning| dependency.starts_with(beginning))
 }
 
 fn apt(arguments: &[&str]) -> Command {
@@ -105,14 +147,27 @@ fn apt(arguments: &[&str]) -> Command {
 }
 
 fn missing(unpacked: &Path) -> Vec<(&'static str, &'static str)> {
-    let there =
-        |program| process::find(program).is_some() || programs(unpacked).join(program).is_file();
+    let is_there = |name: &str| {
+        if name == PYTHON_REQUESTS {
+            return Path::new(PYTHON_LIBRARIES).join("requests").is_dir();
+        }
+        process::find(name).is_some()
+            || folders(unpacked)
+                .iter()
+                .any(|folder| folder.join(name).is_file())
+    };
     TOOLS
         .into_iter()
-        .filter(|(program, _)| !there(program))
+        .filter(|(name, _)| !is_there(name))
         .collect()
 }
 
-fn programs(unpacked: &Path) -> PathBuf {
-    unpacked.join("usr/bin")
+/// Where programs are, besides the folders of PATH.
+fn folders(unpacked: &Path) -> Vec<PathBuf> {
+    let of_packages = UNPACKED.iter().flat_map(|(package, _)| {
+        ["usr/bin", "usr/sbin"].map(|folder| unpacked.join(package).join(folder))
+    });
+    std::iter::once("/usr/sbin".into())
+        .chain(of_packages)
+        .collect()
 }

@@ -28,7 +28,10 @@ impl Descriptors {
                 "/proc/PID/limits lacks a soft limit of open files",
             )
         })?;
-        let open = count_open(&folder.join("fd"))?;
+        let open = match count_open(&folder.join("fd"))? {
+            0 => count_in_threads(&folder.join("task")),
+            counted => counted,
+        };
         Ok(Self { open, limit })
     }
 }
@@ -41,6 +44,16 @@ fn count_open(folder: &Path) -> io::Result<u64> {
         0 => count_entries(folder),
         counted => Ok(counted),
     }
+}
+
+/// A first thread that has ended before the others has no files any more, but the process has.
+fn count_in_threads(folder: &Path) -> u64 {
+    let threads = fs::read_dir(folder).into_iter().flatten().flatten();
+    threads
+        // One that has ended meanwhile has none.
+        .filter_map(|thread| count_open(&thread.path().join("fd")).ok())
+        .find(|open| *open > 0)
+        .unwrap_or(0)
 }
 
 fn count_entries(folder: &Path) -> io::Result<u64> {
@@ -119,6 +132,8 @@ Max locked memory         8388608              8388608              bytes
         let folder = format!("/proc/{}/fd", child.id());
         let counted = count_entries(Path::new(&folder)).unwrap();
         assert_eq!(descriptors.open, counted);
+        let threads = format!("/proc/{}/task", child.id());
+        assert_eq!(count_in_threads(Path::new(&threads)), counted);
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         assert_eq!(descriptors.limit, limit.current);
 

@@ -287,3 +287,47 @@ fn monotonic_ns() -> u64 {
     let now = Duration::try_from(now).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::close_wait::{Age, Role};
+
+    #[test]
+    fn what_processes_had_that_have_ended_is_one_group_of_nobody() {
+        // No process has such a number.
+        let group = |tgid: Option<u32>, sockets: u64| Group {
+            owner: tgid.map(|tgid| ProcessId {
+                tgid,
+                start_boottime_ns: 1,
+            }),
+            co_owners: BTreeSet::new(),
+            service: Service {
+                namespace: 1,
+                role: Role::Server,
+                port: 80,
+            },
+            cause: Cause::EofRead,
+            tally: Tally {
+                sockets,
+                oldest: Some(Age {
+                    time: Duration::from_secs(sockets),
+                    is_exact: true,
+                }),
+                ..Tally::default()
+            },
+        };
+        let groups = vec![
+            group(Some(u32::MAX), 3),
+            group(None, 4),
+            group(Some(u32::MAX - 1), 5),
+        ];
+        let named = named(groups, &mut Processes::default());
+        let [nobodys] = &named[..] else {
+            panic!("{named:?}");
+        };
+        assert!(nobodys.owner.is_none());
+        assert_eq!(nobodys.tally.sockets, 12);
+        assert_eq!(nobodys.tally.oldest.map(|age| age.time.as_secs()), Some(5));
+    }
+}

@@ -13,7 +13,14 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::harness::{AGENT, Running, is_excused, require, run, within};
+use crate::{
+    harness::{AGENT, Running, is_excused, require, run, within},
+    page::Page,
+    prometheus::{self, Prometheus},
+};
+
+/// How long an agent may take to start, on a busy host too.
+const STARTED: Duration = Duration::from_secs(30);
 
 /// A running agent on a port of its own.
 pub(crate) struct Agent {
@@ -32,6 +39,10 @@ pub(crate) struct Ended {
 }
 
 impl Metrics {
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// The value of a series, which must be there and a whole number.
     pub(crate) fn value(&self, series: &str) -> u64 {
         self.0
@@ -45,33 +56,40 @@ impl Metrics {
 
 impl Agent {
     pub(crate) fn start() -> Self {
-        Self::start_command(Command::new(AGENT))
+        Self::start_with(&[])
+    }
+
+    /// An agent with flags of `run`.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
+        let mut command = Command::new(AGENT);
+        command.arg("run").args(flags);
+        Self::start_command(command)
     }
 
     /// An agent with the capabilities that `setpriv --bounding-set` leaves it.
     pub(crate) fn start_with_capabilities(set: &str) -> Self {
         let mut command = Command::new("setpriv");
-        command.args(["--bounding-set", set, AGENT]);
+        command.args(["--bounding-set", set, AGENT, "run"]);
         Self::start_command(command)
     }
 
     fn start_command(mut command: Command) -> Self {
         command
-            .args(["run", "--web.listen-address", "127.0.0.1:0"])
+            .args(["--web.listen-address", "127.0.0.1:0"])
             .stderr(Stdio::piped());
         let mut process = Running::start(&mut command);
         let stderr = process.take_stderr();
         let (found, address) = mpsc::channel();
         let said = thread::spawn(move || listen_to(stderr, &found));
         let address = address
-            .recv_timeout(Duration::from_secs(10))
+            .recv_timeout(STARTED)
             .expect("the agent does not listen");
         let agent = Self {
             process,
             address,
             said,
         };
-        within(Duration::from_secs(10), || match agent.get("/-/ready") {
+        within(STARTED, || match agent.get("/-/ready") {
             (200, _) => Ok(()),
             (status, body) => Err(format!("{status} {body}")),
         });
@@ -97,6 +115,23 @@ impl Agent {
         let (status, body) = self.get("/metrics");
         assert_eq!(status, 200, "{body}");
         Metrics(body)
+    }
+
+    /// The metrics, taken apart.
+    pub(crate) fn page(&self) -> Page {
+        Page::parse(self.metrics().0)
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How much of its memory is resident.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
+        kibibytes.parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn stop(self) -> Ended {
@@ -206,22 +241,7 @@ fn promtool_has_no_complaint() {
         return;
     }
     let agent = Agent::start();
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("cannot run promtool (package prometheus)");
-    let mut stdin = promtool.stdin.take().unwrap();
-    stdin.write_all(agent.metrics().0.as_bytes()).unwrap();
-    drop(stdin);
-    let output = promtool.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert!(
-        output.stdout.is_empty() && output.stderr.is_empty(),
-        "{output:?}"
-    );
+    prometheus::check(agent.metrics().text());
 }
 
 #[test]
@@ -230,45 +250,10 @@ fn a_real_prometheus_scrapes_it() {
         return;
     }
     let agent = Agent::start();
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("prometheus.yml");
-    fs::write(
-        &config,
-        format!(
-            "global: {{scrape_interval: 1s}}\n\
-             scrape_configs: [{{job_name: tcpstate, static_configs: [{{targets: ['{}']}}]}}]\n",
-            agent.address
-        ),
-    )
-    .unwrap();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let _prometheus = Running::start(
-        Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                folder.path().join("data").display()
-            ))
-            .arg(format!("--web.listen-address={port}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null()),
-    );
-    let query = |expression: &str| -> Result<serde_json::Value, String> {
-        let url = format!("http://{port}/api/v1/query");
-        let text = ureq::get(url)
-            .query("query", expression)
-            .call()
-            .and_then(|mut response| response.body_mut().read_to_string())
-            .map_err(|error| error.to_string())?;
-        let answer: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-        Ok(answer["data"]["result"].clone())
-    };
+    let prometheus = Prometheus::start(agent.address);
     within(Duration::from_secs(30), || {
-        let up = query("up{job=\"tcpstate\"}")?;
-        let series = query("count(tcpstate_sockets)")?;
+        let up = prometheus.query("up{job=\"tcpstate\"}")?;
+        let series = prometheus.query("count(tcpstate_sockets)")?;
         match (up[0]["value"][1].as_str(), series[0]["value"][1].as_str()) {
             (Some("1"), Some("20")) => Ok(()),
             other => Err(format!("{other:?}")),

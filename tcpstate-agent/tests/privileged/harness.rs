@@ -8,7 +8,7 @@ use std::{
         unix::{fs::MetadataExt as _, process::CommandExt as _},
     },
     path::PathBuf,
-    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -25,7 +25,7 @@ use tcpstate_common::{Family, RecordMask, TcpState};
 /// The ring that the agent uses.
 const RING_BYTES: u32 = 512 * 1024;
 
-/// How the agent watches where nothing else is said.
+/// What the agent does unless told otherwise.
 pub(crate) const SETTINGS: WatchSettings = WatchSettings {
     cpu_percent: 2.0,
     close_wait_top: 50,
@@ -188,6 +188,10 @@ impl Running {
         rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
+    pub(crate) fn take_stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("stdin is not piped")
+    }
+
     pub(crate) fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().expect("stdout is not piped")
     }
@@ -276,19 +280,19 @@ pub(crate) fn load_programs(programs: &[ProgramId], ring_bytes: u32) -> Loaded {
 /// Starts a watch with every program and an event ring of `ring_bytes`, and waits until every
 /// namespace has been counted.
 pub(crate) fn watch_with_ring(ring_bytes: u32) -> Watch {
-    start(ring_bytes, SETTINGS.cpu_percent)
+    start(ring_bytes, SETTINGS)
 }
 
 /// The same, with snapshots one after the other, as long as there is anything to count.
 pub(crate) fn busy_watch() -> Watch {
-    start(RING_BYTES, 100.0)
-}
-
-fn start(ring_bytes: u32, cpu_percent: f64) -> Watch {
     let settings = WatchSettings {
-        cpu_percent,
+        cpu_percent: 100.0,
         ..SETTINGS
     };
+    start(RING_BYTES, settings)
+}
+
+fn start(ring_bytes: u32, settings: WatchSettings) -> Watch {
     let watch = Watch::start(load(ring_bytes), settings).unwrap();
     assert!(
         watch.wait_until_ready(Duration::from_secs(10)),

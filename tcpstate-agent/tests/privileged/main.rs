@@ -11,11 +11,16 @@
     reason = "tests fail by panicking"
 )]
 
+mod actor;
 mod agent;
 mod churn;
+mod close_wait;
 mod harness;
 mod namespaces;
+mod page;
 mod peer;
+mod programs;
+mod prometheus;
 mod ring;
 mod states;
 mod terminal;
