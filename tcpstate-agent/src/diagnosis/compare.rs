@@ -285,6 +285,20 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_json_is_as_documented() {
+        let first = report(vec![group(1, 80, 100)]);
+        let second = report(vec![group(1, 80, 120)]);
+        let interval = Duration::from_secs(2);
+        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE);
+        let documented = include_str!("../../../docs/json.md");
+        let section = documented.split("## `diagnose`").nth(1).unwrap();
+        let example = section.split("```json").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        let example: serde_json::Value = serde_json::from_str(example).unwrap();
+        assert_eq!(serde_json::to_value(&diagnosis).unwrap(), example);
+    }
+
+    #[test]
     fn growth_that_has_stopped_exhausts_nothing_and_slow_growth_does() {
         let interval = Duration::from_secs(2);
         for (last_minute, exhausted) in [(6, Some(9_120.0)), (600, None)] {

@@ -112,7 +112,7 @@ pub const SNAPSHOT_AGE: Metric = Metric {
     kind: Kind::Gauge,
     labels: &[PASS],
     help: "sockets: age of the oldest snapshot that the gauges rest on; between snapshots they move \
-           with every transition. owners: age of what the tcpstate_close_wait metrics show.",
+           with every transition. owners: age of what tcpstate_close_wait_sockets shows.",
 };
 
 /// Bound of the gauges' error.
