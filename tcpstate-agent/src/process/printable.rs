@@ -137,7 +137,7 @@ mod tests {
         for (text, expected) in [
             ("exe\u{202e}gpj", r"exe\u{202e}gpj"),
             ("\u{2066}a\u{2069}", r"\u{2066}a\u{2069}"),
-            ("ro\u{200b}ot", r"ro\u{200b}ot"),
+            ("na\u{200b}me", r"na\u{200b}me"),
             ("\u{feff}sshd", r"\u{feff}sshd"),
             ("a\u{2028}b\u{2029}c", r"a\u{2028}b\u{2029}c"),
             ("\u{061c}1", r"\u{061c}1"),
