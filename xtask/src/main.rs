@@ -17,6 +17,7 @@ mod test;
 mod tidy;
 mod toolchain;
 mod tools;
+mod vm;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -55,6 +56,25 @@ enum Command {
         /// Arguments for the test binaries, such as a test's name
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
+    },
+    /// Boot the kernels of xtask/kernels.toml in an emulator and run the privileged tests on each
+    ///
+    /// Writes docs/kernels.md from what it finds. Kernels are downloaded once, with apt-get from
+    /// the Debian archive that this machine uses, into the project's target folder. As root,
+    /// installs the emulator where it is missing.
+    Vm {
+        /// Boot this kernel alone, and show its console
+        #[arg(long, value_name = "NAME")]
+        kernel: Option<String>,
+        /// Leave docs/kernels.md as it is, and fail where it says something else
+        #[arg(long, conflicts_with = "kernel")]
+        check: bool,
+        /// Take the kernels that the archive has now, and write them into xtask/kernels.toml
+        #[arg(long, conflicts_with = "check")]
+        update: bool,
+        /// Run the tests with these words in their names, and leave docs/kernels.md as it is
+        #[arg(last = true, value_name = "TEST", conflicts_with = "check")]
+        tests: Vec<String>,
     },
     /// Run every check that a change has to pass, in order, up to the first that fails
     Ci,
@@ -98,6 +118,17 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ebpf(EbpfCommand::Verify) => ebpf::verify(),
         Command::Ebpf(EbpfCommand::Clippy) => ebpf::clippy(),
         Command::Test { args } => test::run(&args),
+        Command::Vm {
+            kernel,
+            check,
+            update,
+            tests,
+        } => vm::run(&vm::Options {
+            kernel,
+            is_check: check,
+            is_update: update,
+            tests,
+        }),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),

@@ -90,14 +90,16 @@ fn integration_tests() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn is_root() -> Result<bool> {
+/// Whether this may do everything.
+pub(crate) fn is_root() -> Result<bool> {
     // The files of a process belong to its effective user.
     let process =
         fs::metadata("/proc/self").context("cannot tell whether this is root from /proc/self")?;
     Ok(process.uid() == 0)
 }
 
-fn banner(text: &str) {
+/// Says what must not be overlooked.
+pub(crate) fn banner(text: &str) {
     let line = "*".repeat(100);
     eprintln!("\n{line}\n{text}\n{line}");
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{folder, process, workspace};
+use crate::{folder, process, test, workspace};
 
 /// Each program, and the Debian package it is in.
 const TOOLS: [(&str, &str); 10] = [
@@ -37,6 +37,8 @@ const UNPACKED: [(&str, &[&str]); 3] = [
     // The server is a link to a program of the other package.
     ("redis-server", &["redis-server", "redis-tools"]),
 ];
+
+const INSTALL: [&str; 3] = ["install", "--yes", "--no-install-recommends"];
 
 /// What the tests are given.
 pub(crate) struct Tools {
@@ -73,12 +75,7 @@ fn install(unpacked: &Path) -> Result<()> {
     for package in packages {
         let installed = match UNPACKED.iter().find(|(name, _)| *name == package) {
             Some((_, packages)) => unpack(packages, &unpacked.join(package)),
-            None => process::run(&mut apt(&[
-                "install",
-                "--yes",
-                "--no-install-recommends",
-                package,
-            ])),
+            None => process::run(apt(&INSTALL).arg(package)),
         };
         // Offline is the one excuse: with the package lists at hand a package that does not
         // install is a fault to be mended.
@@ -93,6 +90,25 @@ fn install(unpacked: &Path) -> Result<()> {
     match missing(unpacked).first() {
         Some((program, package)) if online => bail!("the package {package} has no {program}"),
         _ => Ok(()),
+    }
+}
+
+/// Installs a package where its program is missing; `false` if that failed for lack of network.
+pub(crate) fn install_program(program: &str, package: &str) -> Result<bool> {
+    if process::find(program).is_some() {
+        return Ok(true);
+    }
+    if !test::is_root()? || process::find("apt-get").is_none() {
+        bail!("cannot run {program}: it is not there (install Debian's package {package})");
+    }
+    let online = process::run(&mut apt(&["update", "--error-on=any"])).is_ok();
+    match process::run(apt(&INSTALL).arg(package)) {
+        Ok(()) => Ok(true),
+        Err(error) if online => Err(error.context(format!("cannot install {package}"))),
+        Err(error) => {
+            eprintln!("cannot install {package}: {error:#}");
+            Ok(false)
+        }
     }
 }
 
