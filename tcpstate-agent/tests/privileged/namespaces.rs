@@ -21,9 +21,10 @@ use crate::{
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
 
-/// Within what a new namespace is found: the longest pause between two looks, and some more. One
+/// Within what a new namespace is found: the longest pause between two looks, and much more for
+/// a busy host. One
 /// that shows a transition is found sooner, unless it has the number of one that has just gone.
-const FOUND: Duration = Duration::from_secs(15);
+const FOUND: Duration = Duration::from_secs(30);
 
 fn listeners(namespace: &Netns, count: usize) -> Vec<TcpListener> {
     namespace.enter(|| {
