@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// Within what a new namespace is found: the longest pause between two looks, and much more for
-/// a busy host. One
-/// that shows a transition is found sooner, unless it has the number of one that has just gone.
+/// a busy host. One that shows a transition is found sooner, unless it has the number of one that
+/// has just gone.
 const FOUND: Duration = Duration::from_secs(30);
 
 fn listeners(namespace: &Netns, count: usize) -> Vec<TcpListener> {
