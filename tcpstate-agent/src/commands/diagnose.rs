@@ -1,32 +1,19 @@
 //! `diagnose`: who keeps sockets in CLOSE_WAIT, why, and what to do.
 
-use std::{
-    os::unix::fs::MetadataExt as _,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{os::unix::fs::MetadataExt as _, thread, time::Instant};
 
 use anyhow::Context as _;
-use tcpstate_common::RecordMask;
 
-use super::{print, require_any};
+use super::{print, watch_once};
 use crate::{
-    bpf::{self, KernelLogLevel, LoadOptions, facts::Facts, plan::ProgramId},
+    bpf::plan::ProgramId,
     cli::Output,
     control,
     diagnosis::{Diagnosis, Report, write_text},
     netns::Visitor,
     process::command_line,
     settings::DiagnoseSettings,
-    watch::{Watch, WatchSettings},
-};
-
-/// Hundreds of namespaces beside millions of sockets take seconds.
-const PATIENCE: Duration = Duration::from_mins(2);
-/// There is nothing to save CPU time for.
-const ONCE: WatchSettings = WatchSettings {
-    cpu_percent: 100.0,
-    close_wait_top: 0,
+    watch::Watch,
 };
 
 /// Whom to ask.
@@ -95,21 +82,7 @@ impl Source<'_> {
 }
 
 fn look_oneself<'a>() -> anyhow::Result<(Source<'a>, Report)> {
-    let loaded = bpf::load(
-        &Facts::gather(),
-        &LoadOptions {
-            programs: &ProgramId::ALL,
-            record_mask: RecordMask::ABNORMAL_ENDS,
-            event_ring_bytes: 0,
-            every_owner: false,
-            kernel_log: KernelLogLevel::Off,
-        },
-    )?;
-    require_any(&loaded)?;
-    let watch = Watch::start(loaded, ONCE).context("cannot start counting")?;
-    if !watch.wait_until_ready(PATIENCE) {
-        anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
-    }
+    let watch = watch_once(&ProgramId::ALL)?;
     let visitor = Visitor::new().context("cannot open one's own network namespace")?;
     let report = look(&watch, &visitor)?;
     Ok((Source::Own(Box::new(watch), visitor), report))

@@ -6,15 +6,19 @@ pub mod run;
 pub mod snapshot;
 pub mod trace;
 
-use std::io;
+use std::{io, time::Duration};
 
 use anyhow::Context as _;
+use tcpstate_common::RecordMask;
 
 use crate::{
-    bpf::{Loaded, ProgramStatus},
+    bpf::{
+        self, KernelLogLevel, LoadOptions, Loaded, ProgramStatus, facts::Facts, plan::ProgramId,
+    },
     cli::{Cli, Command},
     logging,
     settings::{DiagnoseSettings, LogSettings, RunSettings, TraceSettings},
+    watch::{Watch, WatchSettings},
 };
 
 /// Exit code of a command that did its work and found something wrong.
@@ -33,6 +37,34 @@ pub fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Check => return check::execute(),
     }
     Ok(0)
+}
+
+/// Hundreds of namespaces beside millions of sockets take seconds.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// There is nothing to save CPU time for.
+const ONCE: WatchSettings = WatchSettings {
+    cpu_percent: 100.0,
+    close_wait_top: 0,
+};
+
+/// A watch for a command that looks once: with `programs`, and with everything counted.
+fn watch_once(programs: &[ProgramId]) -> anyhow::Result<Watch> {
+    let loaded = bpf::load(
+        &Facts::gather(),
+        &LoadOptions {
+            programs,
+            record_mask: RecordMask::ABNORMAL_ENDS,
+            event_ring_bytes: 0,
+            every_owner: false,
+            kernel_log: KernelLogLevel::Off,
+        },
+    )?;
+    require_any(&loaded)?;
+    let watch = Watch::start(loaded, ONCE).context("cannot start counting")?;
+    if !watch.wait_until_ready(PATIENCE) {
+        anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
+    }
+    Ok(watch)
 }
 
 /// Fails if no program of `loaded` runs, and warns of each that does not.

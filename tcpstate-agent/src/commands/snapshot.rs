@@ -1,46 +1,18 @@
 //! `snapshot`: count all sockets once.
 
-use std::{io, time::Duration};
+use std::io;
 
-use anyhow::Context as _;
 use serde_json::{Map, Value, json};
-use tcpstate_common::{Family, RecordMask, TcpState};
+use tcpstate_common::{Family, TcpState};
 
-use super::{print, require_any};
-use crate::{
-    bpf::{self, KernelLogLevel, LoadOptions, facts::Facts, plan::ProgramId},
-    cli::Output,
-    model::Census,
-    watch::{Reading, Watch, WatchSettings},
-};
+use super::{print, watch_once};
+use crate::{bpf::plan::ProgramId, cli::Output, model::Census, watch::Reading};
 
 /// Version of the JSON object.
 const SCHEMA_VERSION: u32 = 1;
-/// Hundreds of namespaces beside millions of sockets take seconds.
-const PATIENCE: Duration = Duration::from_mins(2);
-/// There is nothing to save CPU time for.
-const ONCE: WatchSettings = WatchSettings {
-    cpu_percent: 100.0,
-    close_wait_top: 0,
-};
-
 /// Counts and prints.
 pub fn execute(output: Output) -> anyhow::Result<()> {
-    let loaded = bpf::load(
-        &Facts::gather(),
-        &LoadOptions {
-            programs: &[ProgramId::CountSockets],
-            record_mask: RecordMask::ABNORMAL_ENDS,
-            event_ring_bytes: 0,
-            every_owner: false,
-            kernel_log: KernelLogLevel::Off,
-        },
-    )?;
-    require_any(&loaded)?;
-    let watch = Watch::start(loaded, ONCE).context("cannot start counting")?;
-    if !watch.wait_until_ready(PATIENCE) {
-        anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
-    }
+    let watch = watch_once(&[ProgramId::CountSockets])?;
     let reading = watch.read()?;
     print(|out| match output {
         Output::Text => write_table(out, &reading),
@@ -120,7 +92,7 @@ fn to_json(reading: &Reading) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, time::Duration};
 
     use crate::watch::{NamespaceResults, SnapshotState};
 
