@@ -36,10 +36,12 @@ pub enum Command {
     Snapshot(SnapshotArgs),
     /// Tell who keeps sockets in CLOSE_WAIT, why, and what to do about it
     Diagnose(DiagnoseArgs),
+    /// Print what listens, with its queues and half-open connections, the busiest first
+    Listeners(ListenersArgs),
     /// Print state transitions as they happen
     Trace(TraceArgs),
     /// Tell what this kernel and these permissions allow, and what to do about the rest
-    Check,
+    Check(CheckArgs),
 }
 
 /// Flags of `run`.
@@ -81,9 +83,72 @@ pub struct RunArgs {
         default_value_t = 50
     )]
     pub close_wait_top: usize,
+    /// Listeners that get series of their own, the busiest first. The others are summed
+    #[arg(
+        long = "listeners.top",
+        env = "TCPSTATE_LISTENERS_TOP",
+        value_name = "COUNT",
+        default_value_t = 200
+    )]
+    pub listeners_top: usize,
+    /// Destinations of outgoing connections that get series of their own: so many with most
+    /// sockets in TIME_WAIT and so many with most ports taken. The others are summed
+    #[arg(
+        long = "destinations.top",
+        env = "TCPSTATE_DESTINATIONS_TOP",
+        value_name = "COUNT",
+        default_value_t = 50
+    )]
+    pub destinations_top: usize,
+    /// Where and how to count segments.
+    #[command(flatten)]
+    pub segments: SegmentArgs,
     /// Where terminal commands ask.
     #[command(flatten)]
     pub control: ControlArgs,
+}
+
+/// Where and how to count segments.
+#[derive(Args, Clone, Debug)]
+pub struct SegmentArgs {
+    /// Where.
+    #[command(flatten)]
+    pub on: DeviceArgs,
+    /// How XDP sees what comes in: in the driver, in the network stack, or not at all. Where it
+    /// cannot, or another program is there, TC does
+    #[arg(
+        long = "segments.xdp-mode",
+        env = "TCPSTATE_SEGMENTS_XDP_MODE",
+        value_enum,
+        value_name = "MODE",
+        default_value_t = XdpModeArg::Skb
+    )]
+    pub xdp_mode: XdpModeArg,
+}
+
+/// Where to see segments.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// See TCP segments and their flags on this network interface; may be given more than once.
+    /// `*` and `?` stand for any text and any letter, `all` for every interface
+    #[arg(
+        long = "segments.device",
+        env = "TCPSTATE_SEGMENTS_DEVICE",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub device: Vec<String>,
+}
+
+/// How XDP is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum XdpModeArg {
+    /// In the driver, before the network stack: cheapest, and may reset the card's queues.
+    Native,
+    /// In the network stack, whatever the driver.
+    Skb,
+    /// Not at all: TC sees what comes in too.
+    Off,
 }
 
 /// Where the agent and the commands that ask it meet.
@@ -105,6 +170,25 @@ pub struct SnapshotArgs {
     /// Output format
     #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
     pub output: Output,
+}
+
+/// Flags of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Where and how segments are to be counted; without it, what is on the interfaces already.
+    #[command(flatten)]
+    pub segments: SegmentArgs,
+}
+
+/// Flags of `listeners`.
+#[derive(Args, Clone, Debug)]
+pub struct ListenersArgs {
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    /// Where to ask
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// Flags of `diagnose`.
@@ -182,6 +266,13 @@ pub struct TraceArgs {
         value_delimiter = ','
     )]
     pub process: Vec<String>,
+    /// Print the segments too that open, end or reset connections, or make no sense: on the
+    /// interfaces of --segments.device, or on all
+    #[arg(long, env = "TCPSTATE_TRACE_SEGMENTS")]
+    pub segments: bool,
+    /// Where to see them.
+    #[command(flatten)]
+    pub on: DeviceArgs,
     /// Output format; json is one object a line
     #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -269,6 +360,10 @@ fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
         ("telemetry_path", "web.telemetry-path"),
         ("cpu_percent", "snapshot.cpu-percent"),
         ("close_wait_top", "close-wait.top"),
+        ("listeners_top", "listeners.top"),
+        ("destinations_top", "destinations.top"),
+        ("device", "segments.device"),
+        ("xdp_mode", "segments.xdp-mode"),
         ("socket", "control.socket"),
     ]
     .into_iter()
@@ -382,6 +477,7 @@ mod tests {
             (&["diagnose", "--pid", "0"], "0"),
             (&["diagnose", "--port", "65536"], "65536"),
             (&["diagnose", "--limit", "-1"], "-1"),
+            (&["--segments.xdp-mode", "offload"], "offload"),
         ] {
             let message = message(arguments);
             assert!(message.contains(word), "{arguments:?}: {message}");

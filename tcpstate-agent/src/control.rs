@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::{
-        fs::{DirBuilderExt as _, PermissionsExt as _},
+        fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -28,7 +28,11 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
-use crate::{diagnosis::Report, netns::Visitor, watch::Watch};
+use crate::{
+    diagnosis::{ConnectionsReport, ListeningReport, Report},
+    netns::Visitor,
+    watch::Watch,
+};
 
 /// How long one who asks may take to say what, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,6 +55,10 @@ const PROTOCOL: u32 = 1;
 enum Question {
     /// Who keeps sockets in CLOSE_WAIT.
     CloseWait,
+    /// What listens.
+    Listeners,
+    /// Where connections go, and which peers do not answer.
+    Connections,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,6 +71,8 @@ struct Request {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     CloseWait(Report),
+    Listeners(ListeningReport),
+    Connections(ConnectionsReport),
     Error(String),
 }
 
@@ -116,6 +126,12 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     }
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "there is something else than a socket (choose another path with --control.socket)",
+                ));
+            }
             if UnixStream::connect(path).is_ok() {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
@@ -177,11 +193,10 @@ fn answer(stream: &UnixStream, watch: &Watch, visitor: &Visitor) -> anyhow::Resu
     let answer = match serde_json::from_str::<Request>(&line) {
         Ok(Request {
             protocol: PROTOCOL,
-            question: Question::CloseWait,
-        }) => watch.close_wait(visitor).map_or_else(
-            || Answer::Error("the agent cannot tell who holds sockets (see `check`)".to_owned()),
-            |found| Answer::CloseWait(Report::new(&found)),
-        ),
+            question,
+        }) => look(question, watch, visitor).unwrap_or_else(|| {
+            Answer::Error("the agent cannot tell who holds sockets (see `check`)".to_owned())
+        }),
         Ok(request) => Answer::Error(format!(
             "the agent speaks version {PROTOCOL}, not {}",
             request.protocol
@@ -194,9 +209,46 @@ fn answer(stream: &UnixStream, watch: &Watch, visitor: &Visitor) -> anyhow::Resu
     Ok(())
 }
 
+fn look(question: Question, watch: &Watch, visitor: &Visitor) -> Option<Answer> {
+    Some(match question {
+        Question::CloseWait => Answer::CloseWait(Report::new(&*watch.close_wait(visitor)?)),
+        Question::Connections => {
+            Answer::Connections(ConnectionsReport::new(&watch.connections(visitor)?))
+        }
+        Question::Listeners => Answer::Listeners(ListeningReport::new(&watch.listeners()?)),
+    })
+}
+
 /// Asks the agent that listens at `path` who keeps sockets in CLOSE_WAIT. `None` where none
 /// listens.
 pub fn ask_close_wait(path: &Path) -> anyhow::Result<Option<Report>> {
+    match ask(path, Question::CloseWait)? {
+        None => Ok(None),
+        Some(Answer::CloseWait(report)) => Ok(Some(report)),
+        Some(_) => anyhow::bail!("the answer is to another question"),
+    }
+}
+
+/// Asks the agent that listens at `path` what listens on this host. `None` where no agent does.
+pub fn ask_listeners(path: &Path) -> anyhow::Result<Option<ListeningReport>> {
+    match ask(path, Question::Listeners)? {
+        None => Ok(None),
+        Some(Answer::Listeners(report)) => Ok(Some(report)),
+        Some(_) => anyhow::bail!("the answer is to another question"),
+    }
+}
+
+/// Asks the agent that listens at `path` where connections go, and which peers do not answer.
+/// `None` where no agent listens.
+pub fn ask_connections(path: &Path) -> anyhow::Result<Option<ConnectionsReport>> {
+    match ask(path, Question::Connections)? {
+        None => Ok(None),
+        Some(Answer::Connections(report)) => Ok(Some(report)),
+        Some(_) => anyhow::bail!("the answer is to another question"),
+    }
+}
+
+fn ask(path: &Path, question: Question) -> anyhow::Result<Option<Answer>> {
     let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error)
@@ -211,23 +263,24 @@ pub fn ask_close_wait(path: &Path) -> anyhow::Result<Option<Report>> {
             return Err(error).with_context(|| format!("cannot connect to {}", path.display()));
         }
     };
-    let report = exchange(&stream).with_context(|| format!("cannot ask {}", path.display()))?;
-    Ok(Some(report))
+    let answer =
+        exchange(&stream, question).with_context(|| format!("cannot ask {}", path.display()))?;
+    Ok(Some(answer))
 }
 
-fn exchange(mut stream: &UnixStream) -> anyhow::Result<Report> {
+fn exchange(mut stream: &UnixStream, question: Question) -> anyhow::Result<Answer> {
     stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut request = serde_json::to_string(&Request {
         protocol: PROTOCOL,
-        question: Question::CloseWait,
+        question,
     })?;
     request.push('\n');
     stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     match serde_json::from_str(&text).context("the answer makes no sense")? {
-        Answer::CloseWait(report) => Ok(report),
         Answer::Error(error) => Err(anyhow::anyhow!(error)),
+        answer => Ok(answer),
     }
 }

@@ -9,11 +9,11 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use prometheus::{Registry, TEXT_FORMAT};
+use prometheus::TEXT_FORMAT;
 use tokio::{net::TcpListener, sync::watch as signal, task::JoinSet, time::timeout};
 use tracing::{error, info, warn};
 
-use crate::{landing_page, metrics, watch::Watch};
+use crate::{landing_page, metrics::MetricsPage, watch::Watch};
 
 /// How long open connections may take to end when the agent stops.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
@@ -25,7 +25,7 @@ const DEAD: &str = "a part of the agent has stopped, see its log and restart it\
 #[derive(Clone)]
 pub struct App {
     /// Filled anew at each scrape.
-    pub registry: Registry,
+    pub metrics: Arc<MetricsPage>,
     /// Knows whether the agent is ready.
     pub watch: Arc<Watch>,
     /// Path of the metrics.
@@ -93,7 +93,7 @@ async fn scrape(State(app): State<App>) -> Response {
         return (StatusCode::INTERNAL_SERVER_ERROR, DEAD).into_response();
     }
     // Reading blocks for milliseconds, so it is not done on this thread.
-    let rendered = tokio::task::spawn_blocking(move || metrics::render(&app.registry)).await;
+    let rendered = tokio::task::spawn_blocking(move || app.metrics.render()).await;
     match rendered {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Ok(Err(error)) => failed(&error),

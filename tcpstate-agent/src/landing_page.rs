@@ -49,7 +49,7 @@ fn ends(recent: &RecentEnds) -> String {
     table(
         &mut text,
         "cause",
-        causes.iter().map(|(cause, count)| (cause.words(), *count)),
+        causes.iter().map(|(cause, count)| (*cause, *count)),
     );
     let _ = writeln!(text, "<p>The peers with most of them:</p>");
     let peers = recent.top_peers(PEERS);

@@ -149,6 +149,7 @@ mod tests {
             old,
             new,
             error: 0,
+            reason: None,
             local: "127.0.0.1:80".parse().unwrap(),
             remote: "127.0.0.1:4000".parse().unwrap(),
             caller: caller.map(|process| Caller {
@@ -175,6 +176,7 @@ mod tests {
             }),
             is_shared: false,
             unaccepted: 0,
+            descriptor: None,
             is_cut: false,
         }
     }

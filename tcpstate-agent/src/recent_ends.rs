@@ -5,10 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use serde::Serialize;
-use tcpstate_common::TcpState;
+use tcpstate_common::{CloseReason, TcpState};
 
-use crate::decode::Transition;
+use crate::{decode::Transition, end_words::end_words};
 
 /// How many are kept.
 const KEPT: usize = 1024;
@@ -26,78 +25,27 @@ pub struct End {
     pub time_ns: u64,
     /// The other side.
     pub peer: IpAddr,
-    /// What cut it short.
-    pub cause: EndCause,
-}
-
-/// What cut a connection short, as far as its last transition tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndCause {
-    /// A reset from the peer, or one that answered what the peer sent.
-    Reset,
-    /// Too many retransmissions or keepalives without an answer.
-    TimedOut,
-    /// No one listens there.
-    Refused,
-    /// No route, or a router said so.
-    Unreachable,
-    /// No local port was left for the connection.
-    NoPort,
-    /// This side dropped it: `SO_LINGER` 0, close with unread data, a listener that closed.
-    Aborted,
-    /// An error that none of these stands for.
-    Other,
-}
-
-impl EndCause {
-    /// The cause of a transition from `old` to CLOSE with `sk_err` = `error`, of a socket bound
-    /// to `local_port`.
-    #[must_use]
-    pub const fn of(old: TcpState, error: i32, local_port: u16) -> Self {
-        use libc_errno as errno;
-        match error {
-            errno::ECONNRESET | errno::EPIPE => Self::Reset,
-            errno::ETIMEDOUT => Self::TimedOut,
-            errno::ECONNREFUSED => Self::Refused,
-            errno::EHOSTUNREACH | errno::ENETUNREACH => Self::Unreachable,
-            0 if matches!(old, TcpState::SynSent) && local_port == 0 => Self::NoPort,
-            0 | errno::ECONNABORTED => Self::Aborted,
-            _ => Self::Other,
-        }
-    }
-
-    /// In words.
-    #[must_use]
-    pub const fn words(self) -> &'static str {
-        match self {
-            Self::Reset => "reset",
-            Self::TimedOut => "timed out",
-            Self::Refused => "refused",
-            Self::Unreachable => "unreachable",
-            Self::NoPort => "no local port left",
-            Self::Aborted => "aborted",
-            Self::Other => "other error",
-        }
-    }
-}
-
-/// The errors that TCP leaves in `sk_err`, `include/uapi/asm-generic/errno.h`.
-mod libc_errno {
-    pub(super) const EPIPE: i32 = 32;
-    pub(super) const ENETUNREACH: i32 = 101;
-    pub(super) const ECONNABORTED: i32 = 103;
-    pub(super) const ECONNRESET: i32 = 104;
-    pub(super) const ETIMEDOUT: i32 = 110;
-    pub(super) const ECONNREFUSED: i32 = 111;
-    pub(super) const EHOSTUNREACH: i32 = 113;
+    /// Tells the socket from all others that live at the same time.
+    pub socket: u64,
+    /// How it ended.
+    pub reason: CloseReason,
+    /// The socket's errno, 0 for none.
+    pub error: i32,
 }
 
 impl RecentEnds {
     /// Keeps the end of a connection, and forgets the oldest one if there are too many.
     pub fn add(&mut self, transition: &Transition) {
-        if transition.new != TcpState::Close {
+        let (TcpState::Close, Some(reason)) = (transition.new, transition.reason) else {
             return;
+        };
+        if transition.old == TcpState::Close {
+            // No end of another, but what was it indeed, in the record right behind it.
+            let last = self.ends.back_mut();
+            if let Some(last) = last.filter(|last| last.socket == transition.socket) {
+                last.reason = reason;
+                return;
+            }
         }
         if self.ends.len() == KEPT {
             self.ends.pop_front();
@@ -105,7 +53,9 @@ impl RecentEnds {
         self.ends.push_back(End {
             time_ns: transition.time_ns,
             peer: transition.remote.ip().to_canonical(),
-            cause: EndCause::of(transition.old, transition.error, transition.local.port()),
+            socket: transition.socket,
+            reason,
+            error: transition.error,
         });
     }
 
@@ -121,10 +71,10 @@ impl RecentEnds {
         self.ends.is_empty()
     }
 
-    /// How many there are of each cause, the most frequent first.
+    /// How many there are of each kind, in words, the most frequent first.
     #[must_use]
-    pub fn by_cause(&self) -> Vec<(EndCause, usize)> {
-        most_frequent(self.ends.iter().map(|end| end.cause))
+    pub fn by_cause(&self) -> Vec<(&'static str, usize)> {
+        most_frequent(self.ends.iter().map(|end| end_words(end.reason, end.error)))
     }
 
     /// The peers with most of them, the most frequent first.
@@ -162,6 +112,7 @@ mod tests {
             old: TcpState::Established,
             new: TcpState::Close,
             error,
+            reason: Some(CloseReason::ResetReceived),
             local: "127.0.0.1:80".parse().unwrap(),
             remote: format!("{peer}:1000").parse().unwrap(),
             caller: None,
@@ -169,28 +120,26 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_follows_from_the_last_transition() {
-        use TcpState::{CloseWait, Established, SynSent};
-        for (old, error, local_port, cause) in [
-            (Established, 104, 80, EndCause::Reset),
-            (CloseWait, 32, 80, EndCause::Reset),
-            (Established, 110, 80, EndCause::TimedOut),
-            (SynSent, 110, 4000, EndCause::TimedOut),
-            (SynSent, 111, 4000, EndCause::Refused),
-            (SynSent, 113, 4000, EndCause::Unreachable),
-            (SynSent, 101, 4000, EndCause::Unreachable),
-            (SynSent, 0, 0, EndCause::NoPort),
-            (SynSent, 0, 4000, EndCause::Aborted),
-            (Established, 0, 0, EndCause::Aborted),
-            (Established, 103, 80, EndCause::Aborted),
-            (Established, 105, 80, EndCause::Other),
-        ] {
-            assert_eq!(
-                EndCause::of(old, error, local_port),
-                cause,
-                "{old:?} {error} {local_port}"
-            );
-        }
+    fn a_correction_changes_the_end_right_before_it_and_is_none_of_its_own() {
+        let mut recent = RecentEnds::default();
+        let reset = end("10.0.0.1", 104);
+        let correction = Transition {
+            old: TcpState::Close,
+            reason: Some(CloseReason::ResetSent),
+            ..reset
+        };
+        recent.add(&reset);
+        recent.add(&correction);
+        assert_eq!(
+            recent.by_cause(),
+            [(end_words(CloseReason::ResetSent, 104), 1)]
+        );
+        // The end itself was in good order, and is not in the ring.
+        recent.add(&Transition {
+            socket: 2,
+            ..correction
+        });
+        assert_eq!(recent.len(), 2);
     }
 
     #[test]
@@ -200,10 +149,16 @@ mod tests {
             recent.add(&end("10.0.0.1", 104));
         }
         for _ in 0..KEPT {
-            recent.add(&end("10.0.0.2", 111));
+            recent.add(&Transition {
+                reason: Some(CloseReason::Timeout),
+                ..end("10.0.0.2", 110)
+            });
         }
         assert_eq!(recent.len(), KEPT);
-        assert_eq!(recent.by_cause(), [(EndCause::Refused, KEPT)]);
+        assert_eq!(
+            recent.by_cause(),
+            [(end_words(CloseReason::Timeout, 110), KEPT)]
+        );
     }
 
     #[test]

@@ -6,9 +6,14 @@ use tcpstate_common::TcpState;
 use thiserror::Error;
 
 use crate::{
-    bpf::KernelLogLevel,
-    cli::{DiagnoseArgs, LogArgs, LogFormat, LogLevel, Output, RunArgs, TraceArgs},
+    bpf::{KernelLogLevel, XdpMode},
+    cli::{
+        DiagnoseArgs, ListenersArgs, LogArgs, LogFormat, LogLevel, Output, RunArgs, SegmentArgs,
+        TraceArgs, XdpModeArg,
+    },
+    decode::Segment,
     diagnosis::Filter,
+    segments::{SegmentSettings, Selection, SelectionError},
     timeline::Observed,
     watch::WatchSettings,
 };
@@ -22,6 +27,8 @@ pub struct RunSettings {
     pub telemetry_path: String,
     /// How to watch.
     pub watch: WatchSettings,
+    /// Where to count segments; on no interface where there is none.
+    pub segments: Option<SegmentSettings>,
     /// Where terminal commands ask the agent.
     pub control_socket: PathBuf,
 }
@@ -34,6 +41,24 @@ pub enum SettingsError {
         "--web.telemetry-path {0:?}: must be a path such as /metrics, and none of the agent's own (/, /-/healthy, /-/ready)"
     )]
     TelemetryPath(String),
+    /// Not usable as an interface's name.
+    #[error("--segments.device {0}")]
+    Device(#[from] SelectionError),
+}
+
+impl TryFrom<SegmentArgs> for SegmentSettings {
+    type Error = SettingsError;
+
+    fn try_from(SegmentArgs { on, xdp_mode }: SegmentArgs) -> Result<Self, SettingsError> {
+        Ok(Self {
+            devices: Selection::new(on.device)?,
+            xdp: match xdp_mode {
+                XdpModeArg::Native => Some(XdpMode::Native),
+                XdpModeArg::Skb => Some(XdpMode::Skb),
+                XdpModeArg::Off => None,
+            },
+        })
+    }
 }
 
 impl TryFrom<RunArgs> for RunSettings {
@@ -45,6 +70,9 @@ impl TryFrom<RunArgs> for RunSettings {
             telemetry_path,
             cpu_percent,
             close_wait_top,
+            listeners_top,
+            destinations_top,
+            segments,
             control,
         } = args;
         let is_path = telemetry_path.len() > 1
@@ -56,6 +84,7 @@ impl TryFrom<RunArgs> for RunSettings {
         if !is_path {
             return Err(SettingsError::TelemetryPath(telemetry_path));
         }
+        let segments = SegmentSettings::try_from(segments)?;
         let listen: BTreeSet<SocketAddr> = listen_address.into_iter().collect();
         Ok(Self {
             listen: listen.into_iter().collect(),
@@ -63,7 +92,10 @@ impl TryFrom<RunArgs> for RunSettings {
             watch: WatchSettings {
                 cpu_percent,
                 close_wait_top,
+                listeners_top,
+                destinations_top,
             },
+            segments: (!segments.devices.is_empty()).then_some(segments),
             control_socket: control.socket,
         })
     }
@@ -127,11 +159,31 @@ impl From<DiagnoseArgs> for DiagnoseSettings {
     }
 }
 
+/// Settings of `listeners`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenersSettings {
+    /// How to print it.
+    pub output: Output,
+    /// Where a running agent is asked.
+    pub control_socket: PathBuf,
+}
+
+impl From<ListenersArgs> for ListenersSettings {
+    fn from(ListenersArgs { output, control }: ListenersArgs) -> Self {
+        Self {
+            output,
+            control_socket: control.socket,
+        }
+    }
+}
+
 /// Settings of `trace`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceSettings {
     /// What to print.
     pub filter: TraceFilter,
+    /// Where to see segments; they are not printed where there is none.
+    pub segments: Option<SegmentSettings>,
     /// How to print it.
     pub output: Output,
 }
@@ -149,6 +201,13 @@ impl TraceFilter {
     #[must_use]
     pub const fn asks_for_owners(&self) -> bool {
         !self.processes.is_empty()
+    }
+
+    /// Whether a segment is to be printed. It has no state and no process.
+    #[must_use]
+    pub fn passes_segment(&self, segment: &Segment) -> bool {
+        let ports = [segment.source.port(), segment.destination.port()];
+        self.ports.is_empty() || self.ports.iter().any(|port| ports.contains(port))
     }
 
     /// Whether a transition is to be printed.
@@ -170,22 +229,35 @@ impl TraceFilter {
     }
 }
 
-impl From<TraceArgs> for TraceSettings {
-    fn from(args: TraceArgs) -> Self {
+impl TryFrom<TraceArgs> for TraceSettings {
+    type Error = SettingsError;
+
+    fn try_from(args: TraceArgs) -> Result<Self, SettingsError> {
         let TraceArgs {
             state,
             port,
             process,
+            segments,
+            mut on,
             output,
         } = args;
-        Self {
+        if on.device.is_empty() {
+            on.device.push("all".to_owned());
+        }
+        // By TC alone, which nothing notices.
+        let on = SegmentArgs {
+            on,
+            xdp_mode: XdpModeArg::Off,
+        };
+        Ok(Self {
             filter: TraceFilter {
                 states: state,
                 ports: port,
                 processes: process,
             },
+            segments: segments.then(|| on.try_into()).transpose()?,
             output,
-        }
+        })
     }
 }
 
@@ -196,7 +268,11 @@ mod tests {
     use tcpstate_common::Family;
 
     use super::*;
-    use crate::{cli::ControlArgs, decode::Transition, ownership::SocketOwner};
+    use crate::{
+        cli::{ControlArgs, DeviceArgs},
+        decode::Transition,
+        ownership::SocketOwner,
+    };
 
     fn run(telemetry_path: &str, listen: &[&str]) -> Result<RunSettings, SettingsError> {
         RunSettings::try_from(RunArgs {
@@ -204,6 +280,12 @@ mod tests {
             telemetry_path: telemetry_path.to_owned(),
             cpu_percent: 2.0,
             close_wait_top: 50,
+            listeners_top: 200,
+            destinations_top: 50,
+            segments: SegmentArgs {
+                on: DeviceArgs { device: Vec::new() },
+                xdp_mode: XdpModeArg::Skb,
+            },
             control: ControlArgs {
                 socket: "/nowhere".into(),
             },
@@ -238,6 +320,7 @@ mod tests {
             old: TcpState::Established,
             new: TcpState::CloseWait,
             error: 0,
+            reason: None,
             local: "127.0.0.1:80".parse().unwrap(),
             remote: "127.0.0.1:4000".parse().unwrap(),
             caller: None,

@@ -6,10 +6,11 @@ use std::{collections::HashMap, fmt::Write as _, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::{Value, json};
-use tcpstate_common::{Family, TcpState};
+use tcpstate_common::{CloseReason, Family, TcpState};
 
 use crate::{
     decode::Transition,
+    end_words::end_words,
     ownership::{Owners, Ownership},
     process::terminal_text,
 };
@@ -65,6 +66,34 @@ impl Timeline {
     }
 }
 
+impl Observed {
+    /// Whether this is no transition, but what the end of a connection is corrected to that was
+    /// told of a moment ago.
+    #[must_use]
+    pub fn is_correction(&self) -> bool {
+        matches!(
+            (self.transition.old, self.transition.new),
+            (TcpState::Close, TcpState::Close)
+        )
+    }
+}
+
+/// Adds what was observed to `earlier` ones; a correction goes where it belongs, and stands by
+/// itself only where that has been shown already.
+pub fn add(earlier: &mut Vec<Observed>, observed: Observed) {
+    if observed.is_correction() {
+        let ended = earlier.iter_mut().rfind(|earlier| {
+            earlier.transition.socket == observed.transition.socket
+                && earlier.transition.new == TcpState::Close
+        });
+        if let Some(ended) = ended {
+            ended.transition.reason = observed.transition.reason;
+            return;
+        }
+    }
+    earlier.push(observed);
+}
+
 /// Turns the kernel's clock into the time of day.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -83,7 +112,15 @@ impl Clock {
         }
     }
 
-    fn time(&self, monotonic_ns: u64) -> Timestamp {
+    /// For tests: a clock that begins in 1970.
+    #[cfg(test)]
+    pub(crate) const fn of_boot() -> Self {
+        Self { offset: 0 }
+    }
+
+    /// The time of day at a time of `CLOCK_MONOTONIC`.
+    #[must_use]
+    pub fn time(&self, monotonic_ns: u64) -> Timestamp {
         Timestamp::from_nanosecond(i128::from(monotonic_ns) + self.offset).unwrap_or_default()
     }
 }
@@ -113,6 +150,9 @@ impl Observed {
         // Writing to a String cannot fail.
         if let Some(in_state) = in_state {
             let _ = write!(line, " after {in_state:.1?}");
+        }
+        if let Some(reason) = transition.reason {
+            let _ = write!(line, ", {}", end_words(reason, transition.error));
         }
         if transition.error != 0 {
             let _ = write!(line, " ({})", error_text(transition.error));
@@ -149,6 +189,7 @@ impl Observed {
             "from": transition.old.name(),
             "to": transition.new.name(),
             "in_state_seconds": in_state.map(|time| time.as_secs_f64()),
+            "reason": transition.reason.map(CloseReason::name),
             "errno": (transition.error != 0).then_some(transition.error),
             "owners": owners.iter().map(Arc::as_ref).collect::<Vec<_>>(),
         })
@@ -187,6 +228,7 @@ mod tests {
             old,
             new,
             error: 0,
+            reason: None,
             local: "127.0.0.1:80".parse().unwrap(),
             remote: "127.0.0.1:40000".parse().unwrap(),
             caller: None,
@@ -219,10 +261,44 @@ mod tests {
     }
 
     #[test]
+    fn a_correction_goes_to_the_end_it_corrects_or_stands_by_itself() {
+        use TcpState::{Close, FinWait2};
+        let mut timeline = Timeline::default();
+        let mut end = |socket, old, reason| {
+            timeline.observe(Transition {
+                reason: Some(reason),
+                ..transition(1, socket, old, Close)
+            })
+        };
+        let mut lines = Vec::new();
+        for observed in [
+            end(1, FinWait2, CloseReason::ResetReceived),
+            end(2, FinWait2, CloseReason::LocalFin),
+            end(1, Close, CloseReason::ResetSent),
+            end(3, Close, CloseReason::Aborted),
+        ] {
+            add(&mut lines, observed);
+        }
+        let shown: Vec<_> = lines
+            .iter()
+            .map(|line| (line.transition.socket, line.transition.reason))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (1, Some(CloseReason::ResetSent)),
+                (2, Some(CloseReason::LocalFin)),
+                (3, Some(CloseReason::Aborted)),
+            ]
+        );
+    }
+
+    #[test]
     fn a_line_tells_who_what_and_why() {
         let observed = Observed {
             transition: Transition {
                 error: 104,
+                reason: Some(CloseReason::ResetReceived),
                 ..transition(61_000_000_123, 1, TcpState::Established, TcpState::Close)
             },
             in_state: Some(Duration::from_millis(1_500)),
@@ -231,7 +307,7 @@ mod tests {
         assert_eq!(
             observed.text(&CLOCK),
             "00:01:01.000000 4026531833 127.0.0.1:80          127.0.0.1:40000       \
-             established -> close       after 1.5s (connection reset by peer) [curl 4711]"
+             established -> close       after 1.5s, the peer reset it (connection reset by peer) [curl 4711]"
         );
     }
 
@@ -256,6 +332,7 @@ mod tests {
                 "from": "established",
                 "to": "close_wait",
                 "in_state_seconds": null,
+                "reason": null,
                 "errno": null,
                 "owners": [{"pid": 4711, "name": "curl"}],
             })

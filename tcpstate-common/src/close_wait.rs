@@ -65,8 +65,9 @@ pub struct OwnerRecord {
     pub start_ns: u64,
     /// The process, as the kernel numbers it (`tgid` in the first PID namespace).
     pub process: u32,
-    /// For a listener: sockets in CLOSE_WAIT in its accept queue.
-    pub unaccepted: u32,
+    /// For a listener: sockets in CLOSE_WAIT in its accept queue. Else the number of the
+    /// descriptor. The program's stack has no room for both.
+    pub unaccepted_or_descriptor: u32,
 }
 
 /// The kernel's two clocks at one moment, the end of a pass.

@@ -5,7 +5,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{Family, STATE_SLOTS, TcpState};
+use crate::{
+    CloseCounters, Family, HalfOpenCounts, Handshakes, STATE_SLOTS, StateDurations, TcpState,
+};
 
 /// State changes of all TCP sockets of the machine: `from` × `to`, by the kernel's state numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -13,6 +15,29 @@ use crate::{Family, STATE_SLOTS, TcpState};
 pub struct TransitionMatrix {
     /// How often a socket went from the state of the first index to that of the second.
     pub count: [[u64; STATE_SLOTS]; STATE_SLOTS],
+}
+
+/// What the transition program counts on one CPU for the whole machine, and what it remembers.
+/// One element of one map: each lookup costs some nanoseconds of every transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct CpuCounters {
+    /// Changes of state.
+    pub transitions: TransitionMatrix,
+    /// How connections ended.
+    pub closes: CloseCounters,
+    /// How long sockets were in their states.
+    pub durations: StateDurations,
+    /// How long handshakes took.
+    pub handshakes: Handshakes,
+    /// Elements of [`map::LIVE`](crate::map::LIVE) by the last bits of a namespace's inode number,
+    /// which the kernel gives out one after the other. They need not be true.
+    pub live_slots: [u32; CpuCounters::REMEMBERED],
+}
+
+impl CpuCounters {
+    /// Namespaces that a CPU remembers; a power of two.
+    pub const REMEMBERED: usize = 64;
 }
 
 /// How many sockets came into a state and how many went out of it. Wraps around; only the
@@ -110,6 +135,19 @@ pub struct SocketCounts {
     pub fin_wait2_mini: [u64; 2],
     /// Sockets of a family or in a state that this program does not know.
     pub unknown: u64,
+    /// Which pass this is; the agent counts them.
+    pub pass: u32,
+    /// Half-open connections.
+    pub half_open: HalfOpenCounts,
+    /// Where outgoing connections go: how many [`Destination`](crate::Destination)s have come, those
+    /// that had to make room among them.
+    pub destinations: u32,
+    /// Ports that could be chosen at `connect()` if nothing were bound to them.
+    pub bound_ports: u32,
+    /// Sockets that hold a port and whose destination found no place.
+    pub unplaced_held: u64,
+    /// Sockets in TIME_WAIT whose destination found no place.
+    pub unplaced_time_wait: u64,
 }
 
 /// The fate of the records meant for a ring buffer.
@@ -126,13 +164,16 @@ pub struct EventCounters {
     pub untracked: u64,
     /// Transitions between numbers that are no TCP state.
     pub unknown_state: u64,
+    /// SYN-ACKs sent again for listening sockets that there was no room for.
+    pub unlisted: u64,
 }
 
 const _: () = {
     assert!(size_of::<TransitionMatrix>() == 2048);
+    assert!(size_of::<CpuCounters>() == 4040);
     assert!(size_of::<NamespaceCounters>() == 276);
-    assert!(size_of::<SocketCounts>() == 280);
-    assert!(size_of::<EventCounters>() == 32);
+    assert!(size_of::<SocketCounts>() == 352);
+    assert!(size_of::<EventCounters>() == 40);
 };
 
 impl TransitionMatrix {
@@ -140,6 +181,12 @@ impl TransitionMatrix {
     pub const ZERO: Self = Self {
         count: [[0; STATE_SLOTS]; STATE_SLOTS],
     };
+
+    /// Counts one change of state.
+    #[inline(always)]
+    pub fn record(&mut self, old: TcpState, new: TcpState) {
+        self.count[old.slot()][new.slot()] += 1;
+    }
 
     /// Adds the counts of another CPU.
     pub fn add(&mut self, other: &Self) {
@@ -159,10 +206,12 @@ impl EventCounters {
             lost,
             untracked,
             unknown_state,
+            unlisted,
         } = self;
         *emitted = emitted.wrapping_add(other.emitted);
         *lost = lost.wrapping_add(other.lost);
         *untracked = untracked.wrapping_add(other.untracked);
         *unknown_state = unknown_state.wrapping_add(other.unknown_state);
+        *unlisted = unlisted.wrapping_add(other.unlisted);
     }
 }

@@ -11,21 +11,46 @@
     reason = "in the programs a call that is not inlined costs the verifier its knowledge"
 )]
 
+mod close;
 mod close_wait;
 mod counters;
+mod destination;
 mod duration;
 mod family;
+mod handshake;
 mod kernel_field;
+mod listener;
 mod names;
 mod record;
+mod resets;
+mod segment;
 mod state;
 pub mod stopwatch;
+mod unanswered;
 
+pub use close::{CloseCounters, CloseReason, SentReset, SocketEnd, errno};
 pub use close_wait::{ClockSample, OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
-pub use counters::{EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix};
-pub use duration::{CLOSE_WAIT_BOUNDS_NS, DURATION_BOUNDS, Durations};
+pub use counters::{
+    CpuCounters, EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix,
+};
+pub use destination::{
+    DESTINATIONS_TOGETHER, Destination, Destinations, INDEX_LINES, INDEX_WORDS, KEPT_DESTINATION,
+    MAX_DESTINATIONS, PORT_WORDS, Place, PortSet, Way,
+};
+pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
 pub use family::Family;
+pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};
 pub use kernel_field::{FIELDS, KernelField, MISSING};
-pub use names::{global, map, program};
+pub use listener::{
+    HALF_OPEN_AGES, HALF_OPEN_RETRANSMITS, HalfOpen, HalfOpenCounts, ListenAddress,
+    ListenerCounters, ListenerRecord, MAX_LISTENERS, ServiceCounts,
+};
+pub use names::{global, map, program, segment_global, segment_map, segment_program};
 pub use record::{RecordMask, TransitionKind, TransitionRecord};
+pub use resets::{RESET_REASONS, ResetCounters};
+pub use segment::{
+    DeviceEntry, Direction, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, SegmentCounts, SegmentEvents,
+    SegmentRecord, Skipped, flag, is_telling,
+};
 pub use state::{STATE_SLOTS, TcpState};
+pub use unanswered::UnansweredRecord;

@@ -29,8 +29,10 @@ pub struct TransitionRecord {
     pub old_state: u8,
     /// The state after.
     pub new_state: u8,
-    /// Always 0.
-    pub padding: u8,
+    /// How the connection ended: the number of a [`CloseReason`](crate::CloseReason), where
+    /// `new_state` is CLOSE. From CLOSE to CLOSE: what the end is corrected to, see
+    /// [`CloseReason::corrected`](crate::CloseReason::corrected).
+    pub reason: u8,
     /// Local address; IPv4 uses the first four bytes, the others are 0.
     pub local_address: [u8; 16],
     /// Remote address, likewise.

@@ -47,5 +47,5 @@ fn describe(sock: Sock, state: TcpState) -> Option<SocketRecord> {
 /// Since when a socket is in CLOSE_WAIT, 0 where that is not known.
 #[inline(always)]
 pub(crate) fn since(look: &Look) -> u64 {
-    stopwatch::since(look.sock.identity(), clock::monotonic_ns())
+    stopwatch::since(look.sock.key(), clock::monotonic_ns())
 }

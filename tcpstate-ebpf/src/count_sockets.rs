@@ -8,8 +8,10 @@ use aya_ebpf::{helpers::generated::bpf_skc_to_tcp_timewait_sock, macros::map, ma
 use tcpstate_common::{SocketCounts, TcpState};
 
 use crate::{
-    clock,
+    clock, destinations,
     kernel::{Sock, TimewaitSock},
+    ports::Port,
+    services,
 };
 
 #[map]
@@ -61,24 +63,39 @@ pub(crate) fn count(sk_common: *const u8) {
         counts.unknown += 1;
         return;
     };
-    if matches!(state, TcpState::TimeWait) && in_fin_wait2(sk_common) {
+    let mini = matches!(state, TcpState::TimeWait)
+        .then(|| minisocket(sk_common))
+        .flatten();
+    let mut state = state;
+    if mini.is_some_and(TimewaitSock::is_in_fin_wait2) {
         counts.fin_wait2_mini[family.slot()] += 1;
+        state = TcpState::FinWait2;
     } else {
         counts.by_state[family.slot()][state.slot()] += 1;
     }
+    let Some(mut port) = Port::look(sock.local_port(), counts.pass) else {
+        return;
+    };
+    match state {
+        TcpState::Listen => {
+            services::note_listener(sock, family, &mut port, counts.pass);
+            destinations::note_listener(&mut port, counts);
+        }
+        TcpState::NewSynRecv => services::count_half_open(sock, family, &port, counts),
+        _ if port.is_served() => services::count(sock, family, state, &port, counts.pass),
+        _ => destinations::count(sock, family, state, mini, &mut port, counts),
+    }
 }
 
-/// Whether this minisocket stands for FIN_WAIT2, as it does when the process closed before the
-/// peer's FIN came.
+/// The same as what the verifier lets read a minisocket's own fields of.
 #[inline(always)]
-fn in_fin_wait2(sk_common: *const u8) -> bool {
+fn minisocket(sk_common: *const u8) -> Option<TimewaitSock> {
     // SAFETY: the helper takes a `struct sock_common *` and gives null where it is not a
     // timewait minisocket.
     let tw = unsafe { bpf_skc_to_tcp_timewait_sock(sk_common.cast_mut().cast()) };
     if tw.is_null() {
-        return false;
+        return None;
     }
     // SAFETY: the helper gave a `struct tcp_timewait_sock *`, checked for null.
-    let tw = unsafe { TimewaitSock::new(tw.cast()) };
-    matches!(tw.substate(), Some(TcpState::FinWait2))
+    Some(unsafe { TimewaitSock::new(tw.cast()) })
 }

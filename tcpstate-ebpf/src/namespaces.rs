@@ -13,12 +13,10 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, PerCpuArray},
 };
-use tcpstate_common::NamespaceCounters;
+use tcpstate_common::{CpuCounters, NamespaceCounters};
 
-/// Namespaces that can be known at once, with live counters or without.
-const MAX_NAMESPACES: u32 = 4096;
-/// Namespaces that a CPU remembers; a power of two.
-const REMEMBERED: u32 = 64;
+/// Namespaces that can be known at once: 4,096 at most with live counters, and as many without.
+const MAX_NAMESPACES: u32 = 2 * 4096;
 
 #[map]
 static NAMESPACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_NAMESPACES, 0);
@@ -26,15 +24,14 @@ static NAMESPACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_NAMESPACES,
 #[map]
 static LIVE: PerCpuArray<NamespaceCounters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Elements of `LIVE` by the last bits of a namespace's inode number, which the kernel gives out
-/// one after the other.
-#[map]
-static SLOT_CACHE: PerCpuArray<u32> = PerCpuArray::with_max_entries(REMEMBERED, 0);
-
 /// Lets `count` add to the counters of `namespace`; `false` where it has none.
 #[inline(always)]
-pub(crate) fn update(namespace: u32, count: impl FnOnce(&mut NamespaceCounters)) -> bool {
-    let Some(counters) = find(namespace) else {
+pub(crate) fn update(
+    remembered: &mut [u32; CpuCounters::REMEMBERED],
+    namespace: u32,
+    count: impl FnOnce(&mut NamespaceCounters),
+) -> bool {
+    let Some(counters) = find(remembered, namespace) else {
         return false;
     };
     // SAFETY: the map gave this CPU's copy of the element, which no other CPU writes.
@@ -43,16 +40,16 @@ pub(crate) fn update(namespace: u32, count: impl FnOnce(&mut NamespaceCounters))
 }
 
 #[inline(always)]
-fn find(namespace: u32) -> Option<*mut NamespaceCounters> {
-    let remembered = SLOT_CACHE.get_ptr_mut(namespace & (REMEMBERED - 1))?;
-    // SAFETY: the map gave this CPU's element, which no other CPU writes.
-    let slot = unsafe { *remembered };
-    if let Some(counters) = counters_of(namespace, slot) {
+fn find(
+    remembered: &mut [u32; CpuCounters::REMEMBERED],
+    namespace: u32,
+) -> Option<*mut NamespaceCounters> {
+    let remembered = &mut remembered[namespace as usize & (CpuCounters::REMEMBERED - 1)];
+    if let Some(counters) = counters_of(namespace, *remembered) {
         return Some(counters);
     }
     let slot = look_up(namespace)?;
-    // SAFETY: as above.
-    unsafe { *remembered = slot };
+    *remembered = slot;
     counters_of(namespace, slot)
 }
 

@@ -1,4 +1,5 @@
-//! `iter/task_file`: which processes hold the sockets in CLOSE_WAIT, in all network namespaces.
+//! `iter/task_file`: which processes hold the sockets in CLOSE_WAIT and those that listen, in all
+//! network namespaces.
 //!
 //! The kernel calls the program once for each open file of each process that the reader's PID
 //! namespace shows. Threads that share their files with the first thread are passed over.
@@ -16,6 +17,7 @@ use crate::{
 ///
 /// [`kernel/bpf/task_iter.c`]: https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/task_iter.c
 const TASK: usize = 1;
+const DESCRIPTOR: usize = 2;
 const FILE: usize = 3;
 
 /// Whether every TCP socket gets a record, or only those that have to do with CLOSE_WAIT.
@@ -37,7 +39,9 @@ extern "C" fn tcp_owners(ctx: *const *const u8) -> i32 {
     let task = unsafe { Task::new(task) };
     // SAFETY: see above.
     let file = unsafe { File::new(file) };
-    if let Some(record) = observe(task, file) {
+    // SAFETY: see above; it is a number of four bytes.
+    let descriptor = unsafe { ctx.wrapping_add(DESCRIPTOR).cast::<u32>().read_volatile() };
+    if let Some(record) = observe(task, file, descriptor) {
         // SAFETY: `ctx` is what the kernel calls an iterator program with.
         let to = unsafe { SeqFile::of(ctx) };
         // Where it does not fit, the kernel calls again for this file.
@@ -47,7 +51,7 @@ extern "C" fn tcp_owners(ctx: *const *const u8) -> i32 {
 }
 
 #[inline(always)]
-fn observe(task: Task, file: File) -> Option<OwnerRecord> {
+fn observe(task: Task, file: File, descriptor: u32) -> Option<OwnerRecord> {
     let look = file.socket()?.look()?;
     let wants_all = EVERY_OWNER.load() != 0;
     // Before anything else of the socket is looked at: nearly all end here.
@@ -55,22 +59,25 @@ fn observe(task: Task, file: File) -> Option<OwnerRecord> {
         return None;
     }
     let look = look.tcp()?;
-    let mut record = OwnerRecord::default();
+    let mut record = OwnerRecord {
+        unaccepted_or_descriptor: descriptor,
+        ..OwnerRecord::default()
+    };
     match look.state {
         TcpState::CloseWait => {
             record.socket = look.describe()?;
             record.socket.since_ns = since(&look);
             look.describe_connection(&mut record.socket, true)?;
         }
-        TcpState::Listen if look.accept_queue_length() > 0 => {
+        TcpState::Listen => {
             record.socket = look.describe()?;
-            let queue = AcceptQueue::of(look.sock).walk(record.socket.local_port);
-            if queue.close_wait == 0 && !queue.is_cut && !wants_all {
-                return None;
-            }
-            record.unaccepted = queue.close_wait;
-            if queue.is_cut {
-                record.socket.flags |= SocketFlags::QUEUE_CUT;
+            record.unaccepted_or_descriptor = 0;
+            if look.accept_queue_length() > 0 {
+                let queue = AcceptQueue::of(look.sock).walk(record.socket.local_port);
+                record.unaccepted_or_descriptor = queue.close_wait;
+                if queue.is_cut {
+                    record.socket.flags |= SocketFlags::QUEUE_CUT;
+                }
             }
         }
         _ if wants_all => record.socket = look.describe()?,

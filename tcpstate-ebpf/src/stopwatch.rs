@@ -1,52 +1,45 @@
-//! How long sockets stay in a state, and since when those are in it that still are.
+//! How long sockets stay in a state, and since when those are in CLOSE_WAIT that still are.
 
-use aya_ebpf::{
-    macros::map,
-    maps::{Array, PerCpuArray},
-};
+use aya_ebpf::{macros::map, maps::Array};
 use tcpstate_common::{
-    CLOSE_WAIT_BOUNDS_NS, Durations,
-    stopwatch::{self, ROW_WORDS, ROWS, Row, StopwatchKey},
+    TimedState, UNKNOWN,
+    stopwatch::{self, BriefRow, ROWS, Row, StopwatchKey},
 };
 
+/// For CLOSE_WAIT.
 #[map]
 static STOPWATCH: Array<Row> = Array::with_max_entries(ROWS, 0);
 
+/// For the other states.
 #[map]
-static DURATIONS: PerCpuArray<Durations> = PerCpuArray::with_max_entries(1, 0);
+static BRIEF: Array<BriefRow> = Array::with_max_entries(ROWS, 0);
 
-/// Takes note that the state of `socket` begins now.
+const CLOSE_WAIT: u64 = TimedState::CloseWait as u64;
+
+/// The state with this number ends. How long it lasted, or `UNKNOWN`.
 #[inline(always)]
-pub(crate) fn start(socket: u64, now_ns: u64) {
+pub(crate) fn end(socket: u64, number: u64, now_ns: u64) -> u64 {
     let key = StopwatchKey::of(socket);
-    let Some(row) = STOPWATCH.get_ptr_mut(key.row) else {
-        return;
-    };
-    let started = key.start(&words(row), now_ns);
-    store(row, started.index, started.word);
-    if started.displaced {
-        update(|durations| durations.displaced += 1);
+    if number == CLOSE_WAIT {
+        stop(STOPWATCH.get_ptr_mut(key.row), key, now_ns)
+    } else {
+        stop(BRIEF.get_ptr_mut(key.row), key, now_ns)
     }
 }
 
-/// Counts how long the state of `socket` has lasted, which ends now.
+/// The state with this number begins. Whether another socket's beginning had to make room.
 #[inline(always)]
-pub(crate) fn stop(socket: u64, now_ns: u64) {
+pub(crate) fn begin(socket: u64, number: u64, now_ns: u64) -> bool {
     let key = StopwatchKey::of(socket);
-    let Some(row) = STOPWATCH.get_ptr_mut(key.row) else {
-        return;
-    };
-    let words = words(row);
-    let Some(index) = key.find(&words) else {
-        update(|durations| durations.unknown += 1);
-        return;
-    };
-    let since = stopwatch::since(words[index & (ROW_WORDS - 1)], now_ns);
-    store(row, index, 0);
-    update(|durations| durations.observe(now_ns - since, &CLOSE_WAIT_BOUNDS_NS));
+    if number == CLOSE_WAIT {
+        start(STOPWATCH.get_ptr_mut(key.row), key, now_ns)
+    } else {
+        start(BRIEF.get_ptr_mut(key.row), key, now_ns)
+    }
 }
 
-/// Since when `socket` is in its state; 0 where that is not known.
+/// Since when the socket with this [`key`](crate::kernel::Sock::key) is in CLOSE_WAIT; 0 where
+/// that is not known.
 #[inline(always)]
 pub(crate) fn since(socket: u64, now_ns: u64) -> u64 {
     let key = StopwatchKey::of(socket);
@@ -54,17 +47,41 @@ pub(crate) fn since(socket: u64, now_ns: u64) -> u64 {
         return 0;
     };
     let words = words(row);
-    key.find(&words).map_or(0, |index| {
-        stopwatch::since(words[index & (ROW_WORDS - 1)], now_ns)
-    })
+    key.find(&words)
+        .map_or(0, |index| stopwatch::since(at(&words, index), now_ns))
+}
+
+/// Whether another socket's beginning had to make room.
+#[inline(always)]
+fn start<const WORDS: usize>(row: Option<*mut [u64; WORDS]>, key: StopwatchKey, now: u64) -> bool {
+    let Some(row) = row else {
+        return false;
+    };
+    let started = key.start(&words(row), now);
+    store(row, started.index, started.word);
+    started.displaced
+}
+
+/// How long it was, where that is known.
+#[inline(always)]
+fn stop<const WORDS: usize>(row: Option<*mut [u64; WORDS]>, key: StopwatchKey, now: u64) -> u64 {
+    let Some(row) = row else {
+        return UNKNOWN;
+    };
+    let words = words(row);
+    let Some(index) = key.find(&words) else {
+        return UNKNOWN;
+    };
+    store(row, index, 0);
+    now - stopwatch::since(at(&words, index), now)
 }
 
 /// The row as it is at this moment. Another CPU may be writing one of its words; each is loaded
 /// and stored as a whole. Where two write the same free word, the later one stays, and the other
 /// socket's duration counts as unknown.
 #[inline(always)]
-fn words(row: *const Row) -> Row {
-    let mut words = [0; ROW_WORDS];
+fn words<const WORDS: usize>(row: *const [u64; WORDS]) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
     for (index, word) in words.iter_mut().enumerate() {
         let place = row.cast::<u64>().wrapping_add(index);
         // SAFETY: the map gave a valid row, and `index` is below the number of its words.
@@ -73,17 +90,15 @@ fn words(row: *const Row) -> Row {
     words
 }
 
+/// A word of a row; the mask is for the verifier.
 #[inline(always)]
-fn store(row: *mut Row, index: usize, word: u64) {
-    let place = row.cast::<u64>().wrapping_add(index & (ROW_WORDS - 1));
-    // SAFETY: the map gave a valid row, and the mask keeps the place within it.
-    unsafe { place.write_volatile(word) };
+fn at<const WORDS: usize>(words: &[u64; WORDS], index: usize) -> u64 {
+    words[index & (WORDS - 1)]
 }
 
 #[inline(always)]
-fn update(change: impl FnOnce(&mut Durations)) {
-    if let Some(durations) = DURATIONS.get_ptr_mut(0) {
-        // SAFETY: the map gave this CPU's element, which no other CPU writes.
-        change(unsafe { &mut *durations });
-    }
+fn store<const WORDS: usize>(row: *mut [u64; WORDS], index: usize, word: u64) {
+    let place = row.cast::<u64>().wrapping_add(index & (WORDS - 1));
+    // SAFETY: the map gave a valid row, and the mask keeps the place within it.
+    unsafe { place.write_volatile(word) };
 }

@@ -3,14 +3,16 @@
 use aya_ebpf::{Global, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
 use tcpstate_common::{
-    Family, NamespaceCounters, RecordMask, TcpState, TransitionKind, TransitionRecord,
+    CloseReason, CpuCounters, Family, NamespaceCounters, RecordMask, TcpState, TimedState,
+    TransitionKind, TransitionRecord,
 };
 
 use crate::{
-    clock,
+    clock, counters, ends,
     event_ring::{self, RingFull},
-    kernel::{Caller, Sock},
-    matrix, namespaces, stopwatch,
+    handshake,
+    kernel::{Caller, Sock, TcpSock},
+    listeners, namespaces, stopwatch,
 };
 
 /// Which kinds of transition get a record, a [`RecordMask`].
@@ -36,7 +38,7 @@ fn observe(ctx: &BtfTracePointContext) {
     if !sock.is_tcp() {
         return;
     }
-    let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
+    let (old, new) = (ctx.arg::<u32>(1), ctx.arg::<u32>(2));
     if old == new {
         // close() after shutdown() sets the state it already has: no transition.
         return;
@@ -52,9 +54,12 @@ fn observe(ctx: &BtfTracePointContext) {
         return;
     };
 
-    matrix::count(old, new);
+    let Some(counters) = counters::of_this_cpu() else {
+        return;
+    };
+    counters.transitions.record(old, new);
     let namespace = sock.namespace();
-    let counted = namespaces::update(namespace, |counters| {
+    let counted = namespaces::update(&mut counters.live_slots, namespace, |counters| {
         counters.record(family, old, new);
         if matches!(new, TcpState::Close) {
             count_hand_over(counters, sock, family, old);
@@ -65,15 +70,107 @@ fn observe(ctx: &BtfTracePointContext) {
         debug!(ctx, "namespace {} has no live counters", namespace);
     }
 
-    if matches!(new, TcpState::CloseWait) {
-        stopwatch::start(sock.identity(), clock::monotonic_ns());
-    } else if matches!(old, TcpState::CloseWait) {
-        stopwatch::stop(sock.identity(), clock::monotonic_ns());
+    handshake::observe(&mut counters.handshakes, sock, old, new);
+    match (old, new) {
+        (_, TcpState::Listen) => listeners::begin(sock.identity()),
+        (TcpState::Listen, TcpState::Close) => listeners::end(sock.identity()),
+        _ => {}
     }
-
     let error = sock.error();
+    let reason = follow(counters, sock, old, new, error);
     if RecordMask::from_bits(RECORD_MASK.load()).wants(TransitionKind::of(old, new, error)) {
-        record(ctx, sock, namespace, family, (old, new), error);
+        record(ctx, sock, namespace, family, (old, new), error, reason);
+    }
+}
+
+/// Takes note of how long the state lasted that ends and, where the connection ends, how.
+#[inline(always)]
+fn follow(
+    counters: &mut CpuCounters,
+    sock: Sock,
+    old: TcpState,
+    new: TcpState,
+    error: i32,
+) -> Option<CloseReason> {
+    let socket = sock.key();
+    let (ends, begins) = (TimedState::number_of(old), TimedState::number_of(new));
+    let (mut has_fin_come, mut is_cut_off) = (false, false);
+    if ends & begins != TimedState::NOT_TIMED {
+        let now = now(sock, old, new, error);
+        if ends != TimedState::NOT_TIMED {
+            let mut elapsed = stopwatch::end(socket, ends, now.ns);
+            let mut counts = true;
+            if matches!((old, new), (TcpState::FinWait2, TcpState::Close)) {
+                has_fin_come = sock.fin_received();
+                // What else ends it, or takes it over, says nothing of the peer.
+                counts = has_fin_come && error == 0;
+                // The process still has it, so no minisocket follows: `SO_LINGER` 0, unread data.
+                is_cut_off = error == 0 && !has_fin_come && !sock.is_orphan();
+                if error == 0
+                    && !is_cut_off
+                    && now.is_of_segment
+                    && counters.closes.fin_wait2_left(socket, now.ns, has_fin_come)
+                {
+                    // Of an orphan the beginning was not taken note of.
+                    elapsed = 0;
+                }
+            }
+            if counts {
+                counters.durations.observe(ends, elapsed);
+            }
+        }
+        if begins != TimedState::NOT_TIMED {
+            let is_acknowledged = matches!((old, new), (TcpState::FinWait1, TcpState::FinWait2));
+            if is_acknowledged {
+                counters.closes.fin_acknowledged(socket, now.ns);
+            }
+            // The full socket of one that the process has closed goes at once, unless this segment
+            // has the peer's FIN with it.
+            if !(is_acknowledged && sock.is_orphan()) && stopwatch::begin(socket, begins, now.ns) {
+                counters.durations.displace(begins);
+            }
+        }
+    }
+    if !matches!(new, TcpState::Close) {
+        return None;
+    }
+    let fin_wait2 = (has_fin_come, is_cut_off);
+    ends::count(&mut counters.closes, sock, socket, old, error, fin_wait2)
+}
+
+/// A time.
+struct Moment {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    ns: u64,
+    /// Whether it is when the kernel began with the segment that it is at.
+    is_of_segment: bool,
+}
+
+/// The time. What a segment brings about is dated to when the kernel began with it, which costs
+/// a quarter of asking the clock. All else comes of a system call or of a timer, or may do so:
+/// with `TCP_REPAIR` a socket is even established by connect(), before the kernel has looked at its
+/// own clock.
+#[inline(always)]
+fn now(sock: Sock, old: TcpState, new: TcpState, error: i32) -> Moment {
+    let comes_of_a_segment = error == 0
+        && matches!(
+            (old, new),
+            (TcpState::Established, TcpState::CloseWait)
+                | (TcpState::FinWait1, TcpState::FinWait2)
+                | (
+                    TcpState::FinWait2 | TcpState::LastAck | TcpState::Closing,
+                    TcpState::Close
+                )
+        );
+    if comes_of_a_segment && let Some(ns) = sock.tcp().and_then(TcpSock::clock_ns) {
+        return Moment {
+            ns,
+            is_of_segment: true,
+        };
+    }
+    Moment {
+        ns: clock::monotonic_ns(),
+        is_of_segment: false,
     }
 }
 
@@ -104,6 +201,7 @@ fn record(
     family: Family,
     (old, new): (TcpState, TcpState),
     error: i32,
+    reason: Option<CloseReason>,
 ) {
     let mut record = TransitionRecord {
         time_ns: clock::monotonic_ns(),
@@ -115,7 +213,7 @@ fn record(
         family: family.to_kernel(),
         old_state: old as u8,
         new_state: new as u8,
-        padding: 0,
+        reason: reason.map_or(0, |reason| reason as u8),
         local_address: [0; 16],
         remote_address: [0; 16],
         process_name: [0; 16],
@@ -150,7 +248,22 @@ fn record(
     }
 }
 
+/// A record of what the end of `sock` is corrected to, a moment after it.
 #[inline(always)]
-fn state(raw: i32) -> Option<TcpState> {
-    u8::try_from(raw).ok().and_then(TcpState::from_kernel)
+pub(crate) fn record_correction(ctx: &BtfTracePointContext, sock: Sock, reason: CloseReason) {
+    let Some(family) = sock.family() else {
+        return;
+    };
+    let states = (TcpState::Close, TcpState::Close);
+    let (namespace, error) = (sock.namespace(), sock.error());
+    record(ctx, sock, namespace, family, states, error, Some(reason));
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "checked to be small")]
+fn state(raw: u32) -> Option<TcpState> {
+    if raw > TcpState::NewSynRecv as u32 {
+        return None;
+    }
+    TcpState::from_kernel(raw as u8)
 }

@@ -34,6 +34,16 @@ pub struct BtfFacts {
     pub has_tcp_iterator: bool,
     /// `iter/task_file` exists.
     pub has_task_file_iterator: bool,
+    /// Iterators over the elements of a map exist.
+    pub has_map_iterator: bool,
+    /// The tracepoint `tcp_retransmit_synack` can be attached to.
+    pub has_synack_tracepoint: bool,
+    /// The tracepoint `tcp_send_reset` can be attached to.
+    pub has_reset_sent_tracepoint: bool,
+    /// The tracepoint `tcp_receive_reset` can be attached to.
+    pub has_reset_received_tracepoint: bool,
+    /// Why resets are sent, in words, by the kernel's numbers; none where it does not tell.
+    pub reset_reasons: Vec<String>,
     /// BPF ring buffers exist.
     pub has_ring_buffer: bool,
     /// Offset by the name of the global that wants it.
@@ -49,6 +59,8 @@ pub struct Capabilities(pub u64);
 /// [capabilities(7)]: https://man7.org/linux/man-pages/man7/capabilities.7.html
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
+    /// Attaches programs to network interfaces.
+    NetAdmin = 12,
     /// Opens other users' `/proc/PID/ns/net`.
     SysPtrace = 19,
     /// Enters network namespaces; does for `Perfmon` and `Bpf` as well.
@@ -64,6 +76,7 @@ impl Capability {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::Perfmon => "CAP_PERFMON",
@@ -109,11 +122,54 @@ impl BtfFacts {
             has_state_tracepoint: btf.has_typedef("btf_trace_inet_sock_set_state"),
             has_tcp_iterator: btf.has_function("bpf_iter_tcp"),
             has_task_file_iterator: btf.has_function("bpf_iter_task_file"),
+            has_map_iterator: btf.has_function("bpf_iter_bpf_map_elem"),
+            has_synack_tracepoint: btf.has_typedef("btf_trace_tcp_retransmit_synack"),
+            has_reset_sent_tracepoint: btf.has_typedef("btf_trace_tcp_send_reset"),
+            has_reset_received_tracepoint: btf.has_typedef("btf_trace_tcp_receive_reset"),
+            reset_reasons: reset_reasons(&btf),
             has_ring_buffer: btf.has_enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF"),
             offsets: FIELDS
                 .iter()
                 .map(|field| (field.global, btf.offset(field)))
                 .collect(),
         })
+    }
+}
+
+/// Where the kernel tells why it sends a reset (Linux 6.11), its names for that. The argument of
+/// the tracepoint is what counts: the names came a version earlier.
+fn reset_reasons(btf: &KernelBtf) -> Vec<String> {
+    // The first parameter is the tracing program's own.
+    let arguments = btf.parameters("btf_trace_tcp_send_reset").unwrap_or(0);
+    if arguments < 4 {
+        return Vec::new();
+    }
+    let names = btf.enum_values("sk_rst_reason");
+    names.into_iter().map(|name| reset_reason(&name)).collect()
+}
+
+/// `SK_RST_REASON_TCP_ABORT_ON_DATA` becomes `tcp_abort_on_data`.
+fn reset_reason(name: &str) -> String {
+    let name = name.strip_prefix("SK_RST_REASON_").unwrap_or(name);
+    if name == "NOT_SPECIFIED" {
+        return UNKNOWN_RESET.to_owned();
+    }
+    name.to_ascii_lowercase()
+}
+
+/// The reason of a reset of which the kernel does not say why.
+pub const UNKNOWN_RESET: &str = "unknown";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_named_as_the_kernel_names_them() {
+        assert_eq!(
+            reset_reason("SK_RST_REASON_TCP_ABORT_ON_DATA"),
+            "tcp_abort_on_data"
+        );
+        assert_eq!(reset_reason("SK_RST_REASON_NOT_SPECIFIED"), "unknown");
     }
 }

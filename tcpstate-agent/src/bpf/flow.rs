@@ -11,16 +11,21 @@ use aya::{
     programs::tp_btf::BtfTracePointLink,
     util::nr_cpus,
 };
-use tcpstate_common::{Durations, EventCounters, NamespaceCounters, TransitionMatrix};
+use tcpstate_common::{
+    CloseCounters, CpuCounters, EventCounters, Handshakes, NamespaceCounters, StateDurations,
+    TransitionMatrix,
+};
+use zerocopy::FromBytes;
 
 use super::wire::Wire;
 
 /// The counters of the attached transition program. Dropping it detaches the program.
 pub struct Flow {
-    transitions: PerCpuArray<MapData, Wire<TransitionMatrix>>,
+    counters: PerCpuArray<MapData, Wire<CpuCounters>>,
     namespaces: HashMap<MapData, u32, u32>,
     live: PerCpuArray<MapData, Wire<NamespaceCounters>>,
-    durations: PerCpuArray<MapData, Wire<Durations>>,
+    /// As they were shown last.
+    closes_shown: CloseCounters,
     event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
     slots: Slots,
     /// Keeps the program's account open.
@@ -31,11 +36,48 @@ pub struct Flow {
 
 /// The maps of the flow engine.
 pub(super) struct FlowMaps {
-    pub(super) transitions: PerCpuArray<MapData, Wire<TransitionMatrix>>,
+    pub(super) counters: PerCpuArray<MapData, Wire<CpuCounters>>,
     pub(super) namespaces: HashMap<MapData, u32, u32>,
     pub(super) live: PerCpuArray<MapData, Wire<NamespaceCounters>>,
-    pub(super) durations: PerCpuArray<MapData, Wire<Durations>>,
     pub(super) event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
+}
+
+/// What was counted for the whole machine since the program was attached.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// All transitions.
+    pub transitions: TransitionMatrix,
+    /// How connections ended. Nothing in it ever goes back: an end that is corrected between two
+    /// readings is in both of its counts until the next one is.
+    pub closes: CloseCounters,
+    /// How long sockets stayed in the states that they have left.
+    pub durations: StateDurations,
+    /// The handshakes that were completed.
+    pub handshakes: Handshakes,
+}
+
+impl Counted {
+    fn nothing() -> Self {
+        Self {
+            transitions: TransitionMatrix::ZERO,
+            closes: CloseCounters::default(),
+            durations: StateDurations::default(),
+            handshakes: Handshakes::default(),
+        }
+    }
+
+    fn add(&mut self, cpu: &CpuCounters) {
+        let Self {
+            transitions,
+            closes,
+            durations,
+            handshakes,
+        } = self;
+        transitions.add(&cpu.transitions);
+        closes.add(&cpu.closes);
+        durations.add(&cpu.durations);
+        handshakes.add(&cpu.handshakes);
+    }
 }
 
 /// Why a namespace has no live counters.
@@ -52,32 +94,38 @@ pub enum AddError {
 impl Flow {
     pub(super) fn new(maps: FlowMaps, program: OwnedFd, link: BtfTracePointLink) -> Self {
         let FlowMaps {
-            transitions,
+            counters,
             namespaces,
             live,
-            durations,
             event_counters,
         } = maps;
         Self {
-            transitions,
+            counters,
             namespaces,
             slots: Slots::new(live.len()),
             live,
-            durations,
+            closes_shown: CloseCounters::default(),
             event_counters,
             program,
             _link: link,
         }
     }
 
-    /// All transitions since the program was attached.
+    /// All that is counted for the whole machine, each CPU's counts as they are at one moment: what
+    /// one transition adds to one of them and another is in both or in neither, but for a
+    /// transition that is counted in that very moment.
+    pub fn counted(&mut self) -> Result<Counted, MapError> {
+        let mut counted = sum(&self.counters, 0, Counted::nothing(), Counted::add)?;
+        self.closes_shown.rise_to(&counted.closes);
+        counted.closes = self.closes_shown;
+        Ok(counted)
+    }
+
+    /// The transitions alone.
     pub fn transitions(&self) -> Result<TransitionMatrix, MapError> {
-        let per_cpu = self.transitions.get(&0, 0)?;
-        let mut sum = TransitionMatrix::ZERO;
-        for Wire(cpu) in per_cpu.iter() {
-            sum.add(cpu);
-        }
-        Ok(sum)
+        sum(&self.counters, 0, TransitionMatrix::ZERO, |sum, cpu| {
+            sum.add(&cpu.transitions);
+        })
     }
 
     /// Transitions that the program did not see. The kernel runs no program inside itself
@@ -90,35 +138,23 @@ impl Flow {
         Ok(parse_missed(&fs::read_to_string(path)?))
     }
 
-    /// How long sockets stayed in CLOSE_WAIT that have left it since the program was attached.
-    pub fn close_wait_durations(&self) -> Result<Durations, MapError> {
-        let per_cpu = self.durations.get(&0, 0)?;
-        let mut sum = Durations::default();
-        for Wire(cpu) in per_cpu.iter() {
-            sum.add(cpu);
-        }
-        Ok(sum)
-    }
-
     /// What became of the records since the program was attached.
     pub fn events(&self) -> Result<EventCounters, MapError> {
-        let per_cpu = self.event_counters.get(&0, 0)?;
-        let mut sum = EventCounters::default();
-        for Wire(cpu) in per_cpu.iter() {
-            sum.add(cpu);
-        }
-        Ok(sum)
+        sum(
+            &self.event_counters,
+            0,
+            EventCounters::default(),
+            EventCounters::add,
+        )
     }
 
     /// The counters of a namespace; zeros where it has none.
     pub fn namespace(&self, inode: u32) -> Result<NamespaceCounters, MapError> {
-        let mut sum = NamespaceCounters::default();
-        if let Some(slot) = self.slots.of(inode) {
-            for Wire(cpu) in self.live.get(&slot, 0)?.iter() {
-                sum.add(cpu);
-            }
+        let zeros = NamespaceCounters::default();
+        match self.slots.of(inode) {
+            Some(slot) => sum(&self.live, slot, zeros, NamespaceCounters::add),
+            None => Ok(zeros),
         }
-        Ok(sum)
     }
 
     /// Gives a namespace live counters, which start at 0. To be done before it is counted for
@@ -196,6 +232,20 @@ impl Flow {
     }
 }
 
+/// Element `index` of all CPUs, added up from `zeros`.
+pub(super) fn sum<T: FromBytes + Copy + 'static, S>(
+    map: &PerCpuArray<MapData, Wire<T>>,
+    index: u32,
+    zeros: S,
+    add: impl Fn(&mut S, &T),
+) -> Result<S, MapError> {
+    let mut sum = zeros;
+    for Wire(cpu) in map.get(&index, 0)?.iter() {
+        add(&mut sum, cpu);
+    }
+    Ok(sum)
+}
+
 /// Finds `recursion_misses` in what the kernel tells of a program's descriptor; 0 before 5.12,
 /// which does not count them.
 fn parse_missed(fdinfo: &str) -> u64 {
@@ -238,7 +288,30 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use tcpstate_common::{TcpState, TimedState};
+    use zerocopy::FromZeros as _;
+
     use super::*;
+
+    #[test]
+    fn all_that_a_cpu_counted_is_added_up_together() {
+        let mut cpu = CpuCounters::new_zeroed();
+        cpu.transitions
+            .record(TcpState::CloseWait, TcpState::LastAck);
+        cpu.closes.count[0] = 2;
+        let of = TimedState::CloseWait.slot();
+        cpu.durations.of[of].sum_ns = 3;
+        cpu.handshakes.server.retransmitted = 4;
+        let mut counted = Counted::nothing();
+        for _ in 0..2 {
+            counted.add(&cpu);
+        }
+        let [from, to] = [TcpState::CloseWait, TcpState::LastAck].map(TcpState::slot);
+        assert_eq!(counted.transitions.count[from][to], 2);
+        assert_eq!(counted.closes.count[0], 4);
+        assert_eq!(counted.durations.of[of].sum_ns, 6);
+        assert_eq!(counted.handshakes.server.retransmitted, 8);
+    }
 
     #[test]
     fn a_slot_belongs_to_one_namespace_until_it_is_given_back() {

@@ -58,7 +58,7 @@ impl KernelBtf {
             .map_err(io::Error::other)
     }
 
-    /// Offset of `field` in bytes.
+    /// Offset of `field` in bytes, or in bits where it is a single one.
     pub fn offset(&self, field: &KernelField) -> Result<u32, FieldError> {
         let structure = field.structure;
         let mut current = self
@@ -80,6 +80,9 @@ impl KernelBtf {
                 };
                 current = inner;
                 continue;
+            }
+            if field.size == 0 && found.is_bit_field {
+                return Ok(bits);
             }
             let actual = if found.is_bit_field {
                 0
@@ -121,6 +124,49 @@ impl KernelBtf {
                 .iter()
                 .any(|member| self.name(member).as_deref() == Some(value)),
             _ => false,
+        })
+    }
+
+    /// The names of the values of `enum name`, in the order of their numbers, without the last,
+    /// which by the kernel's custom says how many there are. Empty where there is none or the
+    /// numbers are not 0, 1, 2, ….
+    #[must_use]
+    pub fn enum_values(&self, name: &str) -> Vec<String> {
+        let found = self.types(name).find_map(|found| match found {
+            Type::Enum(found) => Some(found),
+            _ => None,
+        });
+        let Some(found) = found else {
+            return Vec::new();
+        };
+        let members = &found.members[..found.members.len().saturating_sub(1)];
+        let is_counted = members
+            .iter()
+            .zip(0..)
+            .all(|(member, number)| member.val() == number);
+        if !is_counted {
+            return Vec::new();
+        }
+        members
+            .iter()
+            .map(|member| self.name(member).unwrap_or_default())
+            .collect()
+    }
+
+    /// How many parameters the function has that the typedef `name` is a pointer to.
+    #[must_use]
+    pub fn parameters(&self, name: &str) -> Option<usize> {
+        self.types(name).find_map(|found| {
+            let Type::Typedef(found) = found else {
+                return None;
+            };
+            let Type::Ptr(pointer) = self.0.resolve_chained_type(&found).ok()? else {
+                return None;
+            };
+            match self.0.resolve_chained_type(&pointer).ok()? {
+                Type::FuncProto(function) => Some(function.parameters.len()),
+                _ => None,
+            }
         })
     }
 

@@ -3,15 +3,15 @@
 use std::{error::Error, os::fd::AsFd as _, path::Path};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Endianness,
-    maps::{MapData, MapError, RingBuf},
-    programs::{BtfTracePoint, Iter, ProgramError},
+    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    maps::{Map, MapData, MapError, RingBuf},
+    programs::{BtfTracePoint, Iter, ProgramError, tp_btf::BtfTracePointLink},
     util::nr_cpus,
 };
 use rustix::io::Errno;
 use tcpstate_common::{NamespaceCounters, RecordMask, global, map};
 use thiserror::Error;
-use tracing::debug;
+use tracing::{Level, debug, enabled};
 
 use super::{
     event_ring::EventRing,
@@ -19,7 +19,11 @@ use super::{
     flow::{Flow, FlowMaps},
     kernel_btf::KERNEL_BTF,
     kernel_log::{KernelLog, KernelLogLevel},
+    listener_table::ListenerTable,
+    map_iterator::MapIterator,
     plan::{Obstacle, ProgramId, plan},
+    reset_table::ResetTable,
+    service_table::ServiceTable,
     socket_pass::SocketPass,
 };
 
@@ -53,6 +57,12 @@ pub struct Loaded {
     pub events: Option<EventRing>,
     /// The counter of sockets.
     pub socket_pass: Option<SocketPass>,
+    /// The reader of listening sockets.
+    pub listeners: Option<(ListenerTable, ServiceTable)>,
+    /// Keeps the counter of SYN-ACKs attached.
+    pub synack_link: Option<BtfTracePointLink>,
+    /// The counters of resets.
+    pub resets: Option<ResetTable>,
     /// The kernel side's messages, if wanted.
     pub kernel_log: Option<KernelLog>,
     /// What became of each wanted program.
@@ -81,7 +91,7 @@ pub struct ProgramStatus {
 }
 
 /// Memory for the live counters of all namespaces, on all CPUs.
-const LIVE_BYTES: usize = 10 * 1024 * 1024;
+const LIVE_BYTES: usize = 3 * 1024 * 1024;
 /// More namespaces than that the kernel side does not know.
 const MAX_NAMESPACES: usize = 4096;
 
@@ -122,6 +132,9 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
         flow: None,
         events: None,
         socket_pass: None,
+        listeners: None,
+        synack_link: None,
+        resets: None,
         kernel_log: None,
         programs: Vec::new(),
     };
@@ -157,15 +170,23 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     // Parsed once for all programs and dropped before the agent gets to work: it is the greatest
     // piece of memory that it ever holds.
     let btf = Btf::parse_file(Path::new(KERNEL_BTF), Endianness::default())?;
+    let mut reset_links = Vec::new();
     for program in allowed {
         let outcome = match program {
             ProgramId::Transition => {
                 start_transition(&mut ebpf, &btf, event_ring_bytes, &mut loaded)?
             }
-            ProgramId::CountSockets | ProgramId::CloseWait => {
+            ProgramId::CountSockets | ProgramId::CloseWait | ProgramId::Unanswered => {
                 load_iterator(&mut ebpf, &btf, program, "tcp")
             }
             ProgramId::Owners => load_iterator(&mut ebpf, &btf, program, "task_file"),
+            ProgramId::Listeners => start_listeners(&mut ebpf, &btf, &mut loaded)?,
+            ProgramId::SynAck => start_synack(&mut ebpf, &btf, &mut loaded),
+            ProgramId::ResetSent | ProgramId::ResetReceived => attach(&mut ebpf, &btf, program)
+                .map(|(verified, link)| {
+                    reset_links.push((program, link));
+                    verified
+                }),
         };
         let outcome = outcome.map_err(|error| refusal(program, &error));
         loaded.programs.push(ProgramStatus { program, outcome });
@@ -173,20 +194,33 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     drop(btf);
     return_free_memory();
     loaded.programs.sort_by_key(|status| status.program);
+    if !reset_links.is_empty() {
+        let counters = take_map(&mut ebpf, map::RESETS)?;
+        let reasons = facts.btf.as_ref().map(|btf| btf.reset_reasons.as_slice());
+        let reasons = reasons.unwrap_or_default();
+        loaded.resets = Some(ResetTable::new(counters, reasons, reset_links));
+    }
 
     let runs = |wanted| {
         let mut programs = loaded.programs.iter();
         programs.any(|status| status.program == wanted && status.outcome.is_ok())
     };
     if runs(ProgramId::CountSockets) {
+        let tells_unanswered = runs(ProgramId::Unanswered);
         let tells_owners = runs(ProgramId::CloseWait) && runs(ProgramId::Owners);
         let counts = take_map(&mut ebpf, map::SOCKET_COUNTS)?;
         let clock = take_map(&mut ebpf, map::CLOCK)?;
+        let port_range = take_map(&mut ebpf, map::PORT_RANGE)?;
+        let destinations = take_map(&mut ebpf, map::DESTINATIONS)?;
         loaded.socket_pass = Some(SocketPass {
             ebpf,
             counts,
             clock,
+            port_range,
+            destinations,
+            passes: 0,
             tells_owners,
+            tells_unanswered,
         });
     }
     Ok(loaded)
@@ -203,6 +237,8 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
     let wake_up_bytes = options.event_ring_bytes / 4;
     let log_level = options.kernel_log.global();
     let every_owner = u8::from(options.every_owner);
+    let reset_reasons = facts.btf.iter().any(|btf| !btf.reset_reasons.is_empty());
+    let reset_reasons = u8::from(reset_reasons);
 
     let cpus = nr_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
 
@@ -214,8 +250,16 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
         .override_global(global::WAKE_UP_BYTES, &wake_up_bytes, true)
         .override_global(global::LOG_LEVEL, &log_level, true)
         .override_global(global::EVERY_OWNER, &every_owner, true)
+        .override_global(global::RESETS_HAVE_REASONS, &reset_reasons, true)
         .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE))
-        .map_max_entries(map::LIVE, namespaces_that_fit(cpus));
+        .map_max_entries(map::LIVE, namespaces_that_fit(cpus))
+        // The whole story of a program can be more than the kernel writes down, which is then all
+        // that it complains of.
+        .verifier_log_level(if enabled!(Level::DEBUG) {
+            VerifierLogLevel::default()
+        } else {
+            VerifierLogLevel::STATS
+        });
     if options.kernel_log == KernelLogLevel::Off {
         loader.map_max_entries(map::KERNEL_LOG, PAGE);
     }
@@ -246,15 +290,62 @@ fn start_transition(
         Err(error) => return Ok(Err(error)),
     };
     let maps = FlowMaps {
-        transitions: take_map(ebpf, map::TRANSITIONS)?,
+        counters: take_map(ebpf, map::COUNTERS)?,
         namespaces: take_map(ebpf, map::NAMESPACES)?,
         live: take_map(ebpf, map::LIVE)?,
-        durations: take_map(ebpf, map::DURATIONS)?,
         event_counters: take_map(ebpf, map::EVENT_COUNTERS)?,
     };
     loaded.flow = Some(Flow::new(maps, descriptor, link));
     let ring: RingBuf<MapData> = take_map(ebpf, map::EVENTS)?;
     loaded.events = Some(EventRing::new(ring, event_ring_bytes));
+    Ok(Ok(verified))
+}
+
+fn start_synack(ebpf: &mut Ebpf, btf: &Btf, loaded: &mut Loaded) -> Result<u32, ProgramError> {
+    let (verified, link) = attach(ebpf, btf, ProgramId::SynAck)?;
+    loaded.synack_link = Some(link);
+    Ok(verified)
+}
+
+/// Attaches a program to its tracepoint.
+fn attach(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    id: ProgramId,
+) -> Result<(u32, BtfTracePointLink), ProgramError> {
+    let program: &mut BtfTracePoint = program(ebpf, id)?.try_into()?;
+    program.load(id.hook().trim_start_matches("tp_btf/"), btf)?;
+    let link = program.attach()?;
+    let link = program.take_link(link)?;
+    Ok((verified_instructions(&program.info()?), link))
+}
+
+/// The outer error is the object's, the inner one the kernel's refusal of this program.
+fn start_listeners(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    loaded: &mut Loaded,
+) -> Result<Result<u32, ProgramError>, LoadError> {
+    let sockets = match ebpf.map(map::LISTENERS) {
+        Some(Map::HashMap(data)) => data.fd().as_fd().try_clone_to_owned(),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
+    };
+    let attach = || {
+        let program: &mut Iter = program(ebpf, ProgramId::Listeners)?.try_into()?;
+        program.load("bpf_map_elem", btf)?;
+        let iterator = MapIterator::attach(program.fd()?.as_fd(), sockets?.as_fd())?;
+        Ok((verified_instructions(&program.info()?), iterator))
+    };
+    let (verified, iterator) = match attach() {
+        Ok(attached) => attached,
+        Err(error) => return Ok(Err(error)),
+    };
+    let sockets = take_map(ebpf, map::LISTENERS)?;
+    let services = take_map(ebpf, map::SERVICES)?;
+    loaded.listeners = Some((
+        ListenerTable::new(sockets, iterator),
+        ServiceTable::new(services),
+    ));
     Ok(Ok(verified))
 }
 
@@ -277,9 +368,9 @@ fn verified_instructions(info: &aya::programs::ProgramInfo) -> u32 {
     info.verified_instruction_count().unwrap_or(0)
 }
 
-fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, LoadError>
+pub(super) fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, LoadError>
 where
-    M: TryFrom<aya::maps::Map, Error = MapError>,
+    M: TryFrom<Map, Error = MapError>,
 {
     ebpf.take_map(name)
         .ok_or_else(|| MapError::InvalidName { name: name.into() })
@@ -289,7 +380,7 @@ where
 
 /// Kernels before 5.11 charge maps to this limit. Best effort: where it may not be raised and is
 /// too low, loading fails and says so.
-fn raise_locked_memory_limit() {
+pub(super) fn raise_locked_memory_limit() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let unlimited = Rlimit {
         current: None,
@@ -349,10 +440,25 @@ fn refusal(program: ProgramId, error: &ProgramError) -> Obstacle {
     } else {
         "run with --log.level debug and report the verifier's words"
     };
+    let hook = program.hook();
+    let cause = match last_words(&verifier_log.to_string()) {
+        Some(words) => format!("the kernel refuses {hook}: {io_error}: {words}"),
+        None => format!("the kernel refuses {hook}: {io_error}"),
+    };
     Obstacle {
-        cause: format!("the kernel refuses {}: {io_error}", program.hook()),
+        cause,
         remedy: remedy.to_owned(),
     }
+}
+
+/// What the verifier complains of, which is the last that it says before its statistics.
+pub(super) fn last_words(verifier_log: &str) -> Option<&str> {
+    verifier_log.lines().map(str::trim).rfind(|line| {
+        let is_statistics = ["processed ", "stack depth ", "verification time "]
+            .iter()
+            .any(|beginning| line.starts_with(beginning));
+        !line.is_empty() && !is_statistics
+    })
 }
 
 #[cfg(test)]
@@ -361,8 +467,19 @@ mod tests {
 
     #[test]
     fn live_counters_stay_within_their_memory() {
-        for (cpus, fit) in [(1, 4096), (2, 4096), (64, 585), (128, 292), (4096, 16)] {
+        for (cpus, fit) in [(1, 4096), (2, 4096), (64, 175), (128, 87), (4096, 16)] {
             assert_eq!(namespaces_that_fit(cpus), fit, "{cpus} CPUs");
         }
+    }
+
+    #[test]
+    fn the_verifiers_complaint_is_found_before_its_statistics() {
+        let log = "R1 invalid mem access 'inv'\n\
+                   verification time 20 usec\n\
+                   stack depth 8\n\
+                   processed 3 insns (limit 1000000) max_states_per_insn 0\n";
+        assert_eq!(last_words(log), Some("R1 invalid mem access 'inv'"));
+        assert_eq!(last_words("processed 3 insns\n\n"), None);
+        assert_eq!(last_words(""), None);
     }
 }

@@ -9,13 +9,27 @@ pub mod facts;
 mod flow;
 pub mod kernel_btf;
 mod kernel_log;
+mod listener_table;
 mod load;
+mod map_iterator;
 pub mod plan;
+mod reset_table;
+mod segments;
+mod service_table;
 mod socket_pass;
+mod syscall;
 mod wire;
 
+pub use aya::{maps::MapError, programs::ProgramError};
 pub use event_ring::{EventRing, RecordsRead, WakeUp};
-pub use flow::{AddError, Flow};
+pub use flow::{AddError, Counted, Flow};
 pub use kernel_log::{KernelLog, KernelLogLevel};
+pub use listener_table::ListenerTable;
 pub use load::{LoadError, LoadOptions, Loaded, ProgramStatus, load};
+pub use reset_table::{ResetTable, Resets};
+pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};
+pub use service_table::ServiceTable;
 pub use socket_pass::{PassError, SocketPass};
+
+/// Keeps the counter of SYN-ACKs attached.
+pub type SynAckLink = aya::programs::tp_btf::BtfTracePointLink;

@@ -14,24 +14,45 @@ use super::{
 pub enum ProgramId {
     /// Counts state transitions and writes event records.
     Transition,
+    /// Counts SYN-ACKs that are sent again.
+    SynAck,
+    /// Counts resets that are sent.
+    ResetSent,
+    /// Counts resets that come.
+    ResetReceived,
     /// Counts the sockets of a namespace.
     CountSockets,
     /// Describes the sockets of a namespace that are in CLOSE_WAIT.
     CloseWait,
-    /// Tells which processes hold sockets in CLOSE_WAIT.
+    /// Describes the sockets of a namespace whose peers do not answer.
+    Unanswered,
+    /// Reads the queues of listening sockets.
+    Listeners,
+    /// Tells which processes hold sockets in CLOSE_WAIT, and those that listen.
     Owners,
 }
 
 impl ProgramId {
     /// Every program, in the order in which they are shown.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 9] = [
         Self::Transition,
+        Self::SynAck,
+        Self::ResetSent,
+        Self::ResetReceived,
         Self::CountSockets,
         Self::CloseWait,
+        Self::Unanswered,
+        Self::Listeners,
         Self::Owners,
     ];
     /// Those that look at what there is, and see nothing of what happens.
-    pub const SNAPSHOT: [Self; 3] = [Self::CountSockets, Self::CloseWait, Self::Owners];
+    pub const SNAPSHOT: [Self; 5] = [
+        Self::CountSockets,
+        Self::CloseWait,
+        Self::Unanswered,
+        Self::Listeners,
+        Self::Owners,
+    ];
 
     /// The program's name in the object and in `bpftool`.
     #[must_use]
@@ -40,7 +61,12 @@ impl ProgramId {
             Self::Transition => program::TRANSITION,
             Self::CountSockets => program::COUNT_SOCKETS,
             Self::CloseWait => program::CLOSE_WAIT,
+            Self::Unanswered => program::UNANSWERED,
             Self::Owners => program::OWNERS,
+            Self::Listeners => program::LISTENERS,
+            Self::SynAck => program::SYNACK,
+            Self::ResetSent => program::RESET_SENT,
+            Self::ResetReceived => program::RESET_RECEIVED,
         }
     }
 
@@ -49,8 +75,12 @@ impl ProgramId {
     pub const fn hook(self) -> &'static str {
         match self {
             Self::Transition => "tp_btf/inet_sock_set_state",
-            Self::CountSockets | Self::CloseWait => "iter/tcp",
+            Self::CountSockets | Self::CloseWait | Self::Unanswered => "iter/tcp",
             Self::Owners => "iter/task_file",
+            Self::Listeners => "iter/bpf_map_elem",
+            Self::SynAck => "tp_btf/tcp_retransmit_synack",
+            Self::ResetSent => "tp_btf/tcp_send_reset",
+            Self::ResetReceived => "tp_btf/tcp_receive_reset",
         }
     }
 
@@ -61,15 +91,24 @@ impl ProgramId {
             Self::Transition => "state transitions, and gauges that move with each of them",
             Self::CountSockets => "how many sockets there are in each state",
             Self::CloseWait => "why sockets stay in CLOSE_WAIT, and since when",
-            Self::Owners => "which processes hold the sockets in CLOSE_WAIT",
+            Self::Unanswered => "which connections have peers that do not answer",
+            Self::Owners => "which processes hold the sockets in CLOSE_WAIT, and those that listen",
+            Self::Listeners => "the queues of listening sockets, and half-open connections at once",
+            Self::SynAck => "how many SYN-ACKs are sent again, by listening socket",
+            Self::ResetSent => "resets that this host sends, and why",
+            Self::ResetReceived => "resets that come for connections of this host",
         }
     }
 
     /// The oldest kernel that has what the program needs.
     const fn since(self) -> &'static str {
         match self {
-            Self::Transition | Self::Owners => "5.8",
-            Self::CountSockets | Self::CloseWait => "5.9",
+            Self::Transition
+            | Self::Owners
+            | Self::SynAck
+            | Self::ResetSent
+            | Self::ResetReceived => "5.8",
+            Self::CountSockets | Self::CloseWait | Self::Unanswered | Self::Listeners => "5.9",
         }
     }
 }
@@ -120,8 +159,14 @@ fn verdict(facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
 fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
     let hook = match program {
         ProgramId::Transition => btf.has_state_tracepoint,
-        ProgramId::CountSockets | ProgramId::CloseWait => btf.has_tcp_iterator,
+        ProgramId::CountSockets | ProgramId::CloseWait | ProgramId::Unanswered => {
+            btf.has_tcp_iterator
+        }
         ProgramId::Owners => btf.has_task_file_iterator,
+        ProgramId::Listeners => btf.has_map_iterator,
+        ProgramId::SynAck => btf.has_synack_tracepoint,
+        ProgramId::ResetSent => btf.has_reset_sent_tracepoint,
+        ProgramId::ResetReceived => btf.has_reset_received_tracepoint,
     };
     let missing = if !hook {
         program.hook()
@@ -187,6 +232,11 @@ mod tests {
             has_state_tracepoint: true,
             has_tcp_iterator: true,
             has_task_file_iterator: true,
+            has_map_iterator: true,
+            has_synack_tracepoint: true,
+            has_reset_sent_tracepoint: true,
+            has_reset_received_tracepoint: true,
+            reset_reasons: Vec::new(),
             has_ring_buffer: true,
             offsets: FIELDS.iter().map(|field| (field.global, Ok(8))).collect(),
         }
@@ -220,7 +270,7 @@ mod tests {
     fn everything_runs_where_nothing_is_missing() {
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(btf()))),
-            [const { None }; 4]
+            [const { None }; 9]
         );
     }
 
@@ -230,7 +280,7 @@ mod tests {
             only(&[Capability::Bpf, Capability::Perfmon]),
             only(&[Capability::SysAdmin]),
         ] {
-            assert_eq!(causes(&facts(capabilities, Ok(btf()))), [const { None }; 4]);
+            assert_eq!(causes(&facts(capabilities, Ok(btf()))), [const { None }; 9]);
         }
     }
 
@@ -244,7 +294,7 @@ mod tests {
             let found = causes(&facts(capabilities, Ok(btf())));
             assert_eq!(
                 found,
-                [const { Some(()) }; 4].map(|found| found.map(|()| cause.to_owned()))
+                [const { Some(()) }; 9].map(|found| found.map(|()| cause.to_owned()))
             );
         }
     }
@@ -271,7 +321,17 @@ mod tests {
         let no_iterator = Some("kernel 6.1.0-test has no iter/tcp".to_owned());
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(without_iterator))),
-            [None, no_iterator.clone(), no_iterator, None]
+            [
+                None,
+                None,
+                None,
+                None,
+                no_iterator.clone(),
+                no_iterator.clone(),
+                no_iterator,
+                None,
+                None
+            ]
         );
         let without_files = BtfFacts {
             has_task_file_iterator: false,
@@ -280,6 +340,11 @@ mod tests {
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(without_files))),
             [
+                None,
+                None,
+                None,
+                None,
+                None,
                 None,
                 None,
                 None,
@@ -296,8 +361,22 @@ mod tests {
                 Some("kernel 6.1.0-test has no tp_btf/inet_sock_set_state".to_owned()),
                 None,
                 None,
-                None
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
             ]
+        );
+        let without_resets = BtfFacts {
+            has_reset_sent_tracepoint: false,
+            ..btf()
+        };
+        let causes = causes(&facts(EVERY_CAPABILITY, Ok(without_resets)));
+        assert_eq!(
+            causes.into_iter().flatten().collect::<Vec<_>>(),
+            ["kernel 6.1.0-test has no tp_btf/tcp_send_reset"]
         );
     }
 
@@ -327,7 +406,17 @@ mod tests {
         let cause = Some(missing.to_string());
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(moved))),
-            [None, cause.clone(), cause, None]
+            [
+                None,
+                None,
+                None,
+                None,
+                cause.clone(),
+                cause.clone(),
+                cause,
+                None,
+                None
+            ]
         );
     }
 
@@ -342,7 +431,7 @@ mod tests {
         }
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(without))),
-            [const { None }; 4]
+            [const { None }; 9]
         );
     }
 

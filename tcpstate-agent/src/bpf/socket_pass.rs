@@ -8,13 +8,16 @@ use aya::{
     maps::{Array, MapData, MapError},
     programs::{Iter, ProgramError, links::LinkError},
 };
-use tcpstate_common::{ClockSample, OwnerRecord, SocketCounts, SocketRecord, program};
+use tcpstate_common::{
+    ClockSample, DESTINATIONS_TOGETHER, Destinations, MAX_DESTINATIONS, OwnerRecord, PortSet,
+    SocketCounts, SocketRecord, UnansweredRecord, program,
+};
 use thiserror::Error;
 use tracing::warn;
 use zerocopy::FromBytes;
 
 use super::wire::Wire;
-use crate::decode::{DecodeError, Owner, Socket};
+use crate::decode::{DecodeError, Outgoing, Owner, Socket, Unanswered};
 
 /// The loaded iterators.
 pub struct SocketPass {
@@ -22,8 +25,14 @@ pub struct SocketPass {
     pub(super) ebpf: Ebpf,
     pub(super) counts: Array<MapData, Wire<SocketCounts>>,
     pub(super) clock: Array<MapData, Wire<ClockSample>>,
+    pub(super) port_range: Array<MapData, Wire<PortSet>>,
+    pub(super) destinations: Array<MapData, Wire<Destinations>>,
+    /// Passes so far.
+    pub(super) passes: u32,
     /// The programs that describe sockets in CLOSE_WAIT and tell their owners are loaded.
     pub(super) tells_owners: bool,
+    /// The program that describes sockets whose peers do not answer is loaded.
+    pub(super) tells_unanswered: bool,
 }
 
 /// Why a pass gave no counts.
@@ -50,12 +59,47 @@ impl SocketPass {
         self.tells_owners
     }
 
+    /// Whether [`SocketPass::unanswered`] can be used.
+    #[must_use]
+    pub const fn tells_unanswered(&self) -> bool {
+        self.tells_unanswered
+    }
+
+    /// Says which ports `connect()` may choose in the namespace that is counted next: only those
+    /// count as held.
+    pub fn set_port_range(&mut self, ports: &PortSet) -> Result<(), PassError> {
+        Ok(self.port_range.set(0, Wire(*ports), 0)?)
+    }
+
+    /// Where the outgoing connections go that the last pass has `counted`.
+    pub fn outgoing(&self, counted: &SocketCounts) -> Result<Vec<Outgoing>, PassError> {
+        // More than there is room for have come, where some had to make room.
+        let mut left = counted.destinations.min(MAX_DESTINATIONS) as usize;
+        let mut found = Vec::with_capacity(left);
+        let mut refused = None;
+        for together in 0..self.destinations.len() {
+            if left == 0 {
+                break;
+            }
+            let Wire(Destinations { entries }) = self.destinations.get(&together, 0)?;
+            for entry in entries.into_iter().take(left) {
+                match Outgoing::try_from(entry) {
+                    Ok(outgoing) => found.push(outgoing),
+                    Err(error) => refused = Some(error),
+                }
+            }
+            left = left.saturating_sub(DESTINATIONS_TOGETHER);
+        }
+        report(refused);
+        Ok(found)
+    }
+
     /// Counts the sockets of the network namespace that the calling thread is in.
     ///
     /// Takes as long as the kernel takes to walk its whole hash table, which all namespaces
     /// share: milliseconds on an idle host, half a second at a million sockets.
     pub fn count(&mut self) -> Result<SocketCounts, PassError> {
-        self.counts.set(0, Wire(SocketCounts::default()), 0)?;
+        self.begin_pass()?;
         // Writes nothing: the reading is the walk.
         read_records(self.open(program::COUNT_SOCKETS)?, |_: SocketRecord| {})?;
         self.counts()
@@ -63,38 +107,43 @@ impl SocketPass {
 
     /// The same, and hands over what there is to say of listeners and of sockets in CLOSE_WAIT.
     /// Listeners come first.
-    pub fn describe(&mut self, mut each: impl FnMut(Socket)) -> Result<SocketCounts, PassError> {
-        self.counts.set(0, Wire(SocketCounts::default()), 0)?;
-        let file = self.open(program::CLOSE_WAIT)?;
-        let mut refused = None;
-        read_records(file, |record: SocketRecord| {
-            match Socket::try_from(record) {
-                Ok(socket) => each(socket),
-                Err(error) => refused = Some(error),
-            }
-        })?;
-        report(refused);
+    pub fn describe(&mut self, each: impl FnMut(Socket)) -> Result<SocketCounts, PassError> {
+        self.begin_pass()?;
+        read_decoded::<SocketRecord, _>(self.open(program::CLOSE_WAIT)?, each)?;
+        self.counts()
+    }
+
+    /// The same as [`SocketPass::count`], and hands over the sockets whose peers do not answer.
+    pub fn unanswered(&mut self, each: impl FnMut(Unanswered)) -> Result<SocketCounts, PassError> {
+        self.begin_pass()?;
+        read_decoded::<UnansweredRecord, _>(self.open(program::UNANSWERED)?, each)?;
         self.counts()
     }
 
     /// Hands over every descriptor of every process that is a socket in CLOSE_WAIT, or a listener
     /// with some in its accept queue. Of all network namespaces; of the processes that the
     /// caller's PID namespace shows, the lowest number first.
-    pub fn owners(&mut self, mut each: impl FnMut(Owner)) -> Result<(), PassError> {
-        let file = self.open(program::OWNERS)?;
-        let mut refused = None;
-        read_records(file, |record: OwnerRecord| match Owner::try_from(record) {
-            Ok(owner) => each(owner),
-            Err(error) => refused = Some(error),
-        })?;
-        report(refused);
-        Ok(())
+    pub fn owners(&mut self, each: impl FnMut(Owner)) -> Result<(), PassError> {
+        Ok(read_decoded::<OwnerRecord, _>(
+            self.open(program::OWNERS)?,
+            each,
+        )?)
     }
 
     /// The kernel's clocks at the end of the last [`SocketPass::describe`]; zeros before.
     pub fn clock(&self) -> Result<ClockSample, PassError> {
         let Wire(sample) = self.clock.get(&0, 0)?;
         Ok(sample)
+    }
+
+    fn begin_pass(&mut self) -> Result<(), PassError> {
+        // What an earlier pass has left in other maps is told by its number. 0 is that of none.
+        self.passes = (self.passes + 1) % MAX_PASSES;
+        let zeros = SocketCounts {
+            pass: self.passes.max(1),
+            ..SocketCounts::default()
+        };
+        Ok(self.counts.set(0, Wire(zeros), 0)?)
     }
 
     fn counts(&self) -> Result<SocketCounts, PassError> {
@@ -115,11 +164,29 @@ impl SocketPass {
     }
 }
 
+/// Reads an iterator's file to its end and hands over what its records say.
+fn read_decoded<R, T>(file: File, mut each: impl FnMut(T)) -> io::Result<()>
+where
+    R: FromBytes,
+    T: TryFrom<R, Error = DecodeError>,
+{
+    let mut refused = None;
+    read_records(file, |record: R| match T::try_from(record) {
+        Ok(value) => each(value),
+        Err(error) => refused = Some(error),
+    })?;
+    report(refused);
+    Ok(())
+}
+
 fn report(refused: Option<DecodeError>) {
     if let Some(error) = refused {
         warn!(%error, "a malformed record from the kernel side was dropped");
     }
 }
+
+/// The kernel side keeps four bits beside the number of a pass.
+const MAX_PASSES: u32 = 1 << 28;
 
 /// More than the 32 KiB that the kernel hands out at once.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -130,7 +197,10 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// `EAGAIN`, to be called again ([`kernel/bpf/bpf_iter.c`], `MAX_ITER_OBJECTS`).
 ///
 /// [`kernel/bpf/bpf_iter.c`]: https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/bpf_iter.c
-fn read_records<T: FromBytes>(mut file: impl io::Read, mut each: impl FnMut(T)) -> io::Result<()> {
+pub(super) fn read_records<T: FromBytes>(
+    mut file: impl io::Read,
+    mut each: impl FnMut(T),
+) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut filled = 0;
     loop {

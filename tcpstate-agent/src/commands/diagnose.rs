@@ -3,13 +3,14 @@
 use std::{os::unix::fs::MetadataExt as _, thread, time::Instant};
 
 use anyhow::Context as _;
+use tracing::debug;
 
 use super::{print, watch_once};
 use crate::{
     bpf::plan::ProgramId,
     cli::Output,
     control,
-    diagnosis::{Diagnosis, Report, write_text},
+    diagnosis::{ConnectionsReport, Diagnosis, ListeningReport, Report, write_text},
     netns::Visitor,
     process::command_line,
     settings::DiagnoseSettings,
@@ -47,23 +48,45 @@ fn diagnose(
     settings: &DiagnoseSettings,
 ) -> anyhow::Result<Diagnosis> {
     let begun = Instant::now();
-    let (first, second) = if settings.interval.is_zero() || first.groups.is_empty() {
-        (None, first)
-    } else {
+    let connections = source.connections();
+    let looked = Instant::now();
+    let ports_are_taken = connections
+        .as_ref()
+        .is_some_and(|connections| !connections.destinations.is_empty());
+    let looks_twice = !settings.interval.is_zero() && (!first.groups.is_empty() || ports_are_taken);
+    let (first, second) = if looks_twice {
         thread::sleep(settings.interval);
         let second = source.look()?;
         (Some((first, begun.elapsed())), second)
+    } else {
+        (None, first)
+    };
+    let (first_connections, connections) = if looks_twice && ports_are_taken {
+        let second = source.connections();
+        let first = connections.map(|connections| (connections, looked.elapsed()));
+        (first, second)
+    } else {
+        (None, connections)
     };
     let own_namespace = std::fs::metadata("/proc/self/ns/net")
         .context("cannot open one's own network namespace")?
         .ino();
+    let own_namespace = u32::try_from(own_namespace).unwrap_or_default();
     let mut diagnosis = Diagnosis::new(
         first.as_ref().map(|(report, interval)| (report, *interval)),
         second,
         &settings.filter,
         matches!(source, Source::Agent(_)),
-        u32::try_from(own_namespace).unwrap_or_default(),
+        own_namespace,
     );
+    if let Some(listening) = source.listening() {
+        diagnosis = diagnosis.with_listeners(listening, &settings.filter, own_namespace);
+    }
+    if let Some(connections) = connections {
+        let first = first_connections.as_ref();
+        let first = first.map(|(report, interval)| (report, *interval));
+        diagnosis = diagnosis.with_connections(first, connections, &settings.filter, own_namespace);
+    }
     for group in &mut diagnosis.groups {
         let process = group.group.process.as_ref();
         group.command_line = process.and_then(|process| command_line(process.pid));
@@ -77,6 +100,28 @@ impl Source<'_> {
             Self::Agent(settings) => control::ask_close_wait(&settings.control_socket)?
                 .context("the agent has stopped meanwhile"),
             Self::Own(watch, visitor) => look(watch, visitor),
+        }
+    }
+
+    /// Where connections go and which peers do not answer, where that can be told.
+    fn connections(&self) -> Option<ConnectionsReport> {
+        match self {
+            Self::Agent(settings) => control::ask_connections(&settings.control_socket)
+                .inspect_err(|error| debug!(error = format!("{error:#}"), "no connections"))
+                .unwrap_or_default(),
+            Self::Own(watch, visitor) => watch
+                .connections(visitor)
+                .map(|found| ConnectionsReport::new(&found)),
+        }
+    }
+
+    /// What listens, where that can be told.
+    fn listening(&self) -> Option<ListeningReport> {
+        match self {
+            Self::Agent(settings) => control::ask_listeners(&settings.control_socket)
+                .inspect_err(|error| debug!(error = format!("{error:#}"), "no listeners"))
+                .unwrap_or_default(),
+            Self::Own(watch, _) => watch.listeners().map(|found| ListeningReport::new(&found)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod diagnose;
+pub mod listeners;
 pub mod run;
 pub mod snapshot;
 pub mod trace;
@@ -13,11 +14,13 @@ use tcpstate_common::RecordMask;
 
 use crate::{
     bpf::{
-        self, KernelLogLevel, LoadOptions, Loaded, ProgramStatus, facts::Facts, plan::ProgramId,
+        self, KernelLogLevel, LoadOptions, Loaded, ProgramStatus, SegmentOptions, Segments,
+        facts::Facts, plan::ProgramId,
     },
     cli::{Cli, Command},
     logging,
-    settings::{DiagnoseSettings, LogSettings, RunSettings, TraceSettings},
+    segments::{Follower, SegmentSettings},
+    settings::{DiagnoseSettings, ListenersSettings, LogSettings, RunSettings, TraceSettings},
     watch::{Watch, WatchSettings},
 };
 
@@ -32,9 +35,10 @@ pub fn execute(cli: Cli) -> anyhow::Result<u8> {
     match command.unwrap_or(Command::Run(run)) {
         Command::Run(args) => run::execute(&RunSettings::try_from(args)?, log)?,
         Command::Snapshot(args) => snapshot::execute(args.output)?,
-        Command::Trace(args) => trace::execute(&TraceSettings::from(args), log)?,
+        Command::Trace(args) => trace::execute(&TraceSettings::try_from(args)?, log)?,
         Command::Diagnose(args) => diagnose::execute(&DiagnoseSettings::from(args))?,
-        Command::Check => return check::execute(),
+        Command::Listeners(args) => listeners::execute(&ListenersSettings::from(args))?,
+        Command::Check(args) => return check::execute(&args.segments.try_into()?),
     }
     Ok(0)
 }
@@ -45,6 +49,8 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const ONCE: WatchSettings = WatchSettings {
     cpu_percent: 100.0,
     close_wait_top: 0,
+    listeners_top: 0,
+    destinations_top: 0,
 };
 
 /// A watch for a command that looks once: with `programs`, and with everything counted.
@@ -87,6 +93,26 @@ fn require_any(loaded: &Loaded) -> anyhow::Result<()> {
         tracing::warn!("{reason}");
     }
     Ok(())
+}
+
+/// Loads the programs that count segments, and attaches them. Warns of each that does not run.
+fn follow_segments(
+    facts: &Facts,
+    options: SegmentOptions,
+    settings: SegmentSettings,
+) -> anyhow::Result<Follower> {
+    let segments = Segments::load(facts, options).context("cannot count segments")?;
+    for program in segments.programs() {
+        if let Err(obstacle) = &program.outcome {
+            tracing::warn!(
+                "cannot run {}: {} ({})",
+                program.name,
+                obstacle.cause,
+                obstacle.remedy
+            );
+        }
+    }
+    Follower::start(segments, settings).context("cannot look at the network interfaces")
 }
 
 /// Writes to stdout. A reader that has gone away, such as `head`, is no error.

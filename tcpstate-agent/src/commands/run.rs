@@ -7,11 +7,12 @@ use tcpstate_common::RecordMask;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::require_any;
+use super::{follow_segments, require_any};
 use crate::{
-    bpf::{self, LoadOptions, facts::Facts, plan::ProgramId},
+    bpf::{self, LoadOptions, SegmentOptions, facts::Facts, plan::ProgramId},
     control::Control,
-    http, metrics,
+    http,
+    metrics::MetricsPage,
     settings::{LogSettings, RunSettings},
     watch::Watch,
 };
@@ -38,8 +39,9 @@ async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
     // Before the kernel is touched: the commonest mistake is a second agent.
     let listeners = http::bind(&settings.listen).await.map_err(cannot_listen)?;
 
+    let facts = Facts::gather();
     let loaded = bpf::load(
-        &Facts::gather(),
+        &facts,
         &LoadOptions {
             programs: &ProgramId::ALL,
             record_mask: RecordMask::ABNORMAL_ENDS,
@@ -49,10 +51,16 @@ async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
         },
     )?;
     require_any(&loaded)?;
-    let watch =
-        Arc::new(Watch::start(loaded, settings.watch).context("cannot start the watch's threads")?);
+    let segments = settings
+        .segments
+        .clone()
+        .map(|segments| follow_segments(&facts, SegmentOptions::default(), segments))
+        .transpose()?;
+    let watch = Watch::start_with_segments(loaded, segments, settings.watch)
+        .context("cannot start the watch's threads")?;
+    let watch = Arc::new(watch);
     let app = http::App {
-        registry: metrics::register(Arc::clone(&watch)).context("cannot register the metrics")?,
+        metrics: Arc::new(MetricsPage::new(Arc::clone(&watch))),
         watch: Arc::clone(&watch),
         telemetry_path: settings.telemetry_path.clone(),
     };

@@ -94,7 +94,10 @@ fn to_json(reading: &Reading) -> Value {
 mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
-    use crate::watch::{NamespaceResults, SnapshotState};
+    use crate::{
+        netns::{KernelCounters, Limits},
+        watch::{NamespaceResults, SnapshotState},
+    };
 
     use super::*;
 
@@ -108,7 +111,13 @@ mod tests {
             transitions: None,
             missed: None,
             close_wait: None,
-            close_wait_durations: None,
+            outgoing: None,
+            orphans: None,
+            durations: None,
+            closes: None,
+            resets: None,
+            listeners: None,
+            handshakes: None,
             events: None,
             snapshot: Some(SnapshotState {
                 duration: Duration::from_micros(2_500),
@@ -119,6 +128,9 @@ mod tests {
                 denied: 1,
                 unreachable: 0,
             },
+            kernel_counters: KernelCounters::default(),
+            limits: Limits::default(),
+            segments: None,
             programs: Vec::new(),
         }
     }

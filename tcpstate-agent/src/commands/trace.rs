@@ -12,26 +12,37 @@ use std::{
 use anyhow::Context as _;
 use tcpstate_common::RecordMask;
 
-use super::{Printed, print, require_any};
+use super::{Printed, follow_segments, print, require_any};
 use crate::{
-    bpf::{self, EventRing, Flow, LoadOptions, SocketPass, facts::Facts, plan::ProgramId},
+    bpf::{
+        self, EventRing, Flow, LoadOptions, SegmentOptions, SocketPass, facts::Facts,
+        plan::ProgramId,
+    },
     cli::Output,
-    decode::Transition,
+    decode::{DecodeError, Transition},
     process::Processes,
+    segments::{Follower, SegmentLine},
     settings::{LogSettings, TraceFilter, TraceSettings},
-    timeline::{Clock, Observed, Timeline},
+    timeline::{self, Clock, Observed, Timeline},
 };
 
 /// Room for 64,000 transitions: six thousand connections between two looks.
 const EVENT_RING_BYTES: u32 = 4 * 1024 * 1024;
+/// Enough for what the limit below lets through.
+const SEGMENT_RING_BYTES: u32 = 1024 * 1024;
+/// Each CPU and tenth of a second: more than anybody reads, and no flood fills the ring.
+const SEGMENT_LIMIT: u32 = 1_000;
+/// How late an interface that has come is seen.
+const INTERFACES_INTERVAL: Duration = Duration::from_secs(1);
 /// How late a line may be printed.
 const LATENESS: Duration = Duration::from_millis(50);
 
 /// Prints until interrupted, or until no one reads.
 pub fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Result<()> {
     let stop = stop_on_signal().context("cannot handle signals")?;
+    let facts = Facts::gather();
     let mut loaded = bpf::load(
-        &Facts::gather(),
+        &facts,
         &LoadOptions {
             programs: &ProgramId::ALL,
             record_mask: RecordMask::EVERY_TRANSITION,
@@ -47,22 +58,41 @@ pub fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Result<()>
     let wake_up = ring.wake_up().context("cannot wait for transitions")?;
     let mut timeline = Timeline::default();
     learn_owners(loaded.socket_pass.as_mut(), &mut timeline, &settings.filter)?;
+    let options = SegmentOptions {
+        record_limit: SEGMENT_LIMIT,
+        ring_bytes: SEGMENT_RING_BYTES,
+    };
+    let mut segments = settings
+        .segments
+        .clone()
+        .map(|segments| follow_segments(&facts, options, segments))
+        .transpose()?;
+    let mut followed = Instant::now();
     let clock = Clock::now();
     let mut reported = 0;
     while !stop.load(Ordering::Relaxed) {
         wake_up
             .wait(LATENESS)
             .context("cannot wait for transitions")?;
-        if print_new(ring, &mut timeline, &clock, settings)? == Printed::NoOneReads {
+        let printed = print_new(ring, segments.as_mut(), &mut timeline, &clock, settings)?;
+        if printed == Printed::NoOneReads {
             return Ok(());
+        }
+        if let Some(segments) = &mut segments
+            && followed.elapsed() >= INTERFACES_INTERVAL
+        {
+            followed = Instant::now();
+            if let Err(error) = segments.follow() {
+                tracing::warn!(%error, "cannot look at the network interfaces");
+            }
         }
         if let Some(log) = &mut loaded.kernel_log {
             log.flush();
         }
         report_lost(flow, ring, &mut reported)?;
     }
-    print_new(ring, &mut timeline, &clock, settings)?;
-    report_total(flow, ring)
+    print_new(ring, segments.as_mut(), &mut timeline, &clock, settings)?;
+    report_total(flow, ring, segments.as_mut())
 }
 
 /// Learns who owns the sockets that there are. New ones say so themselves, and the programs run
@@ -92,30 +122,73 @@ fn learn_owners(
 
 fn print_new(
     ring: &mut EventRing,
+    segments: Option<&mut Follower>,
     timeline: &mut Timeline,
     clock: &Clock,
     settings: &TraceSettings,
 ) -> anyhow::Result<Printed> {
-    let mut lines = Vec::new();
+    let mut transitions = Vec::new();
     let refused = ring.drain(|transition: Transition| {
         // Followed even where it is not shown: the time in a state counts from the last
         // transition, whichever that was.
         let observed = timeline.observe(transition);
         if settings.filter.passes(&observed) {
-            lines.push(observed);
+            timeline::add(&mut transitions, observed);
         }
     });
+    let mut lines: Vec<Line> = transitions.into_iter().map(Line::Transition).collect();
+    let refused = segments
+        .and_then(|segments| take_segments(segments, settings, &mut lines))
+        .or(refused);
+    lines.sort_by_key(Line::time_ns);
     if let Some(error) = refused {
         tracing::warn!(%error, "a malformed record from the kernel side was dropped");
     }
     print(|out| {
         lines
             .iter()
-            .try_for_each(|line: &Observed| match settings.output {
-                Output::Text => writeln!(out, "{}", line.text(clock)),
-                Output::Json => writeln!(out, "{}", line.json(clock)),
+            .try_for_each(|line: &Line| match (line, settings.output) {
+                (Line::Transition(line), Output::Text) => writeln!(out, "{}", line.text(clock)),
+                (Line::Transition(line), Output::Json) => writeln!(out, "{}", line.json(clock)),
+                (Line::Segment(line), Output::Text) => writeln!(out, "{}", line.text(clock)),
+                (Line::Segment(line), Output::Json) => writeln!(out, "{}", line.json(clock)),
             })
     })
+}
+
+/// What a line is about.
+enum Line {
+    Transition(Observed),
+    Segment(SegmentLine),
+}
+
+impl Line {
+    const fn time_ns(&self) -> u64 {
+        match self {
+            Self::Transition(observed) => observed.transition.time_ns,
+            Self::Segment(line) => line.segment.time_ns,
+        }
+    }
+}
+
+fn take_segments(
+    segments: &mut Follower,
+    settings: &TraceSettings,
+    lines: &mut Vec<Line>,
+) -> Option<DecodeError> {
+    let mut found = Vec::new();
+    let refused = segments.segments().drain(|segment| found.push(segment));
+    for segment in found {
+        if settings.filter.passes_segment(&segment) {
+            let name = segments.name(segment.device).map(str::to_owned);
+            lines.push(Line::Segment(SegmentLine {
+                segment,
+                // Gone since.
+                device: name.unwrap_or_else(|| segment.device.to_string()),
+            }));
+        }
+    }
+    refused
 }
 
 fn lost(flow: &Flow, ring: &EventRing) -> anyhow::Result<(u64, u64)> {
@@ -142,9 +215,24 @@ fn report_lost(flow: &Flow, ring: &EventRing, reported: &mut u64) -> anyhow::Res
     clippy::print_stderr,
     reason = "the last word to the person who traced"
 )]
-fn report_total(flow: &Flow, ring: &EventRing) -> anyhow::Result<()> {
+fn report_total(
+    flow: &Flow,
+    ring: &EventRing,
+    segments: Option<&mut Follower>,
+) -> anyhow::Result<()> {
     let (lost, seen) = lost(flow, ring)?;
     eprintln!("{seen} transitions, {lost} lost");
+    if let Some(segments) = segments {
+        let segments = segments.segments();
+        let events = segments
+            .events()
+            .context("cannot read what became of the segments")?;
+        let lost = events.lost + segments.records_read().malformed;
+        eprintln!(
+            "{} segments, {lost} lost, {} withheld because there were too many at once",
+            events.emitted, events.withheld
+        );
+    }
     Ok(())
 }
 

@@ -3,16 +3,25 @@
 //! Pure, and total: whatever the bytes, the answer is a value or a [`DecodeError`]. Nothing here
 //! knows the BPF library.
 
+mod listener;
+mod outgoing;
+pub mod packet;
+mod segment;
 mod socket;
 mod transition;
+mod unanswered;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tcpstate_common::{Family, TcpState};
 use thiserror::Error;
 
+pub use listener::ListeningSocket;
+pub use outgoing::Outgoing;
+pub use segment::Segment;
 pub use socket::{CloseWaitSocket, Listener, Owner, Socket};
 pub use transition::{Caller, Transition};
+pub use unanswered::Unanswered;
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -26,9 +35,18 @@ pub enum DecodeError {
     /// A number that is neither `AF_INET` nor `AF_INET6`.
     #[error("{0} is no address family of TCP")]
     Family(u8),
+    /// A number that is no port.
+    #[error("{0} is no port")]
+    Port(u32),
+    /// A number that is no direction.
+    #[error("{0} is no direction")]
+    Direction(u8),
     /// An errno that cannot be one.
     #[error("{0} is no errno")]
     Error(i32),
+    /// A number that is no way in which a connection ends.
+    #[error("{0} is no reason of an end")]
+    Reason(u8),
 }
 
 fn state(raw: u8) -> Result<TcpState, DecodeError> {

@@ -63,6 +63,8 @@ pub struct Owner {
     pub is_shared: bool,
     /// For a listener: sockets in CLOSE_WAIT that wait to be accepted.
     pub unaccepted: u32,
+    /// The number that the process has for the socket; not known of listeners.
+    pub descriptor: Option<u32>,
     /// For a listener: there may be more of them.
     pub is_cut: bool,
 }
@@ -117,17 +119,25 @@ impl TryFrom<OwnerRecord> for Owner {
             socket,
             start_ns,
             process,
-            unaccepted,
+            unaccepted_or_descriptor: number,
         } = record;
+        let is_shared = socket.flags & SocketFlags::SHARED != 0;
+        let is_cut = socket.flags & SocketFlags::QUEUE_CUT != 0;
+        let socket = Socket::try_from(socket)?;
+        let (unaccepted, descriptor) = match socket {
+            Socket::Listener(_) => (number, None),
+            _ => (0, Some(number)),
+        };
         Ok(Self {
             process: ProcessId {
                 tgid: process,
                 start_boottime_ns: start_ns,
             },
-            socket: Socket::try_from(socket)?,
-            is_shared: socket.flags & SocketFlags::SHARED != 0,
+            socket,
+            is_shared,
             unaccepted,
-            is_cut: socket.flags & SocketFlags::QUEUE_CUT != 0,
+            descriptor,
+            is_cut,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tcpstate_common::{Family, TcpState, TransitionRecord};
+use tcpstate_common::{CloseReason, Family, TcpState, TransitionRecord};
 use zerocopy::FromBytes;
 
 use super::{DecodeError, address, family, state};
@@ -24,6 +24,9 @@ pub struct Transition {
     pub new: TcpState,
     /// `sk_err`: a positive errno, 0 for none.
     pub error: i32,
+    /// How the connection ended, where the new state is CLOSE and it was not a listener. From
+    /// CLOSE to CLOSE: what that is corrected to, a moment later.
+    pub reason: Option<CloseReason>,
     /// Local address; port 0 where none is bound yet.
     pub local: SocketAddr,
     /// Remote address; all zeros for a listener.
@@ -59,7 +62,7 @@ impl Transition {
             family,
             old_state,
             new_state,
-            padding: _,
+            reason,
             local_address,
             remote_address,
             process_name,
@@ -70,14 +73,24 @@ impl Transition {
         if !(0..=MAX_ERRNO).contains(&error) {
             return Err(DecodeError::Error(error));
         }
+        let (old, new) = (state(old_state)?, state(new_state)?);
+        let reason = match (old, new) {
+            (TcpState::Listen, _) => None,
+            (_, TcpState::Close) => {
+                let known = CloseReason::from_number(reason);
+                Some(known.ok_or(DecodeError::Reason(reason))?)
+            }
+            _ => None,
+        };
         Ok(Self {
             time_ns,
             socket,
             namespace,
             family,
-            old: state(old_state)?,
-            new: state(new_state)?,
+            old,
+            new,
             error,
+            reason,
             local: SocketAddr::new(address(family, local_address), local_port),
             remote: SocketAddr::new(address(family, remote_address), remote_port),
             caller: (process != 0).then_some(Caller {
@@ -108,7 +121,7 @@ mod tests {
             family: 2,
             old_state: 1,
             new_state: 8,
-            padding: 0,
+            reason: 0,
             local_address: [127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             remote_address: [10, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             process_name: *b"python3\0garbage!",
@@ -190,6 +203,26 @@ mod tests {
         for (error, valid) in [(0, true), (4095, true), (-1, false), (4096, false)] {
             let decoded = Transition::decode(TransitionRecord { error, ..record() }.as_bytes());
             assert_eq!(decoded.is_ok(), valid, "errno {error}");
+        }
+    }
+
+    #[test]
+    fn only_the_end_of_a_connection_has_a_reason_and_an_unknown_one_is_refused() {
+        for (old_state, new_state, reason, decoded) in [
+            (1, 7, 3, Ok(Some(CloseReason::ResetReceived))),
+            (7, 7, 4, Ok(Some(CloseReason::ResetSent))),
+            (1, 8, 3, Ok(None)),
+            (10, 7, 0, Ok(None)),
+            (1, 7, 14, Err(DecodeError::Reason(14))),
+        ] {
+            let record = TransitionRecord {
+                old_state,
+                new_state,
+                reason,
+                ..record()
+            };
+            let found = Transition::decode(record.as_bytes());
+            assert_eq!(found.map(|transition| transition.reason), decoded);
         }
     }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Advice, Report, ReportGroup, ReportProcess};
+use super::{
+    Advice, ConnectionsReport, DiagnosedDestination, DiagnosedUnanswered, ListenerTrouble,
+    ListeningReport, Report, ReportGroup, ReportListener, ReportProcess,
+};
 use crate::model::close_wait::{Cause, Role};
 
 /// Version of the JSON object.
@@ -24,7 +27,7 @@ pub struct Filter {
     pub pid: Option<u32>,
     /// Only groups of this service port.
     pub port: Option<u16>,
-    /// At most so many groups.
+    /// At most so many groups, and so many of what else is wrong.
     pub limit: usize,
 }
 
@@ -45,6 +48,39 @@ pub struct Diagnosis {
     pub groups_found: usize,
     /// The groups, the largest first.
     pub groups: Vec<DiagnosedGroup>,
+    /// The listeners that are in trouble, the busiest first; `None` where that cannot be told.
+    pub listeners: Option<Vec<DiagnosedListener>>,
+    /// The destinations that local ports are running out for; `None` where that cannot be told.
+    pub destinations: Option<Vec<DiagnosedDestination>>,
+    /// The connections whose peers do not answer; `None` where that cannot be told.
+    pub unanswered: Option<Vec<DiagnosedUnanswered>>,
+    /// How many more there are of the last three, beyond the filter's limit.
+    pub not_shown: NotShown,
+}
+
+/// What passes the filter and is not shown because of its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NotShown {
+    /// Listeners in trouble.
+    pub listeners: usize,
+    /// Destinations.
+    pub destinations: usize,
+    /// Groups of connections whose peers do not answer.
+    pub unanswered: usize,
+}
+
+/// A listener that is in trouble, and what follows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DiagnosedListener {
+    /// The listener.
+    #[serde(flatten)]
+    pub listener: ReportListener,
+    /// What is wrong, most likely.
+    pub fault: &'static str,
+    /// What to check.
+    pub check: &'static str,
+    /// A command that shows the sockets.
+    pub command: String,
 }
 
 /// A group and what follows.
@@ -97,7 +133,59 @@ impl Diagnosis {
             sockets_shown: groups.iter().map(|group| group.group.sockets).sum(),
             groups_found,
             groups,
+            listeners: None,
+            destinations: None,
+            unanswered: None,
+            not_shown: NotShown::default(),
         }
+    }
+
+    /// The same with what is wrong with what listens.
+    #[must_use]
+    pub fn with_listeners(
+        mut self,
+        found: ListeningReport,
+        filter: &Filter,
+        own_namespace: u32,
+    ) -> Self {
+        let listeners = found.listeners.into_iter();
+        let in_trouble = listeners
+            .filter(|listener| filter.passes_listener(listener))
+            .filter_map(|listener| DiagnosedListener::new(listener, own_namespace));
+        let (shown, not_shown) = filter.cut(in_trouble);
+        self.listeners = Some(shown);
+        self.not_shown.listeners = not_shown;
+        self
+    }
+
+    /// The same with what is wrong with connections. Not for one process alone: whose they are is
+    /// not known.
+    #[must_use]
+    pub fn with_connections(
+        mut self,
+        first: Option<(&ConnectionsReport, Duration)>,
+        found: ConnectionsReport,
+        filter: &Filter,
+        own_namespace: u32,
+    ) -> Self {
+        if filter.pid.is_some() {
+            return self;
+        }
+        let destinations = found.destinations.into_iter();
+        let destinations = destinations
+            .filter(|destination| filter.passes_destination(destination))
+            .filter_map(|destination| DiagnosedDestination::new(destination, first, own_namespace));
+        let unanswered = found.unanswered.into_iter();
+        let unanswered = unanswered
+            .filter(|group| filter.passes_unanswered(group))
+            .filter_map(|group| DiagnosedUnanswered::new(group, own_namespace));
+        let (shown, not_shown) = filter.cut(destinations);
+        self.destinations = Some(shown);
+        self.not_shown.destinations = not_shown;
+        let (shown, not_shown) = filter.cut(unanswered);
+        self.unanswered = Some(shown);
+        self.not_shown.unanswered = not_shown;
+        self
     }
 
     /// Whether any of the groups is more than connections that are just being closed.
@@ -117,6 +205,33 @@ impl Filter {
             owner == Some(pid) || group.shared_with.contains(&pid)
         };
         self.pid.is_none_or(holds) && self.port.is_none_or(|port| group.port == port)
+    }
+
+    /// As many of `all` as are shown, and how many are not.
+    fn cut<T>(&self, all: impl Iterator<Item = T>) -> (Vec<T>, usize) {
+        let mut all = all;
+        let shown = all.by_ref().take(self.limit).collect();
+        (shown, all.count())
+    }
+
+    fn passes_listener(&self, listener: &ReportListener) -> bool {
+        let holds = |pid: u32| {
+            let owner = listener.process.as_ref().map(|process| process.pid);
+            owner == Some(pid) || listener.shared_with.contains(&pid)
+        };
+        self.pid.is_none_or(holds) && self.port.is_none_or(|port| listener.address.port() == port)
+    }
+}
+
+impl DiagnosedListener {
+    fn new(listener: ReportListener, own_namespace: u32) -> Option<Self> {
+        let trouble = listener.trouble?;
+        Some(Self {
+            fault: trouble.fault(),
+            check: trouble.check(),
+            command: listener_command(&listener, trouble, own_namespace),
+            listener,
+        })
     }
 }
 
@@ -197,34 +312,65 @@ fn command(group: &ReportGroup, own_namespace: u32) -> String {
     } else {
         "-tanp"
     };
-    let way_in = match &group.process {
-        _ if group.namespace == own_namespace => String::new(),
-        Some(process) => format!("nsenter --net=/proc/{}/ns/net ", process.pid),
-        None => format!("nsenter --net=NAMESPACE_{} ", group.namespace),
-    };
+    let way_in = way_in(group.namespace, group.process.as_ref(), own_namespace);
     format!("sudo {way_in}ss {options} state close-wait{filter}")
+}
+
+/// What shows the queues of a listener, or the connections that are half open.
+fn listener_command(
+    listener: &ReportListener,
+    trouble: ListenerTrouble,
+    own_namespace: u32,
+) -> String {
+    let way_in = way_in(listener.namespace, listener.process.as_ref(), own_namespace);
+    let what = match trouble {
+        ListenerTrouble::AcceptQueueFull | ListenerTrouble::AcceptQueueFilling => "-tlnp",
+        ListenerTrouble::ManyPeersSilent | ListenerTrouble::FewPeersSilent => "-tno state syn-recv",
+    };
+    let port = listener.address.port();
+    format!("sudo {way_in}ss {what} '( sport = :{port} )'")
+}
+
+pub(super) fn way_in(
+    namespace: u32,
+    process: Option<&ReportProcess>,
+    own_namespace: u32,
+) -> String {
+    match process {
+        _ if namespace == own_namespace => String::new(),
+        Some(process) => format!("nsenter --net=/proc/{}/ns/net ", process.pid),
+        None => format!("nsenter --net=NAMESPACE_{namespace} "),
+    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::diagnosis::ReportPeer;
+    use crate::diagnosis::{
+        ReportPeer, UnansweredState,
+        connections::tests::{destination, unanswered},
+        listening::tests::stuck,
+    };
 
     pub(crate) const HERE: u32 = 4_026_531_833;
 
+    pub(crate) fn process(pid: u32, open_fds: u64) -> ReportProcess {
+        ReportProcess {
+            pid,
+            start_boottime_ns: 1,
+            name: "python3".to_owned(),
+            executable: Some("/usr/bin/python3.11".into()),
+            unit: "shop.service".to_owned(),
+            container_id: String::new(),
+            pod_uid: String::new(),
+            open_fds: Some(open_fds),
+            max_fds: Some(1024),
+        }
+    }
+
     pub(crate) fn group(pid: u32, port: u16, sockets: u64) -> ReportGroup {
         ReportGroup {
-            process: Some(ReportProcess {
-                pid,
-                start_boottime_ns: 1,
-                name: "python3".to_owned(),
-                executable: Some("/usr/bin/python3.11".into()),
-                unit: "shop.service".to_owned(),
-                container_id: String::new(),
-                pod_uid: String::new(),
-                open_fds: Some(sockets + 12),
-                max_fds: Some(1024),
-            }),
+            process: Some(process(pid, sockets + 12)),
             shared_with: vec![pid + 1],
             namespace: HERE,
             role: Role::Server,
@@ -233,6 +379,7 @@ pub(super) mod tests {
             sockets,
             last_minute: 0,
             oldest_age_seconds: 3_723.0,
+            oldest_descriptor: Some(17),
             median_age_seconds: 61.0,
             age_lower_bound_sockets: 0,
             oldest_age_is_lower_bound: false,
@@ -289,7 +436,18 @@ pub(super) mod tests {
         let first = report(vec![group(1, 80, 100)]);
         let second = report(vec![group(1, 80, 120)]);
         let interval = Duration::from_secs(2);
-        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE);
+        let listening = ListeningReport {
+            listeners: vec![stuck()],
+        };
+        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE)
+            .with_listeners(listening, &all(), HERE);
+        let connections = |held| ConnectionsReport {
+            destinations: vec![destination(held, 700, 50)],
+            unanswered: vec![unanswered(UnansweredState::LastAck, 20)],
+        };
+        let first = connections(850);
+        let diagnosis =
+            diagnosis.with_connections(Some((&first, interval)), connections(950), &all(), HERE);
         let documented = include_str!("../../../docs/json.md");
         let section = documented.split("## `diagnose`").nth(1).unwrap();
         let example = section.split("```json").nth(1).unwrap();
@@ -344,6 +502,56 @@ pub(super) mod tests {
                 "{filter:?}"
             );
             assert_eq!(diagnosis.sockets, 24);
+        }
+    }
+
+    #[test]
+    fn whose_connections_they_are_is_not_known_and_so_not_asked() {
+        let found = || ConnectionsReport {
+            destinations: vec![destination(950, 0, 0)],
+            unanswered: vec![unanswered(UnansweredState::Established, 1)],
+        };
+        for (pid, port, shown) in [
+            (None, None, Some((1, 1))),
+            (None, Some(443), Some((1, 1))),
+            (None, Some(444), Some((0, 0))),
+            (Some(1), None, None),
+        ] {
+            let filter = Filter {
+                pid,
+                port,
+                limit: 10,
+            };
+            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, HERE)
+                .with_connections(None, found(), &filter, HERE);
+            let lengths = diagnosis.destinations.zip(diagnosis.unanswered);
+            let lengths = lengths.map(|(one, other)| (one.len(), other.len()));
+            assert_eq!(lengths, shown, "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_limit_leaves_out_is_told() {
+        let found = || ConnectionsReport {
+            destinations: vec![destination(950, 0, 0); 3],
+            unanswered: vec![unanswered(UnansweredState::Established, 1)],
+        };
+        for (limit, shown, not_shown) in [(10, 3, 0), (3, 3, 0), (1, 1, 2)] {
+            let filter = Filter {
+                limit,
+                ..Filter::default()
+            };
+            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, HERE)
+                .with_connections(None, found(), &filter, HERE);
+            let destinations = diagnosis.destinations.as_deref().map(<[_]>::len);
+            assert_eq!(destinations, Some(shown));
+            assert_eq!(diagnosis.not_shown.destinations, not_shown);
+            assert_eq!(diagnosis.not_shown.unanswered, 0);
+            let mut text = Vec::new();
+            crate::diagnosis::write_text(&mut text, &diagnosis).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let told = text.contains("\nNot shown: 2 destinations more (--limit).\n");
+            assert_eq!(told, not_shown > 0, "{text}");
         }
     }
 

@@ -6,10 +6,20 @@
 
 mod advice;
 mod compare;
+mod connections;
+mod connections_compare;
+mod connections_text;
+mod listening;
+mod listening_text;
 mod report;
 mod text;
+mod words;
 
 pub use advice::Advice;
-pub use compare::{DiagnosedGroup, Diagnosis, Filter};
+pub use compare::{DiagnosedGroup, DiagnosedListener, Diagnosis, Filter, NotShown};
+pub use connections::{ConnectionsReport, ReportDestination, ReportUnanswered, UnansweredState};
+pub use connections_compare::{DiagnosedDestination, DiagnosedUnanswered};
+pub use listening::{ListenerTrouble, ListeningReport, ReportListener};
+pub use listening_text::write_table;
 pub use report::{Report, ReportGroup, ReportPeer, ReportProcess};
 pub use text::write_text;

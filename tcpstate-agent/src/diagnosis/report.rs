@@ -43,6 +43,9 @@ pub struct ReportGroup {
     pub last_minute: u64,
     /// Age of the oldest, or at least that.
     pub oldest_age_seconds: f64,
+    /// The number that the process has for the oldest, as in `/proc/PID/fd`; `None` where it has
+    /// none: it has not accepted it.
+    pub oldest_descriptor: Option<u32>,
     /// Age that half of them exceed, estimated.
     pub median_age_seconds: f64,
     /// Of how many only a lower bound of the age is known.
@@ -92,15 +95,13 @@ impl Report {
     /// What was found, with what `/proc` says of the processes now.
     #[must_use]
     pub fn new(found: &CloseWait) -> Self {
-        let mut processes = HashMap::<ProcessId, ReportProcess>::new();
+        let mut reporter = Reporter::default();
         let mut groups: Vec<_> = found
             .groups
             .iter()
             .map(|group| {
-                let process = group.owner.as_ref().map(|process| {
-                    let known = processes.entry(process.id);
-                    known.or_insert_with(|| describe(process)).clone()
-                });
+                let process = group.owner.as_ref();
+                let process = process.map(|process| reporter.describe(process));
                 ReportGroup::new(group, process)
             })
             .collect();
@@ -109,6 +110,17 @@ impl Report {
             sockets: found.total.sockets,
             groups,
         }
+    }
+}
+
+/// Describes processes, each once.
+#[derive(Debug, Default)]
+pub(super) struct Reporter(HashMap<ProcessId, ReportProcess>);
+
+impl Reporter {
+    pub(super) fn describe(&mut self, process: &Process) -> ReportProcess {
+        let known = self.0.entry(process.id);
+        known.or_insert_with(|| describe(process)).clone()
     }
 }
 
@@ -153,6 +165,7 @@ impl ReportGroup {
                 .saturating_sub(older_than_a_minute)
                 .saturating_sub(tally.lower_bound),
             oldest_age_seconds: oldest.map_or(0.0, |age| age.time.as_secs_f64()),
+            oldest_descriptor: group.oldest_descriptor,
             // Estimated, but no more than the oldest.
             median_age_seconds: oldest
                 .map_or(Duration::ZERO, |age| age.time.min(tally.ages.median()))

@@ -5,14 +5,69 @@ use std::{
     io::{self, Write},
 };
 
-use super::{DiagnosedGroup, Diagnosis, ReportGroup, ReportProcess};
-use crate::{model::close_wait::Role, process::terminal_text};
+use super::{
+    DiagnosedGroup, Diagnosis, ReportGroup, ReportProcess,
+    connections_text::{write_destinations, write_unanswered},
+    listening_text::write_troubles,
+    words::{bytes, count, counted, duration, grouped, shared_with, terminal},
+};
+use crate::model::close_wait::Role;
 
 /// Processes of one name that are numbered in the verdict.
 const NAMED: usize = 5;
 
 /// Writes what there is to say, and what to do about it.
 pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    let troubles = diagnosis.listeners.as_deref().unwrap_or_default();
+    let destinations = diagnosis.destinations.as_deref().unwrap_or_default();
+    let unanswered = diagnosis.unanswered.as_deref().unwrap_or_default();
+    let others = !(troubles.is_empty() && destinations.is_empty() && unanswered.is_empty());
+    if !others {
+        return write_close_wait(out, diagnosis);
+    }
+    let mut is_first = true;
+    let mut space = |out: &mut dyn Write| {
+        if std::mem::replace(&mut is_first, false) {
+            Ok(())
+        } else {
+            writeln!(out)
+        }
+    };
+    if diagnosis.is_something_wrong() {
+        space(out)?;
+        write_close_wait(out, diagnosis)?;
+    }
+    if !troubles.is_empty() {
+        space(out)?;
+        write_troubles(out, troubles)?;
+        write_not_shown(out, diagnosis.not_shown.listeners, "listener")?;
+    }
+    if !destinations.is_empty() {
+        space(out)?;
+        write_destinations(out, destinations)?;
+        write_not_shown(out, diagnosis.not_shown.destinations, "destination")?;
+    }
+    if !unanswered.is_empty() {
+        space(out)?;
+        write_unanswered(out, unanswered)?;
+        write_not_shown(out, diagnosis.not_shown.unanswered, "group")?;
+    }
+    Ok(())
+}
+
+/// Writes how many more there are.
+fn write_not_shown(out: &mut dyn Write, number: usize, what: &str) -> io::Result<()> {
+    match number {
+        0 => Ok(()),
+        some => writeln!(
+            out,
+            "\nNot shown: {} more (--limit).",
+            counted(count(some), what)
+        ),
+    }
+}
+
+fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
     if diagnosis.groups.is_empty() {
         return write_nothing(out, diagnosis);
     }
@@ -54,6 +109,15 @@ pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> 
 
 fn write_nothing(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
     match diagnosis.sockets {
+        0 if diagnosis.listeners.is_some() && diagnosis.destinations.is_some() => writeln!(
+            out,
+            "nothing wrong: no socket is in CLOSE_WAIT, no listener is in trouble, no destination \
+             runs out of ports, and no peer is found silent"
+        ),
+        0 if diagnosis.listeners.is_some() => writeln!(
+            out,
+            "nothing wrong: no socket is in CLOSE_WAIT, and no listener is in trouble"
+        ),
         0 => writeln!(out, "nothing wrong: no socket is in CLOSE_WAIT"),
         sockets => writeln!(
             out,
@@ -96,8 +160,7 @@ fn write_group(out: &mut dyn Write, number: usize, diagnosed: &DiagnosedGroup) -
         }
     }
     if !group.shared_with.is_empty() {
-        let pids: Vec<String> = group.shared_with.iter().map(u32::to_string).collect();
-        line("shared", format!("with pid {}", pids.join(", ")))?;
+        line("shared", shared_with(&group.shared_with))?;
     }
     line("look", diagnosed.command.clone())
 }
@@ -202,8 +265,11 @@ fn ages(group: &ReportGroup) -> String {
         0 => String::new(),
         sockets => format!(" ({} may be older than known)", grouped(sockets)),
     };
+    let descriptor = group
+        .oldest_descriptor
+        .map_or_else(String::new, |number| format!(" (descriptor {number})"));
     format!(
-        "oldest {at_least}{}, median about {}{inexact}",
+        "oldest {at_least}{}{descriptor}, median about {}{inexact}",
         duration(group.oldest_age_seconds),
         duration(group.median_age_seconds)
     )
@@ -255,71 +321,11 @@ fn files(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> Option<String> 
     Some(format!("{open} {limit}{exhausted}"))
 }
 
-fn terminal(text: &str) -> String {
-    terminal_text(text.as_bytes())
-}
-
 fn are(number: u64) -> String {
     if number == 1 {
         "1 socket is".to_owned()
     } else {
         format!("{} sockets are", grouped(number))
-    }
-}
-
-fn counted(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", grouped(number))
-}
-
-fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
-}
-
-/// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[expect(clippy::cast_precision_loss, reason = "two digits are shown of it")]
-fn bytes(number: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = number as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{number} bytes"),
-        unit => format!("{value:.1} {}", units[unit]),
-    }
-}
-
-/// As people say it: two units at most.
-fn duration(seconds: f64) -> String {
-    if seconds < 1.0 {
-        return format!("{:.0} ms", seconds * 1000.0);
-    }
-    if seconds < 10.0 {
-        return format!("{seconds:.1} s");
-    }
-    let whole =
-        std::time::Duration::try_from_secs_f64(seconds).map_or(u64::MAX, |time| time.as_secs());
-    let (days, hours, minutes) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{whole} s"),
-        (0, 0, minutes) => format!("{minutes} min {} s", whole % 60),
-        (0, hours, minutes) => format!("{hours} h {minutes} min"),
-        (days, hours, _) => format!("{} d {hours} h", grouped(days)),
     }
 }
 
@@ -359,7 +365,7 @@ CLOSE_WAIT: 900 sockets in 1 group. The peers have closed, these processes have 
 
 1. python3 (pid 4711), server on port 8080: 900 sockets, growing by 10.0 a second
    cause     eof_read: the process has read everything and has not called close()
-   age       oldest 1 h 2 min, median about 1 min 1 s
+   age       oldest 1 h 2 min (descriptor 17), median about 1 min 1 s
    peers     10.0.0.7 (900)
    process   /usr/bin/python3.11 [python3 app.py]
    in        unit shop.service
@@ -417,29 +423,5 @@ Only the processes can end these sockets: by close(), or by being restarted.
         assert_eq!(text.matches("leaks descriptors").count(), 1, "{text}");
         let who = "- python3 (pid 1, 2, 3, 4, 5 and 3 more) leaks";
         assert!(text.contains(who), "{text}");
-    }
-
-    #[test]
-    fn numbers_and_times_are_as_people_say_them() {
-        for (seconds, expected) in [
-            (0.004, "4 ms"),
-            (1.25, "1.2 s"),
-            (59.0, "59 s"),
-            (61.0, "1 min 1 s"),
-            (11_000.0, "3 h 3 min"),
-            (200_000.0, "2 d 7 h"),
-        ] {
-            assert_eq!(duration(seconds), expected);
-        }
-        for (number, expected) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1,000"),
-            (1_234_567, "1,234,567"),
-        ] {
-            assert_eq!(grouped(number), expected);
-        }
-        assert_eq!(bytes(1023), "1023 bytes");
-        assert_eq!(bytes(1_572_864), "1.5 MiB");
     }
 }

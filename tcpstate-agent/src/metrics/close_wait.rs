@@ -1,11 +1,10 @@
 //! Metrics of sockets in CLOSE_WAIT.
 
 use prometheus::proto::MetricFamily;
-use tcpstate_common::{CLOSE_WAIT_BOUNDS_NS, Durations};
 
 use super::{
-    catalogue::{Metric, close_wait as catalogue, own},
-    family::{Buckets, Sample, family, histogram, series},
+    catalogue::{Metric, close_wait as catalogue},
+    family::{Sample, family, series},
 };
 use crate::{
     model::close_wait::{OLDER_THAN_SECONDS, OwnerLabels, Series, SeriesKey},
@@ -14,7 +13,7 @@ use crate::{
 };
 
 /// Who keeps them there, and why.
-pub(super) fn families(reading: &CloseWaitReading) -> [MetricFamily; 8] {
+pub(super) fn families(reading: &CloseWaitReading) -> [MetricFamily; 7] {
     let found = &reading.found;
     // Where there are many, the text of a port is needed for as long as its series.
     let ports: Vec<String> = found
@@ -52,31 +51,6 @@ pub(super) fn families(reading: &CloseWaitReading) -> [MetricFamily; 8] {
         ),
         of_owners(&catalogue::OPEN_FDS, &|descriptors| Some(descriptors.open)),
         of_owners(&catalogue::MAX_FDS, &|descriptors| descriptors.limit),
-        family(
-            &own::SERIES_FOLDED,
-            [series([catalogue::SOCKETS.name], reading.folded)],
-        ),
-    ]
-}
-
-/// How long sockets were there that have left.
-pub(super) fn durations(durations: &Durations) -> [MetricFamily; 3] {
-    let state = ["close_wait"];
-    let buckets = Buckets {
-        bounds_ns: &CLOSE_WAIT_BOUNDS_NS,
-        counts: &durations.count,
-        sum_ns: durations.sum_ns,
-    };
-    [
-        histogram(&catalogue::STATE_DURATION, state, &buckets),
-        family(
-            &catalogue::DURATION_UNKNOWN,
-            [series(state, durations.unknown)],
-        ),
-        family(
-            &catalogue::DURATION_DISPLACED,
-            [series(state, durations.displaced)],
-        ),
     ]
 }
 
@@ -140,6 +114,7 @@ pub(super) mod tests {
         };
         CloseWaitReading {
             found: Arc::new(CloseWait {
+                is_surveyed: true,
                 groups: Vec::new(),
                 total: Tally::default(),
                 series: BTreeMap::from([(key, values)]),
@@ -172,28 +147,5 @@ pub(super) mod tests {
             r#"container_id="",pod_uid="",role="server",port="80",cause="eof_read"} 3"#
         );
         assert!(text.contains(expected), "{text}");
-    }
-
-    #[test]
-    fn durations_are_a_histogram_that_adds_up() {
-        let mut durations = Durations::default();
-        for nanoseconds in [5_000, 2_000_000_000, 2_000_000_000, 90_000_000_000_000] {
-            durations.observe(nanoseconds, &CLOSE_WAIT_BOUNDS_NS);
-        }
-        let text = text(&self::durations(&durations));
-        for line in [
-            r#"tcpstate_state_duration_seconds_bucket{state="close_wait",le="0.00001"} 1"#,
-            r#"tcpstate_state_duration_seconds_bucket{state="close_wait",le="1"} 1"#,
-            r#"tcpstate_state_duration_seconds_bucket{state="close_wait",le="10"} 3"#,
-            r#"tcpstate_state_duration_seconds_bucket{state="close_wait",le="86400"} 3"#,
-            r#"tcpstate_state_duration_seconds_bucket{state="close_wait",le="+Inf"} 4"#,
-            r#"tcpstate_state_duration_seconds_sum{state="close_wait"} 90004.000005"#,
-            r#"tcpstate_state_duration_seconds_count{state="close_wait"} 4"#,
-        ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "no {line} in\n{text}"
-            );
-        }
     }
 }

@@ -6,13 +6,17 @@ use prometheus::proto::MetricFamily;
 use tcpstate_common::{Family, TcpState, TransitionMatrix};
 
 use super::{
-    catalogue::{own, sockets},
-    close_wait,
+    catalogue::{self, own, sockets},
+    close_wait, closes,
     family::{Sample, family, series},
+    kernel,
+    listeners::{families as listener_families, handshakes as handshake_families},
+    outgoing::{families as outgoing_families, left_behind},
+    segments,
 };
 use crate::{
     model::{Census, LEGAL_TRANSITIONS},
-    watch::{CloseWaitReading, Events, NamespaceResults, Reading, SnapshotState},
+    watch::{CloseWaitReading, Events, ListenersReading, NamespaceResults, Reading, SnapshotState},
 };
 
 /// All families of `reading`.
@@ -23,20 +27,34 @@ pub(super) fn families(reading: &Reading) -> Vec<MetricFamily> {
         transitions,
         missed,
         close_wait,
-        close_wait_durations,
+        outgoing,
+        orphans: _,
+        durations,
+        closes,
+        resets,
+        listeners,
+        handshakes,
         events,
         snapshot,
         namespaces,
+        kernel_counters,
+        limits,
+        segments: on_interfaces,
         programs,
     } = reading;
     let mut families = vec![
         family(&own::BUILD_INFO, [series([env!("CARGO_PKG_VERSION")], 1)]),
         family(
             &own::PROGRAM_UP,
-            programs.iter().map(|status| {
-                let up = u64::from(status.outcome.is_ok());
-                series([status.program.name()], up)
-            }),
+            programs
+                .iter()
+                .map(|status| (status.program.name(), status.outcome.is_ok()))
+                .chain(
+                    on_interfaces
+                        .iter()
+                        .flat_map(|found| found.programs.clone()),
+                )
+                .map(|(name, runs)| series([name], u64::from(runs))),
         ),
         self::namespaces(namespaces),
     ];
@@ -44,11 +62,21 @@ pub(super) fn families(reading: &Reading) -> Vec<MetricFamily> {
     families.extend(transitions.as_ref().map(self::transitions));
     families.extend(missed.map(|missed| family(&own::MISSED, [series([], missed)])));
     families.extend(close_wait.iter().flat_map(close_wait::families));
-    families.extend(close_wait_durations.iter().flat_map(close_wait::durations));
+    families.extend(durations.iter().flat_map(closes::durations));
+    families.extend(closes.iter().flat_map(closes::families));
+    families.extend(resets.iter().filter_map(closes::resets));
+    families.extend(listeners.iter().flat_map(listener_families));
+    families.extend(handshakes.iter().flat_map(handshake_families));
+    families.extend(outgoing.iter().flat_map(outgoing_families));
+    families.extend(left_behind(reading));
+    families.extend(folded(reading));
+    families.extend(kernel::counters(kernel_counters));
+    families.extend(kernel::limits(limits));
+    families.extend(on_interfaces.iter().flat_map(segments::families));
     families.extend(events.iter().flat_map(self::events));
     families.extend(snapshot.iter().flat_map(self::snapshot));
     families.extend(
-        passes(snapshot.as_ref(), close_wait.as_ref())
+        passes(snapshot.as_ref(), close_wait.as_ref(), listeners.as_ref())
             .into_iter()
             .flatten(),
     );
@@ -86,7 +114,7 @@ fn transitions(matrix: &TransitionMatrix) -> MetricFamily {
     family(&sockets::TRANSITIONS, pairs)
 }
 
-fn events(events: &Events) -> [MetricFamily; 6] {
+fn events(events: &Events) -> [MetricFamily; 7] {
     let ring = |metric, count| family(metric, [series(["transitions"], count)]);
     [
         ring(&own::EVENTS, events.kernel.emitted),
@@ -94,6 +122,10 @@ fn events(events: &Events) -> [MetricFamily; 6] {
         ring(&own::EVENTS_LOST, events.lost()),
         ring(&own::EVENTS_MALFORMED, events.malformed),
         family(&own::UNTRACKED, [series([], events.kernel.untracked)]),
+        family(
+            &catalogue::listeners::SYNACK_UNLISTED,
+            [series([], events.kernel.unlisted)],
+        ),
         family(
             &own::UNKNOWN_STATES,
             [series([], events.kernel.unknown_state)],
@@ -111,15 +143,40 @@ fn snapshot(state: &SnapshotState) -> Vec<MetricFamily> {
     families
 }
 
+/// What had no series of its own.
+fn folded(reading: &Reading) -> Option<MetricFamily> {
+    let close_wait = reading.close_wait.as_ref();
+    let close_wait = close_wait.map(|found| (catalogue::close_wait::SOCKETS.name, found.folded));
+    let listeners = reading.listeners.as_ref();
+    let listeners = listeners.map(|found| (catalogue::listeners::ACCEPT_QUEUE.name, found.folded));
+    let outgoing = reading.outgoing.iter().flat_map(|found| {
+        [
+            (catalogue::outgoing::TIME_WAIT.name, found.time_wait_folded),
+            (catalogue::outgoing::PORTS_USED.name, found.used_folded),
+        ]
+    });
+    let all: Vec<_> = close_wait
+        .into_iter()
+        .chain(listeners)
+        .chain(outgoing)
+        .collect();
+    let samples = all.iter().map(|(metric, count)| series([*metric], *count));
+    (!all.is_empty()).then(|| family(&own::SERIES_FOLDED, samples))
+}
+
 /// How long each pass takes, and how old is what it found.
 fn passes(
     sockets: Option<&SnapshotState>,
     owners: Option<&CloseWaitReading>,
+    listeners: Option<&ListenersReading>,
 ) -> Option<[MetricFamily; 2]> {
     let sockets = sockets?;
     let owners = owners.map(|owners| ("owners", owners.found.took, owners.age));
+    // They are read at each scrape.
+    let listeners = listeners.map(|listeners| ("listeners", listeners.took, Duration::ZERO));
     let passes = [("sockets", sockets.duration, sockets.age)]
         .into_iter()
+        .chain(listeners)
         .chain(owners);
     let seconds = |name, duration: Duration| Sample::new([name], duration.as_secs_f64());
     Some([
@@ -154,10 +211,14 @@ fn namespaces(results: &NamespaceResults) -> MetricFamily {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tcpstate_common::Durations;
+    use tcpstate_common::{CloseCounters, Handshakes, StateDurations};
 
     use super::*;
-    use crate::metrics::catalogue;
+    use crate::{
+        bpf::Resets,
+        metrics::{listeners, outgoing},
+        netns::Limits,
+    };
 
     fn reading() -> Reading {
         Reading {
@@ -166,13 +227,32 @@ mod tests {
             transitions: Some(TransitionMatrix::ZERO),
             missed: Some(0),
             close_wait: Some(close_wait::tests::reading()),
-            close_wait_durations: Some(Durations::default()),
+            outgoing: Some(outgoing::tests::reading()),
+            orphans: Some(3),
+            durations: Some(StateDurations::default()),
+            closes: Some(CloseCounters::default()),
+            resets: Some(Resets {
+                sent: Some([("unknown".to_owned(), 0)].into()),
+                received: Some(0),
+            }),
+            listeners: Some(listeners::tests::reading()),
+            handshakes: Some(Handshakes::default()),
             events: Some(Events::default()),
             snapshot: Some(SnapshotState {
                 uncertain: Some(0),
                 ..SnapshotState::default()
             }),
             namespaces: NamespaceResults::default(),
+            kernel_counters: kernel::tests::all(),
+            limits: Limits {
+                syncookies: Some(1),
+                somaxconn: Some(4096),
+                max_syn_backlog: Some(512),
+                synack_retries: Some(5),
+                max_tw_buckets: Some(65_536),
+                max_orphans: Some(16_384),
+            },
+            segments: Some(segments::tests::reading()),
             programs: Vec::new(),
         }
     }
@@ -220,9 +300,16 @@ mod tests {
             transitions: None,
             missed: None,
             close_wait: None,
-            close_wait_durations: None,
+            outgoing: None,
+            orphans: None,
+            durations: None,
+            closes: None,
+            resets: None,
+            listeners: None,
+            handshakes: None,
             events: None,
             snapshot: None,
+            segments: None,
             ..reading()
         };
         let families = families(&blind);
@@ -232,7 +319,16 @@ mod tests {
             "tcpstate_events_total",
             "tcpstate_close_wait_sockets",
             "tcpstate_state_duration_seconds",
+            "tcpstate_closes_total",
+            "tcpstate_resets_total",
+            "tcpstate_listener_accept_queue",
+            "tcpstate_time_wait_sockets",
+            "tcpstate_fin_wait2_sockets",
+            "tcpstate_orphaned_sockets",
+            "tcpstate_handshake_duration_seconds",
+            "tcpstate_series_folded_total",
             "tcpstate_snapshot_age_seconds",
+            "tcpstate_segments_total",
         ] {
             assert!(find(&families, absent).is_none(), "{absent}");
         }

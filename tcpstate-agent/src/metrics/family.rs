@@ -63,16 +63,24 @@ pub(super) struct Buckets<'a> {
     pub(super) sum_ns: u64,
 }
 
-/// A family of one histogram.
+/// A family of histograms.
+pub(super) fn histograms<'a, const LABELS: usize>(
+    metric: &Metric,
+    all: impl IntoIterator<Item = ([&'a str; LABELS], Buckets<'a>)>,
+) -> MetricFamily {
+    let all = all.into_iter().map(|(labels, buckets)| {
+        let mut series = Series::from_label(pairs(metric, labels));
+        series.set_histogram(histogram(&buckets));
+        series
+    });
+    with_series(metric, all.collect())
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "Prometheus values are doubles; sums stay exact to the nanosecond for a hundred days"
 )]
-pub(super) fn histogram<const LABELS: usize>(
-    metric: &Metric,
-    labels: [&str; LABELS],
-    buckets: &Buckets<'_>,
-) -> MetricFamily {
+fn histogram(buckets: &Buckets<'_>) -> Histogram {
     let mut cumulative = 0;
     let shown = buckets.bounds_ns.iter().zip(buckets.counts);
     let shown = shown
@@ -88,9 +96,7 @@ pub(super) fn histogram<const LABELS: usize>(
     histogram.set_bucket(shown);
     histogram.set_sample_count(buckets.counts.iter().sum());
     histogram.set_sample_sum(buckets.sum_ns as f64 / 1e9);
-    let mut series = Series::from_label(pairs(metric, labels));
-    series.set_histogram(histogram);
-    with_series(metric, vec![series])
+    histogram
 }
 
 fn with_series(metric: &Metric, series: Vec<Series>) -> MetricFamily {

@@ -2,8 +2,13 @@
 
 pub mod catalogue;
 mod close_wait;
-mod collector;
+mod closes;
 mod families;
 mod family;
+mod kernel;
+mod listeners;
+mod outgoing;
+mod page;
+mod segments;
 
-pub use collector::{register, render};
+pub use page::{MetricsPage, PageError, of_listeners};

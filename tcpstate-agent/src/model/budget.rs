@@ -112,6 +112,15 @@ pub fn turns(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     candidates
 }
 
+/// The age of the oldest snapshot that is due. What takes turns with the snapshots waits for those,
+/// and not for one that nothing is to replace yet.
+#[must_use]
+pub fn oldest_due(candidates: &[Candidate]) -> Option<Duration> {
+    let due = candidates.iter().filter(|candidate| candidate.is_due());
+    due.filter_map(|candidate| candidate.last.map(|last| last.age))
+        .max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +210,20 @@ mod tests {
         let quiet = counted(1, 41.0, false, false);
         let busy = counted(2, 10.0, true, false);
         assert_eq!(order(&[busy, quiet]), [1, 2]);
+    }
+
+    #[test]
+    fn what_takes_turns_with_snapshots_waits_for_those_that_are_due() {
+        let never = Candidate {
+            inode: 1,
+            last: None,
+        };
+        let quiet = counted(2, 2.9, false, false);
+        assert_eq!(oldest_due(&[never, quiet]), None);
+        let busy = counted(3, 1.5, true, false);
+        assert_eq!(oldest_due(&[never, quiet, busy]), Some(seconds(1.5)));
+        let old = counted(4, 3.0, false, false);
+        assert_eq!(oldest_due(&[busy, old, quiet]), Some(seconds(3.0)));
     }
 
     #[test]

@@ -10,12 +10,17 @@
 pub mod budget;
 mod census;
 pub mod close_wait;
+mod kernel_totals;
 mod legal;
+pub mod listeners;
 mod minisockets;
 mod namespace;
 mod offset;
+pub mod outgoing;
+pub mod unanswered;
 
 pub use census::Census;
+pub use kernel_totals::{KernelReading, KernelTotals, Origin, Signs};
 pub use legal::LEGAL_TRANSITIONS;
 pub use minisockets::Minisockets;
 pub use namespace::{NamespaceModel, Pass};

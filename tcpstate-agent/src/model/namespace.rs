@@ -82,12 +82,16 @@ impl NamespaceModel {
     pub fn correct(&mut self, pass: &Pass) {
         let before = self.offsets_uncertain();
         let mut new = Self::new(pass);
-        // A transition that was missed, in whichever namespace, may have changed the offsets; so
-        // may any while there were no live counters. Then what was known is worth nothing.
-        if self.missed == pass.missed && has_live_counters(&self.at_pass) {
+        // Each transition that was missed, in whichever namespace, may have changed an offset by
+        // one; those missed during this walk count at the next. While there were no live counters
+        // any may have, and where it is not known how many were missed: then what was known is
+        // worth nothing.
+        if let Some(missed) = pass.missed.checked_sub(self.missed)
+            && has_live_counters(&self.at_pass)
+        {
             for (new, known) in new.offsets.iter_mut().zip(&self.offsets) {
                 for (new, known) in new.iter_mut().zip(known) {
-                    *new = known.narrowed_by(*new);
+                    *new = known.widened_by(missed).narrowed_by(*new);
                 }
             }
         }
@@ -124,9 +128,21 @@ impl NamespaceModel {
     }
 
     /// The sockets there are when the live counters are at `now` and the kernel counts
-    /// `minisockets`, or an unknown number of them.
+    /// `minisockets`, or an unknown number of them, with the half-open connections of the last
+    /// snapshot.
     #[must_use]
     pub fn census(&self, now: &NamespaceCounters, minisockets: Option<u64>) -> Census {
+        self.census_with(now, minisockets, self.half_open)
+    }
+
+    /// The same, with the half-open connections of each family that listening sockets have now.
+    #[must_use]
+    pub fn census_with(
+        &self,
+        now: &NamespaceCounters,
+        minisockets: Option<u64>,
+        half_open: [u64; 2],
+    ) -> Census {
         let mut census = Census::default();
         for family in Family::ALL {
             let slot = family.slot();
@@ -134,13 +150,18 @@ impl NamespaceModel {
                 let flow = now.flow[slot][state.slot()];
                 census.add(family, state, offset.gauge(flow));
             }
-            census.add(family, TcpState::SynRecv, self.half_open[slot]);
+            census.add(family, TcpState::SynRecv, half_open[slot]);
         }
-        let made = self.minisockets.with_made(&self.at_pass, now);
-        minisockets
-            .map_or(made, |total| made.scaled_to(total))
-            .add_to(&mut census);
+        self.minisockets(now, minisockets).add_to(&mut census);
         census
+    }
+
+    /// The minisockets there are when the live counters are at `now` and the kernel counts `total`
+    /// of them, or an unknown number.
+    #[must_use]
+    pub fn minisockets(&self, now: &NamespaceCounters, total: Option<u64>) -> Minisockets {
+        let made = self.minisockets.with_made(&self.at_pass, now);
+        total.map_or(made, |total| made.scaled_to(total))
     }
 
     /// Whether there can be minisockets when the live counters are at `now`: none can come
@@ -148,6 +169,17 @@ impl NamespaceModel {
     #[must_use]
     pub fn may_have_minisockets(&self, now: &NamespaceCounters) -> bool {
         !has_live_counters(now) || self.minisockets.with_made(&self.at_pass, now).total() > 0
+    }
+
+    /// How many sockets are in `state` when the live counters are at `now`, where that is exactly
+    /// known. For states of full sockets.
+    #[must_use]
+    pub fn exactly(&self, state: TcpState, now: &NamespaceCounters) -> Option<u64> {
+        let place = FLOWING.iter().position(|flowing| *flowing == state)?;
+        let mut of_families = self.offsets.iter();
+        let is_exact = has_live_counters(now)
+            && of_families.all(|of_family| of_family[place].uncertainty() == 0);
+        is_exact.then(|| self.census(now, None).in_state(state))
     }
 
     /// How many sockets can at most be shown in a wrong state when the live counters are at
@@ -374,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_known_is_forgotten_when_a_transition_was_missed() {
+    fn what_was_known_is_widened_when_a_transition_was_missed() {
         let quiet = live();
         let ten = found(Family::Ipv4, TcpState::Established, 10);
         let mut model = NamespaceModel::new(&pass(&ten, &quiet, &quiet));
@@ -395,6 +427,46 @@ mod tests {
         };
         assert_eq!(established(&model), 9);
         assert!(model.uncertain(&after) > 0);
+    }
+
+    #[test]
+    fn one_missed_transition_does_not_spoil_an_exact_model_in_a_storm() {
+        let quiet = live();
+        let many = found(Family::Ipv4, TcpState::Established, 50_000);
+        let mut model = NamespaceModel::new(&pass(&many, &quiet, &quiet));
+        // Half of them are closed during the next snapshot, which happens to see none of those.
+        let mut after = quiet;
+        for _ in 0..25_000 {
+            after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
+        }
+        let half = found(Family::Ipv4, TcpState::Established, 25_000);
+        model.correct(&Pass {
+            missed: 1,
+            ..pass(&half, &quiet, &after)
+        });
+        let census = model.census(&after, Some(0));
+        for state in [TcpState::Established, TcpState::CloseWait] {
+            assert!(census.get(Family::Ipv4, state).abs_diff(25_000) <= 1);
+        }
+        // At most one in each state, of each family.
+        assert!(model.uncertain(&after) <= 18, "{}", model.uncertain(&after));
+    }
+
+    #[test]
+    fn what_was_known_is_forgotten_when_what_was_missed_is_not_known() {
+        let quiet = live();
+        let ten = found(Family::Ipv4, TcpState::Established, 10);
+        let mut model = NamespaceModel::new(&Pass {
+            missed: 1,
+            ..pass(&ten, &quiet, &quiet)
+        });
+        let mut after = quiet;
+        after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
+        let five = found(Family::Ipv4, TcpState::Established, 5);
+        // It could not be read.
+        model.correct(&pass(&five, &quiet, &after));
+        let census = model.census(&after, Some(0));
+        assert!(census.get(Family::Ipv4, TcpState::Established) <= 5);
     }
 
     #[test]
@@ -427,10 +499,15 @@ mod tests {
             &after,
         ));
         assert!(model.uncertain(&after) > 0);
+        assert_eq!(model.exactly(TcpState::Established, &after), None);
+        // There were none before, and then ten came.
+        assert_eq!(model.exactly(TcpState::CloseWait, &after), Some(10));
         let mut counts = found(Family::Ipv4, TcpState::Established, 90);
         counts.by_state[0][TcpState::CloseWait.slot()] = 10;
         model.correct(&pass(&counts, &after, &after));
         assert_eq!(model.uncertain(&after), 0);
+        assert_eq!(model.exactly(TcpState::CloseWait, &after), Some(10));
+        assert_eq!(model.exactly(TcpState::Established, &after), Some(90));
         assert_eq!(
             model
                 .census(&after, Some(0))

@@ -6,6 +6,9 @@
 //! snapshot gives is a range, no wider than the movement while it ran; and because the constant
 //! stays the same, ranges of successive snapshots can be intersected. A single quiet snapshot
 //! makes it exact for good.
+//!
+//! A transition that the kernel did not show moves the constant by one in either direction. How
+//! many those were is known, so what was known before is widened by as much.
 
 use tcpstate_common::StateFlow;
 
@@ -34,6 +37,22 @@ impl Offset {
             .max(-after.live())
             .min(high);
         Self { low, high }
+    }
+
+    /// What is left of it after so many transitions that the live counter has missed: each of them
+    /// has let a socket come or go without it.
+    ///
+    /// Those during the snapshot that measured it are among them. A socket that left unseen may have
+    /// been found before, and one that came unseen may not have been, which makes the offset at the
+    /// end of the snapshot wrong by as many as there were, and not by twice as many.
+    #[must_use]
+    pub fn widened_by(self, missed: u64) -> Self {
+        // So many that nothing is known any more, and few enough to be added.
+        let missed = i64::from(u32::try_from(missed).unwrap_or(u32::MAX));
+        Self {
+            low: self.low.saturating_sub(missed),
+            high: self.high.saturating_add(missed),
+        }
     }
 
     /// What is known when `newer` is measured as well.
@@ -153,6 +172,48 @@ mod tests {
             })
     }
 
+    /// A socket that comes or goes.
+    #[derive(Clone, Copy, Debug)]
+    struct Step {
+        comes: bool,
+        /// The kernel does not show it.
+        is_missed: bool,
+        /// By a walk that runs meanwhile.
+        is_found: bool,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let one = (any::<bool>(), prop::bool::weighted(0.2), any::<bool>());
+        let one = one.prop_map(|(comes, is_missed, is_found)| Step {
+            comes,
+            is_missed,
+            is_found,
+        });
+        prop::collection::vec(one, 0..20)
+    }
+
+    /// A state, its live counter, and what that has missed.
+    struct Watched {
+        counters: StateFlow,
+        truth: u64,
+        missed: u64,
+    }
+
+    impl Watched {
+        fn take(&mut self, step: Step) {
+            match (step.comes, self.truth) {
+                (false, 0) => return,
+                (true, _) => self.truth += 1,
+                (false, _) => self.truth -= 1,
+            }
+            match (step.is_missed, step.comes) {
+                (true, _) => self.missed += 1,
+                (false, true) => self.counters.entered += 1,
+                (false, false) => self.counters.left += 1,
+            }
+        }
+    }
+
     proptest! {
         /// Whatever a walk sees of the sockets that move while it runs, the truth is within the
         /// uncertainty that it states.
@@ -195,6 +256,45 @@ mod tests {
                 gauge.abs_diff(truth) <= offset.uncertainty(),
                 "{gauge} is not {truth} ± {}", offset.uncertainty()
             );
+        }
+
+        /// Snapshot after snapshot, with transitions that are shown and others that are missed,
+        /// during snapshots and between them: at the end of each the truth is within what it
+        /// states and what was missed while it ran.
+        #[test]
+        fn what_was_missed_is_allowed_for(
+            initial in 0_u64..100,
+            rounds in prop::collection::vec((steps(), steps()), 1..6),
+        ) {
+            let mut state = Watched { counters: flow(0, 0), truth: initial, missed: 0 };
+            let mut known: Option<(Offset, u64)> = None;
+            for (quiet, walk) in rounds {
+                for step in quiet {
+                    state.take(step);
+                }
+                // As the agent does it: what was missed is read before the walk.
+                let (missed, before) = (state.missed, state.counters);
+                let mut unmoved = state.truth;
+                let mut found = 0;
+                for step in walk {
+                    if !step.comes {
+                        if unmoved == 0 {
+                            continue;
+                        }
+                        unmoved -= 1;
+                    }
+                    state.take(step);
+                    found += u64::from(step.is_found);
+                }
+                let newer = Offset::measured(unmoved + found, before, state.counters);
+                let offset = known.map_or(newer, |(known, missed_before)| {
+                    known.widened_by(missed - missed_before).narrowed_by(newer)
+                });
+                let truth = state.truth.cast_signed() - state.counters.live();
+                let now = offset.widened_by(state.missed - missed);
+                prop_assert!(now.low <= truth && truth <= now.high, "{truth} in {now:?}");
+                known = Some((offset, missed));
+            }
         }
 
         /// Two measurements that are both right leave a range that is still right.

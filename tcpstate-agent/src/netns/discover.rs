@@ -242,6 +242,8 @@ fn look_at_processes(processes: &[PathBuf]) -> Found {
 fn inode_of(route: &Path) -> io::Result<u32> {
     // What is mounted is no link; it is the file itself.
     match fs::read_link(route) {
+        // What Linux 5.10 says where 6.1 says EACCES.
+        Ok(target) if target.as_os_str().is_empty() => Err(io::ErrorKind::PermissionDenied.into()),
         Ok(target) => parse_link(&target)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "not a network namespace")),
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {

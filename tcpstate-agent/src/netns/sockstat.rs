@@ -2,6 +2,8 @@
 
 use std::{fs, io};
 
+use super::Tables;
+
 /// TCP sockets of a network namespace by the kernel's own account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SockStat {
@@ -15,16 +17,15 @@ pub struct SockStat {
 }
 
 impl SockStat {
-    /// Reads the counts of the namespace that the calling thread is in.
-    pub fn read() -> io::Result<Self> {
+    /// Reads the counts of the namespace that the calling thread is in, whose `snmp` this is.
+    pub fn read(snmp: &Tables) -> io::Result<Self> {
         let ipv4 = fs::read_to_string("/proc/thread-self/net/sockstat")?;
         // Absent where IPv6 is off.
         let ipv6 = match fs::read_to_string("/proc/thread-self/net/sockstat6") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
-        Self::parse(&ipv4, &ipv6, &snmp).ok_or_else(|| {
+        Self::parse(&ipv4, &ipv6, snmp).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
                 "/proc/net/sockstat or snmp lacks inuse, tw or InSegs of TCP",
@@ -38,14 +39,23 @@ impl SockStat {
         value(&ipv4, "TCP:", "tw").ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
+    /// Reads how many full sockets no process has any more, on the whole host: the kernel keeps
+    /// one count for all namespaces and shows it in each ([`sockstat_seq_show()`][show]).
+    ///
+    /// [show]: https://github.com/torvalds/linux/blob/v6.12/net/ipv4/proc.c
+    pub fn read_orphans() -> io::Result<u64> {
+        let ipv4 = fs::read_to_string("/proc/thread-self/net/sockstat")?;
+        value(&ipv4, "TCP:", "orphan").ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     /// Parses `TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 171` and `TCP6: inuse 0`. The kernel
     /// counts the minisockets of both families in the first.
-    fn parse(ipv4: &str, ipv6: &str, snmp: &str) -> Option<Self> {
+    fn parse(ipv4: &str, ipv6: &str, snmp: &Tables) -> Option<Self> {
         let in_use6 = value(ipv6, "TCP6:", "inuse").unwrap_or(0);
         Some(Self {
             in_use: value(ipv4, "TCP:", "inuse")? + in_use6,
             minisockets: value(ipv4, "TCP:", "tw")?,
-            segments_in: column(snmp, "Tcp:", "InSegs")?,
+            segments_in: snmp.segments_in()?,
         })
     }
 
@@ -63,15 +73,6 @@ fn value(text: &str, protocol: &str, name: &str) -> Option<u64> {
     words.next()?.parse().ok()
 }
 
-/// The value in a table of two lines, the names and then the values.
-fn column(text: &str, protocol: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol));
-    let names = lines.next()?.split_ascii_whitespace();
-    let mut values = lines.next()?.split_ascii_whitespace();
-    let position = names.into_iter().position(|found| found == name)?;
-    values.nth(position)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +83,10 @@ mod tests {
     const SNMP: &str = "Ip: Forwarding\nIp: 1\nTcp: MaxConn ActiveOpens InSegs OutSegs\n\
                         Tcp: -1 3 1234 5\nUdp: InDatagrams\nUdp: 0\n";
 
+    fn parse(ipv4: &str, ipv6: &str, snmp: &str) -> Option<SockStat> {
+        SockStat::parse(ipv4, ipv6, &Tables::from(snmp.to_owned()))
+    }
+
     #[test]
     fn both_families_are_added_up() {
         let expected = SockStat {
@@ -89,12 +94,12 @@ mod tests {
             minisockets: 7,
             segments_in: 1234,
         };
-        assert_eq!(SockStat::parse(IPV4, IPV6, SNMP), Some(expected));
+        assert_eq!(parse(IPV4, IPV6, SNMP), Some(expected));
     }
 
     #[test]
     fn a_host_without_ipv6_has_none() {
-        let stat = SockStat::parse(IPV4, "", SNMP).unwrap();
+        let stat = parse(IPV4, "", SNMP).unwrap();
         assert_eq!(stat.in_use, 3);
     }
 
@@ -107,7 +112,7 @@ mod tests {
             "TCP: inuse x tw 1",
             "TCP: inuse 1 tw -1",
         ] {
-            assert_eq!(SockStat::parse(text, IPV6, SNMP), None, "{text:?}");
+            assert_eq!(parse(text, IPV6, SNMP), None, "{text:?}");
         }
         for text in [
             "",
@@ -116,7 +121,7 @@ mod tests {
             "Tcp: InSegs\nTcp:\n",
             "Tcp: x\nTcp: 1\n",
         ] {
-            assert_eq!(SockStat::parse(IPV4, IPV6, text), None, "{text:?}");
+            assert_eq!(parse(IPV4, IPV6, text), None, "{text:?}");
         }
     }
 }

@@ -8,24 +8,29 @@ use tracing::error;
 use super::{
     charge::charge,
     count::Walk,
+    kernel::Netstat,
     search::Search,
-    shared::{Failure, Progress, Shared, Woken},
+    shared::{Progress, Shared, Woken},
 };
 use crate::{
-    model::budget::{Budget, Candidate, LastPass, turns},
-    netns::Visitor,
+    model::budget::{Budget, Candidate, LastPass, oldest_due, turns},
+    netns::{Namespace, Visitor},
 };
 
 /// Which part of the budget the search for namespaces gets.
 const SEARCH_PART: f64 = 1.0 / 16.0;
+/// Which part the looks get whether snapshots still hold.
+const GLANCE_PART: f64 = 1.0 / 16.0;
+/// How often to look at a namespace whose turn to be counted has not come, and how often this is
+/// doubled at most where the last snapshot does not hold: segments come there.
+const GLANCE_EVERY: Duration = Duration::from_secs(3);
+const DOUBLED: u32 = 5;
 /// How long to count before looking at what has changed meanwhile.
 const LONGEST_TURNS: Duration = Duration::from_secs(1);
 /// How long to sleep when no namespace is due.
 const IDLE: Duration = Duration::from_millis(500);
 /// How old it is at least what is known of owners when they are looked for again.
 const OWNERS_DUE: Duration = Duration::from_secs(5);
-/// How long to leave a namespace alone that could not be counted.
-const RETRY: Duration = Duration::from_secs(30);
 
 pub(super) fn run(shared: &Shared, cpu_percent: f64) {
     let visitor = match Visitor::new() {
@@ -36,7 +41,10 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
         }
     };
     let for_search = cpu_percent * SEARCH_PART;
-    let mut budget = Budget::new(cpu_percent - for_search, Instant::now());
+    let for_glances = cpu_percent * GLANCE_PART;
+    let for_counting = cpu_percent - for_search - for_glances;
+    let mut budget = Budget::new(for_counting, Instant::now());
+    let mut glances = Budget::new(for_glances, Instant::now());
     let mut search = Search::new(for_search);
     loop {
         let until_search = search.step(shared);
@@ -45,14 +53,29 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
         if shared.note_progress(search.is_complete) == Progress::Ready && search.is_starting {
             search.is_starting = false;
             // What the start has cost is not taken from what comes after.
-            budget = Budget::new(cpu_percent - for_search, Instant::now());
+            budget = Budget::new(for_counting, Instant::now());
         }
-        if owners_are_due(shared, &mut budget, &candidates) {
+        let oldest = oldest_due(&candidates);
+        if owners_are_due(shared, &mut budget, oldest) {
             charge(&mut budget, || {
                 shared.name_close_wait(&visitor, Walk::Waits);
             });
         }
-        let until_count = take_turns(shared, &visitor, &mut budget, turns(candidates));
+        if shared.progress() >= Progress::Counted
+            && shared.listener_owners_are_due(oldest)
+            && budget.wait(Instant::now()).is_zero()
+        {
+            charge(&mut budget, || shared.find_listener_owners());
+        }
+        let turns = turns(candidates);
+        let until_count = match take_turns(shared, &visitor, &mut budget, &turns) {
+            Taken::All => IDLE,
+            Taken::SomeFor(_, wait) if wait.is_zero() => wait,
+            Taken::SomeFor(left, wait) => {
+                glance(shared, &visitor, &mut glances, left);
+                wait.min(IDLE)
+            }
+        };
         match shared.wait(until_search.min(until_count)) {
             Woken::Stop => return,
             Woken::Discover => search.hurry(),
@@ -62,8 +85,8 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
 }
 
 /// Whether to find out now who keeps sockets in CLOSE_WAIT: where there are some, as far as the
-/// budget goes, in turn with the snapshots.
-fn owners_are_due(shared: &Shared, budget: &mut Budget, candidates: &[Candidate]) -> bool {
+/// budget goes, in turn with the snapshots, of which the `oldest` that is due has this age.
+fn owners_are_due(shared: &Shared, budget: &mut Budget, oldest: Option<Duration>) -> bool {
     if !shared.tells_owners || shared.progress() < Progress::Counted {
         return false;
     }
@@ -72,10 +95,6 @@ fn owners_are_due(shared: &Shared, budget: &mut Budget, candidates: &[Candidate]
         None => true,
         Some(last) => {
             let age = last.at.elapsed();
-            let oldest = candidates
-                .iter()
-                .filter_map(|candidate| candidate.last.map(|last| last.age))
-                .max();
             age >= OWNERS_DUE
                 && oldest.is_none_or(|oldest| oldest <= age)
                 && budget.wait(Instant::now()).is_zero()
@@ -84,64 +103,115 @@ fn owners_are_due(shared: &Shared, budget: &mut Budget, candidates: &[Candidate]
     is_turn && !shared.with_close_wait().is_empty()
 }
 
+/// How many turns were taken.
+enum Taken<'a> {
+    /// All of them.
+    All,
+    /// All but these, for which it is too early by so much.
+    SomeFor(&'a [Candidate], Duration),
+}
+
 /// Counts one namespace after the other, as far as the budget goes, and for no longer than the
-/// search can wait. Returns how long nothing is to be counted.
-fn take_turns(
+/// search can wait.
+fn take_turns<'a>(
     shared: &Shared,
     visitor: &Visitor,
     budget: &mut Budget,
-    turns: Vec<Candidate>,
-) -> Duration {
+    turns: &'a [Candidate],
+) -> Taken<'a> {
     let started = Instant::now();
-    for candidate in turns {
+    for (turn, candidate) in turns.iter().enumerate() {
         // A first snapshot is never put off: without it the namespace is in no gauge.
         if candidate.last.is_some() {
             let wait = budget.wait(Instant::now());
             if !wait.is_zero() {
-                return wait;
+                return Taken::SomeFor(&turns[turn..], wait);
             }
         }
         if started.elapsed() >= LONGEST_TURNS || shared.is_stopped() {
-            return Duration::ZERO;
+            return Taken::SomeFor(&turns[turn..], Duration::ZERO);
         }
-        let namespace = shared
-            .namespaces()
-            .watched
-            .get(&candidate.inode)
-            .map(|watched| watched.namespace.clone());
-        if let Some(namespace) = namespace {
+        if let Some(namespace) = namespace(shared, candidate.inode) {
             charge(budget, || {
-                shared.count(visitor, &namespace, Walk::Waits, None);
+                shared.count(visitor, &namespace, Walk::Waits, Netstat::IfNeeded, None);
             });
         }
     }
-    IDLE
+    Taken::All
+}
+
+/// Looks at those of the namespaces in which nothing seems to have moved, whether the last
+/// snapshot still holds: that takes microseconds, and where it does, it is as good as a new one.
+/// A walk elsewhere that took a second is no reason to let them grow old.
+fn glance(shared: &Shared, visitor: &Visitor, budget: &mut Budget, left: &[Candidate]) {
+    let quiet = left
+        .iter()
+        .filter(|candidate| candidate.last.is_some_and(|last| !last.changed));
+    for candidate in quiet {
+        let now = Instant::now();
+        if !budget.wait(now).is_zero() || shared.is_stopped() {
+            return;
+        }
+        let Some(namespace) = due_for_glance(shared, candidate.inode, now) else {
+            continue;
+        };
+        charge(budget, || {
+            shared.count(visitor, &namespace, Walk::Never, Netstat::IfNeeded, None);
+        });
+        if let Some(watched) = shared.namespaces().watched.get_mut(&candidate.inode) {
+            let model = watched.model.as_ref();
+            let holds = model.is_some_and(|model| model.counted_at() >= now);
+            let (_, in_vain) = watched.glanced;
+            let in_vain = if holds { 0 } else { (in_vain + 1).min(DOUBLED) };
+            watched.glanced = (Some(now), in_vain);
+        }
+    }
+}
+
+fn due_for_glance(shared: &Shared, inode: u32, now: Instant) -> Option<Namespace> {
+    let namespaces = shared.namespaces();
+    let watched = namespaces.watched.get(&inode)?;
+    let (at, in_vain) = watched.glanced;
+    let pause = GLANCE_EVERY * (1 << in_vain);
+    at.is_none_or(|at| now.saturating_duration_since(at) >= pause)
+        .then(|| watched.namespace.clone())
+}
+
+fn namespace(shared: &Shared, inode: u32) -> Option<Namespace> {
+    let namespaces = shared.namespaces();
+    let watched = namespaces.watched.get(&inode)?;
+    Some(watched.namespace.clone())
 }
 
 fn candidates(shared: &Shared) -> Vec<Candidate> {
-    if !shared.can_count() {
-        return Vec::new();
-    }
     let now = Instant::now();
-    shared
-        .namespaces()
-        .watched
-        .values()
-        .filter(|watched| {
-            watched
-                .failure
-                .is_none_or(|Failure { at, .. }| now.saturating_duration_since(at) >= RETRY)
-        })
+    let namespaces = shared.namespaces();
+    let can_be_tried = namespaces.watched.values().filter(|watched| {
+        !watched.is_gone && watched.failure.is_none_or(|failure| failure.is_over(now))
+    });
+    can_be_tried
         .map(|watched| {
             let inode = watched.namespace.inode;
-            let last = watched.model.as_ref().map(|model| {
-                let counters = shared.counters(inode);
-                LastPass {
-                    age: now.saturating_duration_since(model.counted_at()),
-                    changed: model.half_open() > 0 || model.has_changed(&counters),
-                    uncertain: model.was_disturbed(&counters),
-                }
-            });
+            // Scrapes can keep a snapshot young and leave the kernel's own counters alone.
+            let read = namespaces.kernel.totals.last_read(inode);
+            let age =
+                |last| now.saturating_duration_since(read.map_or(last, |read| read.min(last)));
+            let last = if shared.can_count() {
+                watched.model.as_ref().map(|model| {
+                    let counters = shared.counters(inode);
+                    LastPass {
+                        age: age(model.counted_at()),
+                        changed: model.half_open() > 0 || model.has_changed(&counters),
+                        uncertain: model.was_disturbed(&counters),
+                    }
+                })
+            } else {
+                read.map(|read| LastPass {
+                    age: age(read),
+                    changed: false,
+                    uncertain: false,
+                })
+            };
             Candidate { inode, last }
         })
         .collect()

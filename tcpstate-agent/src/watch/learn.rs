@@ -6,19 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::warn;
 
 use super::shared::{Namespaces, Shared, Watched};
-use crate::{bpf::Flow, netns::Found};
+use crate::{bpf::Flow, model::Origin, netns::Found};
 
 /// Searches in a row without finding a namespace after which it is taken for gone. A process
 /// that forks and exits while `/proc` is read can be missed once.
 const MISSES: u8 = 2;
 
-/// Takes note of what was found.
-pub(super) fn learn(shared: &Shared, found: Found) {
+/// Takes note of what was found, of which those that are new have this origin.
+pub(super) fn learn(shared: &Shared, found: Found, origin: Origin) {
     let mut namespaces = shared.namespaces();
     let Namespaces {
         watched,
         hidden,
         unreachable,
+        kernel,
     } = &mut *namespaces;
     note_hidden(hidden, &found, watched);
     let mut gone = Vec::new();
@@ -31,16 +32,21 @@ pub(super) fn learn(shared: &Shared, found: Found) {
         let stays = watched.missed < MISSES;
         if !stays {
             gone.push(*inode);
+            kernel.totals.note_gone(*inode);
         }
         stays
     });
-    let new = new_ones(watched, found);
+    let new = new_ones(watched, found, origin);
     // Live counters come before the first snapshot, which this lock puts off.
     if let Some(mut flow) = shared.flow() {
         watched.extend(new);
         *unreachable = tell_kernel_side(&mut flow, &gone, watched);
     } else {
         watched.extend(new);
+    }
+    drop(namespaces);
+    for inode in gone {
+        shared.forget_services(inode);
     }
 }
 
@@ -107,12 +113,25 @@ pub(super) fn remove_live_counters(flow: &mut Flow, inode: u32) {
 }
 
 /// Refreshes the routes to the namespaces that are watched, and returns those that are not yet.
-fn new_ones(watched: &mut BTreeMap<u32, Watched>, found: Found) -> Vec<(u32, Watched)> {
+fn new_ones(
+    watched: &mut BTreeMap<u32, Watched>,
+    found: Found,
+    origin: Origin,
+) -> Vec<(u32, Watched)> {
     let mut new = Vec::new();
     for (inode, namespace) in found.namespaces {
         match watched.get_mut(&inode) {
-            Some(watched) => watched.namespace = namespace,
-            None => new.push((inode, Watched::new(namespace))),
+            Some(watched) => {
+                watched.is_gone = false;
+                let is_known = |route| watched.namespace.routes.contains(route);
+                if let Some(failure) = &mut watched.failure
+                    && !namespace.routes.iter().any(is_known)
+                {
+                    failure.begin_anew();
+                }
+                watched.namespace = namespace;
+            }
+            None => new.push((inode, Watched::new(namespace, origin))),
         }
     }
     new

@@ -6,10 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tcpstate_common::{Durations, EventCounters, NamespaceCounters, TransitionMatrix};
+use tcpstate_common::{
+    CloseCounters, EventCounters, Handshakes, NamespaceCounters, StateDurations, TransitionMatrix,
+};
 
-use super::CloseWait;
-use crate::{bpf::ProgramStatus, model::Census};
+use super::{CloseWait, ListenersReading, OutgoingReading};
+use crate::{
+    bpf::{ProgramStatus, Resets},
+    model::{Census, Minisockets},
+    netns::{KernelCounters, Limits},
+    segments::SegmentsReading,
+};
 
 /// The state of the host at one moment.
 #[derive(Clone, Debug)]
@@ -25,14 +32,34 @@ pub struct Reading {
     pub missed: Option<u64>,
     /// Who keeps sockets in CLOSE_WAIT. `None` where that cannot be told, or not yet.
     pub close_wait: Option<CloseWaitReading>,
-    /// How long sockets were in CLOSE_WAIT that have left it. `None` where nothing sees them.
-    pub close_wait_durations: Option<Durations>,
+    /// Where outgoing connections go. `None` as for `sockets`.
+    pub outgoing: Option<OutgoingReading>,
+    /// Full sockets that no process has any more, on the whole host. `None` where the kernel does
+    /// not tell.
+    pub orphans: Option<u64>,
+    /// How long sockets were in the states that they have left. `None` where nothing sees them.
+    pub durations: Option<StateDurations>,
+    /// How connections ended. `None` where nothing sees them.
+    pub closes: Option<CloseCounters>,
+    /// Resets. `None` where nothing sees them.
+    pub resets: Option<Resets>,
+    /// Listening sockets. `None` where they cannot be read.
+    pub listeners: Option<ListenersReading>,
+    /// How long handshakes took. `None` where nothing sees them.
+    pub handshakes: Option<Handshakes>,
     /// What became of the event records. `None` where there are none.
     pub events: Option<Events>,
     /// How good the snapshots are.
     pub snapshot: Option<SnapshotState>,
     /// What became of the namespaces.
     pub namespaces: NamespaceResults,
+    /// What the kernel itself counted since the start, in all namespaces. Without what it does not
+    /// count.
+    pub kernel_counters: KernelCounters,
+    /// What limits handshakes in the agent's own namespace.
+    pub limits: Limits,
+    /// Segments on network interfaces. `None` where nobody asked for them.
+    pub segments: Option<SegmentsReading>,
     /// What became of the programs.
     pub programs: Vec<ProgramStatus>,
 }
@@ -53,6 +80,8 @@ pub struct CloseWaitReading {
 pub struct NamespaceReading {
     /// Its sockets.
     pub sockets: Census,
+    /// The minisockets among them.
+    pub minisockets: Minisockets,
     /// What happened in it since it was found.
     pub live: NamespaceCounters,
     /// When its last snapshot ended, or was confirmed.

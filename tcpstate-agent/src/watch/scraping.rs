@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -12,14 +13,18 @@ use tracing::{debug, error, warn};
 use super::{
     close_wait::CloseWait,
     count::Walk,
+    kernel::Netstat,
+    listeners::Queues,
     reading::{
         CloseWaitReading, Events, NamespaceReading, NamespaceResults, Reading, SnapshotState,
     },
     shared::{Progress, Shared, lock},
 };
 use crate::{
-    model::Census,
-    netns::{Namespace, SockStat, VisitError, Visitor},
+    bpf::{Counted, Resets},
+    model::{Census, NamespaceModel},
+    netns::{Limits, Namespace, SockStat, VisitError, Visitor},
+    segments::Follower,
 };
 
 /// Where to send the answer.
@@ -49,10 +54,12 @@ pub(super) fn run(shared: &Shared, requests: &mpsc::Receiver<Request>) {
 
 fn read(shared: &Shared, visitor: &Visitor) -> Reading {
     let started = Instant::now();
+    let netstat = shared.netstat_at_scrape();
     name_close_wait_if_cheap(shared, visitor);
-    count_if_cheap(shared, visitor, started);
+    count_if_cheap(shared, visitor, started, netstat);
     look_for_strangers(shared);
-    let by_namespace = namespace_readings(shared, visitor, started);
+    let queues = shared.queues();
+    let by_namespace = namespace_readings(shared, visitor, started, queues.as_ref(), netstat);
     // Before that a gauge would show a part as if it were all.
     let is_counted = shared.can_count() && shared.progress() >= Progress::Counted;
     let sockets = is_counted.then(|| {
@@ -62,26 +69,51 @@ fn read(shared: &Shared, visitor: &Visitor) -> Reading {
         }
         sum
     });
+    // Together, so that they agree with each other.
+    let counted = counted(shared);
     Reading {
+        outgoing: is_counted.then(|| shared.outgoing_reading(&by_namespace)),
+        orphans: SockStat::read_orphans()
+            .inspect_err(|error| debug!(%error, "cannot read how many orphans there are"))
+            .ok(),
         close_wait: close_wait(shared, sockets.as_ref()),
-        close_wait_durations: shared.flow().and_then(|flow| {
-            flow.close_wait_durations()
-                .inspect_err(|error| warn!(%error, "cannot read the durations"))
-                .ok()
-        }),
+        durations: counted.map(|counted| counted.durations),
+        closes: counted.map(|counted| counted.closes),
+        resets: resets(shared),
+        listeners: queues
+            .filter(|_| is_counted)
+            .and_then(|queues| shared.listeners_reading(&queues)),
+        handshakes: counted.map(|counted| counted.handshakes),
         sockets,
         by_namespace,
-        transitions: shared.flow().and_then(|flow| {
-            flow.transitions()
-                .inspect_err(|error| warn!(%error, "cannot read the transition counters"))
-                .ok()
-        }),
+        transitions: counted.map(|counted| counted.transitions),
         missed: shared.has_flow().then(|| shared.missed_transitions()),
         events: events(shared),
         snapshot: is_counted.then(|| snapshot_state(shared)),
         namespaces: namespace_results(shared),
+        kernel_counters: *shared.namespaces().kernel.totals.totals(),
+        limits: Limits::read(),
+        segments: shared
+            .segments
+            .as_ref()
+            .map(|interfaces| interfaces.read_with(Follower::read)),
         programs: shared.programs.clone(),
     }
+}
+
+/// What the flow engine has counted; `None` where it does not run.
+fn counted(shared: &Shared) -> Option<Counted> {
+    let counted = shared.flow()?.counted();
+    counted
+        .inspect_err(|error| warn!(%error, "cannot read the transition counters"))
+        .ok()
+}
+
+fn resets(shared: &Shared) -> Option<Resets> {
+    let resets = lock(shared.resets.as_ref()?).read();
+    resets
+        .inspect_err(|error| warn!(%error, "cannot read the resets"))
+        .ok()
 }
 
 /// What this finds out of sockets is as good as a snapshot of their namespaces.
@@ -94,7 +126,7 @@ fn name_close_wait_if_cheap(shared: &Shared, visitor: &Visitor) {
     }
 }
 
-fn count_if_cheap(shared: &Shared, visitor: &Visitor, started: Instant) {
+fn count_if_cheap(shared: &Shared, visitor: &Visitor, started: Instant, netstat: Netstat) {
     // The sum of what it took by experience; `None` where there is no experience.
     let counted: Option<Vec<(Namespace, Duration, bool)>> = shared
         .namespaces()
@@ -115,7 +147,7 @@ fn count_if_cheap(shared: &Shared, visitor: &Visitor, started: Instant) {
     }
     for (namespace, _, is_fresh) in counted {
         if !is_fresh {
-            shared.count(visitor, &namespace, Walk::IfFree, None);
+            shared.count(visitor, &namespace, Walk::IfFree, netstat, None);
         }
     }
 }
@@ -136,47 +168,111 @@ fn look_for_strangers(shared: &Shared) {
     }
 }
 
+/// What is known of the namespaces, with what is fresh and cheap. Where there is time for
+/// `netstat`, the kernel's own counters are read too.
 fn namespace_readings(
     shared: &Shared,
     visitor: &Visitor,
     started: Instant,
+    queues: Option<&Queues>,
+    netstat: Netstat,
 ) -> BTreeMap<u32, NamespaceReading> {
-    // Entering namespaces takes time: the lock is not held meanwhile.
-    let models: Vec<_> = shared
-        .namespaces()
-        .watched
-        .values()
-        .filter_map(|watched| Some((watched.namespace.clone(), watched.model.clone()?)))
-        .collect();
+    let missed = shared.missed_transitions();
+    let half_open = queues.map(Queues::all_half_open);
     let mut by_namespace = BTreeMap::new();
-    for (namespace, model) in models {
+    for Due {
+        namespace,
+        model,
+        is_read,
+    } in due(shared, started)
+    {
+        let begun = Instant::now();
         let live = shared.counters(namespace.inode);
-        let is_fresh = model.counted_at() >= started;
-        let minisockets = if is_fresh || !model.may_have_minisockets(&live) {
-            None
+        let counts_minisockets = model
+            .as_ref()
+            .is_some_and(|model| model.counted_at() < started && model.may_have_minisockets(&live));
+        let reads_counters = !is_read && netstat == Netstat::IfNeeded;
+        let minisockets = if counts_minisockets || reads_counters {
+            look_again(shared, visitor, &namespace, || {
+                let minisockets = counts_minisockets.then(SockStat::read_minisockets);
+                if reads_counters {
+                    shared.read_kernel_counters_afresh(namespace.inode, begun, &live, missed);
+                }
+                minisockets.transpose()
+            })
+            .filter(|_| counts_minisockets)
         } else {
-            match visitor.visit(&namespace, SockStat::read_minisockets) {
-                Ok(Ok(minisockets)) => Some(minisockets),
-                // Gone, and its minisockets with it; or no longer there by this way.
-                Err(VisitError::Gone) => {
-                    shared.ask_for_discovery();
-                    Some(0)
-                }
-                Ok(Err(error)) | Err(VisitError::Denied(error) | VisitError::Failed(error)) => {
-                    debug!(namespace = namespace.inode, %error, "cannot read sockstat");
-                    None
-                }
-            }
+            None
         };
-        let sockets = model.census(&live, minisockets);
-        let reading = NamespaceReading {
-            sockets,
-            live,
-            counted_at: model.counted_at(),
-        };
-        by_namespace.insert(namespace.inode, reading);
+        if let Some(model) = model {
+            let sockets = match &half_open {
+                // A snapshot that this scrape has taken knows those too that have no listener.
+                Some(half_open) if model.counted_at() < started => {
+                    let half_open = half_open.get(&namespace.inode).copied();
+                    model.census_with(&live, minisockets, half_open.unwrap_or_default())
+                }
+                _ => model.census(&live, minisockets),
+            };
+            let reading = NamespaceReading {
+                sockets,
+                minisockets: model.minisockets(&live, minisockets),
+                live,
+                counted_at: model.counted_at(),
+            };
+            by_namespace.insert(namespace.inode, reading);
+        }
     }
     by_namespace
+}
+
+/// A namespace that a scrape may have to look into once more.
+struct Due {
+    namespace: Namespace,
+    model: Option<NamespaceModel>,
+    /// The kernel's counters have been read since the scrape began.
+    is_read: bool,
+}
+
+/// Entering namespaces takes time: the lock is not held meanwhile.
+fn due(shared: &Shared, started: Instant) -> Vec<Due> {
+    let namespaces = shared.namespaces();
+    let can_be_entered = namespaces
+        .watched
+        .values()
+        .filter(|watched| watched.failure.is_none());
+    can_be_entered
+        .map(|watched| {
+            let inode = watched.namespace.inode;
+            Due {
+                namespace: watched.namespace.clone(),
+                model: watched.model.clone(),
+                is_read: namespaces.kernel.totals.is_read_since(inode, started),
+            }
+        })
+        .collect()
+}
+
+/// Does `work` in a namespace. Where it gives nothing, the minisockets are not known; in one that
+/// is gone there are none.
+fn look_again(
+    shared: &Shared,
+    visitor: &Visitor,
+    namespace: &Namespace,
+    work: impl FnOnce() -> io::Result<Option<u64>>,
+) -> Option<u64> {
+    match visitor.visit(namespace, work) {
+        Ok(Ok(minisockets)) => minisockets,
+        // Gone, and its minisockets with it; or no longer there by this way.
+        Err(VisitError::Gone) => {
+            shared.ask_for_discovery();
+            Some(0)
+        }
+        Ok(Err(error)) | Err(VisitError::Denied(error) | VisitError::Failed(error)) => {
+            let namespace = namespace.inode;
+            debug!(namespace, %error, "cannot read what the kernel counts in a namespace");
+            None
+        }
+    }
 }
 
 /// What was found out last, or nothing where no socket is in CLOSE_WAIT any more.

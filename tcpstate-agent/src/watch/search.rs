@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::{charge::charge, learn::learn, shared::Shared};
-use crate::{model::budget::Budget, netns::Discovery};
+use crate::{
+    model::{Origin, budget::Budget},
+    netns::Discovery,
+};
 
 /// How often processes are looked through for new namespaces.
 const LOOK: Duration = Duration::from_secs(5);
@@ -78,8 +81,9 @@ impl Search {
         });
         self.round = Some(cost + slice);
         if is_over {
-            self.end_round(cost + slice);
+            // What the first round found was there before.
             self.look(shared);
+            self.end_round(cost + slice);
         }
         Duration::ZERO
     }
@@ -108,9 +112,14 @@ impl Search {
 
     fn look(&mut self, shared: &Shared) {
         self.looked_at = Instant::now();
+        let origin = if self.is_complete {
+            Origin::SinceAgent
+        } else {
+            Origin::BeforeAgent
+        };
         let discovery = &mut self.discovery;
         let cost = charge(&mut self.budget, || match discovery.look() {
-            Ok(found) => learn(shared, found),
+            Ok(found) => learn(shared, found, origin),
             Err(error) => warn!(%error, "cannot look for network namespaces in /proc"),
         });
         self.look_due = self.looked_at + self.spread(cost).clamp(LOOK, LONGEST_LOOK);

@@ -9,12 +9,16 @@ use std::{
 use tcpstate_common::NamespaceCounters;
 use tracing::warn;
 
-use super::{WatchSettings, close_wait::Naming};
+use super::{
+    WatchSettings, close_wait::Naming, kernel::Kernel, listeners::Listening, outgoing::Going,
+    segments::Interfaces,
+};
 use crate::{
-    bpf::{EventRing, Flow, KernelLog, Loaded, ProgramStatus, SocketPass},
-    model::NamespaceModel,
+    bpf::{EventRing, Flow, KernelLog, Loaded, ProgramStatus, ResetTable, SocketPass, SynAckLink},
+    model::{NamespaceModel, Origin, outgoing::NamespaceOutgoing},
     netns::Namespace,
     recent_ends::RecentEnds,
+    segments::Follower,
 };
 
 /// How long the events thread sleeps when nothing wakes it; a stop waits for it.
@@ -24,10 +28,15 @@ pub(super) struct Shared {
     flow: Option<Mutex<Flow>>,
     pub(super) socket_pass: Option<Mutex<SocketPass>>,
     pub(super) tells_owners: bool,
+    pub(super) listening: Option<Listening>,
+    _synack_link: Option<SynAckLink>,
+    pub(super) resets: Option<Mutex<ResetTable>>,
     pub(super) events: Option<Mutex<EventRing>>,
     pub(super) recent_ends: Mutex<RecentEnds>,
     pub(super) naming: Naming,
+    pub(super) going: Going,
     pub(super) programs: Vec<ProgramStatus>,
+    pub(super) segments: Option<Interfaces>,
     namespaces: Mutex<Namespaces>,
     signals: Mutex<Signals>,
     signalled: Condvar,
@@ -41,12 +50,23 @@ pub(super) struct Namespaces {
     pub(super) hidden: u64,
     /// Namespaces in which there were transitions lately and that no route leads to.
     pub(super) unreachable: BTreeSet<u32>,
+    /// What the kernel counted itself in all of them.
+    pub(super) kernel: Kernel,
 }
 
 /// One namespace that was found.
 pub(super) struct Watched {
     pub(super) namespace: Namespace,
+    /// Whether it is older than the agent.
+    pub(super) origin: Origin,
     pub(super) model: Option<NamespaceModel>,
+    /// Where its connections go, as the last snapshot has found them.
+    pub(super) outgoing: NamespaceOutgoing,
+    /// When it was last looked at whether the last snapshot still holds, without counting, and how
+    /// often in a row it did not.
+    pub(super) glanced: (Option<Instant>, u32),
+    /// No way led there any more: the next search decides.
+    pub(super) is_gone: bool,
     /// Why it is not counted.
     pub(super) failure: Option<Failure>,
     /// How often in a row it was not found again.
@@ -57,18 +77,50 @@ pub(super) struct Watched {
     pub(super) mark: Option<u64>,
 }
 
-/// Why a namespace could not be counted, and when.
-#[derive(Clone, Copy)]
+/// Why a namespace could not be counted, when, and how often in a row.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
     pub(super) denied: bool,
-    pub(super) at: Instant,
+    at: Instant,
+    times: u32,
+}
+
+impl Failure {
+    /// For how long a namespace is left alone at most.
+    const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+    /// One more, after `before`.
+    pub(super) fn after(before: Option<Self>, denied: bool, at: Instant) -> Self {
+        Self {
+            denied,
+            at,
+            times: before.map_or(0, |before| before.times.saturating_add(1)),
+        }
+    }
+
+    /// Whether the namespace may be tried again. What stood in the way may be gone in a moment, so
+    /// at first a second later, and each time after twice as long.
+    pub(super) fn is_over(self, now: Instant) -> bool {
+        let seconds = 1_u64.checked_shl(self.times).map(Duration::from_secs);
+        let pause = seconds.map_or(Self::LONGEST_PAUSE, |pause| pause.min(Self::LONGEST_PAUSE));
+        now.saturating_duration_since(self.at) >= pause
+    }
+
+    /// Takes note that no way leads there that did: it may be another one with the same number.
+    pub(super) const fn begin_anew(&mut self) {
+        self.times = 0;
+    }
 }
 
 impl Watched {
-    pub(super) fn new(namespace: Namespace) -> Self {
+    pub(super) fn new(namespace: Namespace, origin: Origin) -> Self {
         Self {
             namespace,
+            origin,
             model: None,
+            outgoing: NamespaceOutgoing::default(),
+            glanced: (None, 0),
+            is_gone: false,
             failure: None,
             missed: 0,
             is_without_counters: false,
@@ -105,11 +157,18 @@ pub(super) enum Woken {
 }
 
 impl Shared {
-    pub(super) fn new(loaded: Loaded, settings: WatchSettings) -> (Arc<Self>, Option<KernelLog>) {
+    pub(super) fn new(
+        loaded: Loaded,
+        segments: Option<Follower>,
+        settings: WatchSettings,
+    ) -> (Arc<Self>, Option<KernelLog>) {
         let Loaded {
             flow,
             events,
             socket_pass,
+            listeners,
+            synack_link,
+            resets,
             kernel_log,
             programs,
         } = loaded;
@@ -117,10 +176,15 @@ impl Shared {
             flow: flow.map(Mutex::new),
             tells_owners: socket_pass.as_ref().is_some_and(SocketPass::tells_owners),
             socket_pass: socket_pass.map(Mutex::new),
+            listening: listeners.map(|tables| Listening::new(tables, settings.listeners_top)),
+            _synack_link: synack_link,
+            resets: resets.map(Mutex::new),
             events: events.map(Mutex::new),
             recent_ends: Mutex::default(),
             naming: Naming::new(settings.close_wait_top),
+            going: Going::new(settings.destinations_top),
             programs,
+            segments: segments.map(Interfaces::new),
             namespaces: Mutex::default(),
             signals: Mutex::default(),
             signalled: Condvar::new(),
@@ -247,4 +311,26 @@ impl Shared {
 /// A panic while a lock was held has been reported by then; the value is still a value.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_failed_is_tried_a_second_later_and_then_ever_less_often() {
+        let at = Instant::now();
+        let mut failure = None;
+        for pause in [1, 2, 4, 8, 16, 30, 30].into_iter().chain([30; 70]) {
+            let pause = Duration::from_secs(pause);
+            let again = Failure::after(failure, false, at);
+            let early = pause.saturating_sub(Duration::from_millis(1));
+            assert!(!again.is_over(at + early), "{again:?}");
+            assert!(again.is_over(at + pause), "{again:?}");
+            failure = Some(again);
+        }
+        let mut failure = failure.unwrap();
+        failure.begin_anew();
+        assert!(failure.is_over(at + Duration::from_secs(1)));
+    }
 }

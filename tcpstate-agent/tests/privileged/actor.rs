@@ -34,6 +34,9 @@ use crate::harness::{Netns, Running};
 /// What the peer sends before its FIN where data is to stay unread.
 pub(crate) const UNREAD: usize = 100;
 
+/// What the process calls itself that inherits a socket.
+pub(crate) const HEIR: &str = "heir";
+
 /// How long an actor has to make its sockets.
 const STARTED: Duration = Duration::from_mins(1);
 
@@ -60,6 +63,8 @@ pub(crate) enum Duty {
         address: SocketAddr,
         connections: usize,
     },
+    /// Listens, starts a process that inherits the socket, and waits to be killed.
+    Bequeath { address: SocketAddr },
     /// Does nothing.
     Idle,
 }
@@ -76,7 +81,7 @@ pub(crate) struct Sockets {
 
 /// An actor that plays its duty. Dropping it ends it, and closes its sockets.
 pub(crate) struct Actor {
-    _process: Running,
+    process: Running,
     /// The port of its server; 0 without one.
     pub(crate) port: u16,
 }
@@ -113,6 +118,16 @@ impl Actor {
             .map(|(name, duty)| Self::begin(Some(namespace), name.as_ref(), duty, None))
             .collect();
         begun.into_iter().map(Beginning::wait).collect()
+    }
+
+    /// The number of its process, as far as it is in none of its own namespaces.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid().as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Ends it alone: what has inherited its sockets or its stdin goes on.
+    pub(crate) fn kill(&self) {
+        self.process.signal(rustix::process::Signal::KILL);
     }
 
     fn begin(
@@ -171,7 +186,7 @@ impl Beginning {
     fn wait(self) -> Actor {
         let port = self.said.recv_timeout(STARTED);
         Actor {
-            _process: self.process,
+            process: self.process,
             port: port.expect("the actor does not play (its words are on stderr)"),
         }
     }
@@ -269,6 +284,23 @@ impl Duty {
                 }
                 until_told(address.port());
             }
+            Self::Bequeath { address } => {
+                let listener = listen(address);
+                let port = listener.local_addr().unwrap().port();
+                rustix::io::fcntl_setfd(&listener, FdFlags::empty()).unwrap();
+                #[expect(clippy::zombie_processes, reason = "it outlives this process")]
+                // It ends when the test lets go of the stdin that both have.
+                let _heir = Command::new(env::current_exe().unwrap())
+                    .args(["--exact", "actor::act", "--nocapture", "--test-threads=1"])
+                    .env(DUTY, serde_json::to_string(&Self::Idle).unwrap())
+                    .env(NAME, HEIR)
+                    .stdout(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                say_ready(port);
+                // Not for stdin to end, which is when the heir ends.
+                thread::sleep(Duration::from_mins(10));
+            }
             Self::Idle => until_told(0),
         }
     }
@@ -276,11 +308,15 @@ impl Duty {
 
 /// Says that all is there, and waits for the end.
 fn until_told(port: u16) {
+    say_ready(port);
+    io::copy(&mut io::stdin(), &mut io::sink()).unwrap();
+}
+
+fn say_ready(port: u16) {
     let mut stdout = io::stdout();
     // What the test runner has said is not on a line of its own.
     write!(stdout, "\n{READY}{port}\n").unwrap();
     stdout.flush().unwrap();
-    io::copy(&mut io::stdin(), &mut io::sink()).unwrap();
 }
 
 struct Made {
@@ -337,7 +373,12 @@ impl Sockets {
 
 /// Listens at an address at which others may listen too. One that is mapped from IPv4 makes a
 /// socket of both families.
-fn listen(address: SocketAddr) -> TcpListener {
+pub(crate) fn listen(address: SocketAddr) -> TcpListener {
+    listen_with(address, 4096)
+}
+
+/// The same, with room for `backlog` connections that wait to be accepted.
+pub(crate) fn listen_with(address: SocketAddr, backlog: i32) -> TcpListener {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     if let SocketAddr::V6(address) = address {
         let is_mapped = address.ip().to_ipv4_mapped().is_some();
@@ -346,7 +387,7 @@ fn listen(address: SocketAddr) -> TcpListener {
     socket.set_reuse_address(true).unwrap();
     socket.set_reuse_port(true).unwrap();
     socket.bind(&address.into()).unwrap();
-    socket.listen(4096).unwrap();
+    socket.listen(backlog).unwrap();
     socket.into()
 }
 

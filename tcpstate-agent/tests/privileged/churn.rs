@@ -15,7 +15,7 @@ use tcpstate_agent::watch::Watch;
 use tcpstate_common::{Family, NamespaceCounters, TcpState, TransitionMatrix};
 
 use crate::{
-    harness::{DoneOnDrop, Netns, busy_watch, census_of, require, same, watch, within},
+    harness::{DoneOnDrop, Netns, busy_watch, census_of, require, same, scaled, watch, within},
     peer::{Connection, KERNEL_V4, PEER_V4, Peer},
 };
 
@@ -38,19 +38,23 @@ fn one_connection(number: u32, listener: &TcpListener) {
 }
 
 /// Scrapes while one connection after the other comes and goes beside `idle` sockets, and
-/// checks that no scrape is off by more than the two sockets that are in flight.
+/// checks that no scrape is off by more than the two sockets that are in flight, and what the
+/// kernel did not let the program see.
 fn scrape_until(is_done: &AtomicBool, watch: &Watch, namespace: &Netns, idle: u64) -> u32 {
+    let missed_before = watch.read().unwrap().missed.unwrap();
     let mut scrapes = 0;
     while !is_done.load(Ordering::Relaxed) {
-        let shown = census_of(&watch.read().unwrap(), namespace.inode());
+        let reading = watch.read().unwrap();
+        let shown = census_of(&reading, namespace.inode());
+        let off = 2 + reading.missed.unwrap() - missed_before;
         let established = shown.in_state(TcpState::Established);
         assert!(
-            established.abs_diff(idle) <= 2,
-            "{established} established after {scrapes} scrapes"
+            established.abs_diff(idle) <= off,
+            "{established} established after {scrapes} scrapes, not {idle} ± {off}"
         );
         for state in [TcpState::CloseWait, TcpState::LastAck, TcpState::FinWait1] {
             let count = shown.in_state(state);
-            assert!(count <= 2, "{count} in {}", state.name());
+            assert!(count <= off, "{count} in {}, of {off}", state.name());
         }
         scrapes += 1;
         thread::sleep(Duration::from_millis(20));
@@ -60,14 +64,13 @@ fn scrape_until(is_done: &AtomicBool, watch: &Watch, namespace: &Netns, idle: u6
 
 /// Each connection takes its client through CLOSE, SYN_SENT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2
 /// and CLOSE, and its server through (LISTEN,) SYN_RECV, ESTABLISHED, CLOSE_WAIT, LAST_ACK and
-/// CLOSE.
-/// All but `missed`, in whichever state.
+/// CLOSE. All but `missed`, in whichever state; never more.
 fn each_moved_once(
     before: &NamespaceCounters,
     after: &NamespaceCounters,
     connections: u32,
     missed: u64,
-) {
+) -> Result<(), String> {
     for (state, entered, left) in [
         (TcpState::Listen, 0, 0),
         (TcpState::SynSent, 1, 1),
@@ -85,13 +88,17 @@ fn each_moved_once(
             (after.entered - before.entered, entered * connections),
             (after.left - before.left, left * connections),
         ] {
-            assert!(
-                counted <= expected && u64::from(expected - counted) <= missed,
-                "{}: {counted} instead of {expected}, {missed} missed",
-                state.name()
-            );
+            assert!(counted <= expected, "{}: {counted}", state.name());
+            require(
+                u64::from(expected - counted) <= missed,
+                format!(
+                    "{}: {counted} instead of {expected}, {missed} missed",
+                    state.name()
+                ),
+            )?;
         }
     }
+    Ok(())
 }
 
 /// The matrix counts the whole machine, so it has at least as many, in the right pairs.
@@ -116,17 +123,16 @@ fn each_pair_occurred(before: &TransitionMatrix, after: &TransitionMatrix, conne
 
 #[test]
 fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was_far_off() {
-    const CONNECTIONS: u32 = 100_000;
-    const IDLE: u64 = 3_000;
-
+    let connections = scaled(100_000);
+    let idle_connections = scaled(3_000);
     let namespace = Netns::new();
     let watch = watch();
     let (listener, _idle) = namespace.enter(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap();
-        let idle: Vec<_> = (0..IDLE)
+        let idle: Vec<_> = (0..idle_connections)
             .map(|number| {
-                let client = connect_from(u32::try_from(number).unwrap(), to);
+                let client = connect_from(number, to);
                 (client, listener.accept().unwrap())
             })
             .collect();
@@ -144,10 +150,13 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
 
     let is_done = AtomicBool::new(false);
     let scrapes = thread::scope(|scope| {
-        let scraping = scope.spawn(|| scrape_until(&is_done, &watch, &namespace, 2 * IDLE));
-        let done = DoneOnDrop(&is_done);
+        let idle = 2 * u64::from(idle_connections);
+        let is_done = &is_done;
+        let (watch, namespace) = (&watch, &namespace);
+        let scraping = scope.spawn(move || scrape_until(is_done, watch, namespace, idle));
+        let done = DoneOnDrop(is_done);
         namespace.enter(|| {
-            for number in 0..CONNECTIONS {
+            for number in 0..connections {
                 one_connection(number, &listener);
             }
         });
@@ -156,15 +165,22 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
     });
     assert!(scrapes > 20, "only {scrapes} scrapes");
 
-    let reading = watch.read().unwrap();
-    let after = reading.by_namespace[&namespace.inode()].live;
+    // The last connection's segments may still be on their way when its sockets are closed: on a
+    // busy machine ksoftirqd delivers them.
+    let (reading, missed) = within(Duration::from_secs(5), || {
+        let reading = watch.read().unwrap();
+        let after = reading.by_namespace[&namespace.inode()].live;
+        let missed = reading.missed.unwrap() - missed_before;
+        each_moved_once(&before, &after, connections, missed)?;
+        Ok((reading, missed))
+    });
     // What the kernel did not let the program see is known, and next to nothing.
-    let missed = reading.missed.unwrap() - missed_before;
     assert!(missed < 50, "{missed} transitions missed");
-    each_moved_once(&before, &after, CONNECTIONS, missed);
     let matrix = reading.transitions.unwrap();
-    each_pair_occurred(&matrix_before, &matrix, u64::from(CONNECTIONS) - missed);
-    within(Duration::from_secs(5), || {
+    each_pair_occurred(&matrix_before, &matrix, u64::from(connections) - missed);
+    // How minisockets divide is told by the next snapshot, which the budget puts off for seconds
+    // where there are so many.
+    within(Duration::from_secs(20), || {
         same(
             &census_of(&watch.read().unwrap(), namespace.inode()),
             &namespace.ss(),
@@ -174,8 +190,7 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
 
 #[test]
 fn after_50_000_connections_were_half_closed_during_snapshots_gauges_equal_ss() {
-    const CONNECTIONS: u16 = 50_000;
-
+    let count = u16::try_from(scaled(50_000)).unwrap();
     let namespace = Netns::new();
     let mut peer = Peer::new(&namespace);
     // Nobody accepts them, so that they need no descriptors.
@@ -189,7 +204,7 @@ fn after_50_000_connections_were_half_closed_during_snapshots_gauges_equal_ss() 
         listener.listen(65_535).unwrap();
         listener
     });
-    let mut connections: Vec<Connection> = (0..CONNECTIONS)
+    let mut connections: Vec<Connection> = (0..count)
         .map(|number| {
             let address: IpAddr = PEER_V4.into();
             peer.connect(SocketAddr::new(address, 10_000 + number), kernel)
@@ -200,17 +215,17 @@ fn after_50_000_connections_were_half_closed_during_snapshots_gauges_equal_ss() 
         let shown = census_of(&watch.read().unwrap(), namespace.inode());
         let established = shown.get(Family::Ipv4, TcpState::Established);
         require(
-            established == u64::from(CONNECTIONS),
+            established == u64::from(count),
             format!("{established} established"),
         )
     });
 
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let watching = scope
-            .spawn(|| watch_half_closing(&is_done, &watch, &namespace, u64::from(CONNECTIONS)));
+        let watching =
+            scope.spawn(|| watch_half_closing(&is_done, &watch, &namespace, u64::from(count)));
         let done = DoneOnDrop(&is_done);
-        for chunk in connections.chunks_mut(500) {
+        for chunk in connections.chunks_mut(usize::from(count) / 100) {
             for connection in chunk {
                 peer.close(connection);
             }
@@ -223,7 +238,7 @@ fn after_50_000_connections_were_half_closed_during_snapshots_gauges_equal_ss() 
     });
     within(Duration::from_secs(5), || {
         let truth = namespace.ss();
-        assert_eq!(truth.in_state(TcpState::CloseWait), u64::from(CONNECTIONS));
+        assert_eq!(truth.in_state(TcpState::CloseWait), u64::from(count));
         same(
             &census_of(&watch.read().unwrap(), namespace.inode()),
             &truth,
@@ -239,15 +254,21 @@ fn watch_half_closing(
     namespace: &Netns,
     connections: u64,
 ) -> usize {
+    let missed_before = watch.read().unwrap().missed.unwrap();
     let mut snapshots = BTreeSet::new();
     while !is_done.load(Ordering::Relaxed) {
         let reading = watch.read().unwrap();
+        let missed = reading.missed.unwrap() - missed_before;
         let seen = reading.by_namespace[&namespace.inode()];
         let [established, close_wait] =
             [TcpState::Established, TcpState::CloseWait].map(|state| seen.sockets.in_state(state));
-        // A gauge below zero would show as one that is too large.
+        // A gauge below zero would show as one that is too large. What was missed may be missing in
+        // either.
         let sum = established + close_wait;
-        assert!(sum.abs_diff(connections) <= 2, "{sum} in both states");
+        assert!(
+            sum.abs_diff(connections) <= 2 + 2 * missed,
+            "{sum} in both states, {missed} missed"
+        );
         if established > 0 && close_wait > 0 {
             snapshots.insert(seen.counted_at);
         }

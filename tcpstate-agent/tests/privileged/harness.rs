@@ -9,7 +9,10 @@ use std::{
     },
     path::PathBuf,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -29,7 +32,12 @@ const RING_BYTES: u32 = 512 * 1024;
 pub(crate) const SETTINGS: WatchSettings = WatchSettings {
     cpu_percent: 2.0,
     close_wait_top: 50,
+    listeners_top: 200,
+    destinations_top: 50,
 };
+
+/// The same for every watch of a test. To gather them takes an emulated CPU a second.
+static FACTS: LazyLock<Facts> = LazyLock::new(Facts::gather);
 
 /// The agent under test.
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_tcpstate-agent");
@@ -72,6 +80,11 @@ impl Netns {
     /// A file that leads into the namespace.
     pub(crate) fn way_in(&self) -> String {
         format!("/proc/{}/ns/net", self.holder.id())
+    }
+
+    /// A process that is in it.
+    pub(crate) fn holder_pid(&self) -> u32 {
+        self.holder.id()
     }
 
     /// Ends the holder; the namespace then lives on through this test's descriptor only.
@@ -258,11 +271,20 @@ pub(crate) fn load(ring_bytes: u32) -> Loaded {
 }
 
 pub(crate) fn load_programs(programs: &[ProgramId], ring_bytes: u32) -> Loaded {
+    load_with(programs, ring_bytes, RecordMask::ABNORMAL_ENDS)
+}
+
+/// Loads every program, with a record of every transition.
+pub(crate) fn load_tracing(ring_bytes: u32) -> Loaded {
+    load_with(&ProgramId::ALL, ring_bytes, RecordMask::EVERY_TRANSITION)
+}
+
+fn load_with(programs: &[ProgramId], ring_bytes: u32, record_mask: RecordMask) -> Loaded {
     let loaded = bpf::load(
-        &Facts::gather(),
+        &FACTS,
         &LoadOptions {
             programs,
-            record_mask: RecordMask::ABNORMAL_ENDS,
+            record_mask,
             event_ring_bytes: ring_bytes,
             every_owner: false,
             kernel_log: KernelLogLevel::Off,
@@ -280,7 +302,12 @@ pub(crate) fn load_programs(programs: &[ProgramId], ring_bytes: u32) -> Loaded {
 /// Starts a watch with every program and an event ring of `ring_bytes`, and waits until every
 /// namespace has been counted.
 pub(crate) fn watch_with_ring(ring_bytes: u32) -> Watch {
-    start(ring_bytes, SETTINGS)
+    let settings = WatchSettings {
+        // The agent's share of a core, or what that is on an emulated one.
+        cpu_percent: f64::from(slowness()).clamp(2.0, 10.0),
+        ..SETTINGS
+    };
+    start(ring_bytes, settings)
 }
 
 /// The same, with snapshots one after the other, as long as there is anything to count.
@@ -295,7 +322,7 @@ pub(crate) fn busy_watch() -> Watch {
 fn start(ring_bytes: u32, settings: WatchSettings) -> Watch {
     let watch = Watch::start(load(ring_bytes), settings).unwrap();
     assert!(
-        watch.wait_until_ready(Duration::from_secs(10)),
+        watch.wait_until_ready(scaled_patience(Duration::from_secs(10))),
         "never ready"
     );
     watch
@@ -334,6 +361,7 @@ pub(crate) fn same(shown: &Census, truth: &Census) -> Result<(), String> {
 
 /// Tries until it succeeds, for at most `patience`.
 pub(crate) fn within<T>(patience: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let patience = scaled_patience(patience);
     let deadline = Instant::now() + patience;
     loop {
         match attempt() {
@@ -359,9 +387,41 @@ pub(crate) fn require(is_so: bool, why: impl Into<String>) -> Result<(), String>
     is_so.then_some(()).ok_or_else(|| why.into())
 }
 
-/// Whether a program that the tests need could not be installed for lack of network; whoever
+/// Whether a program that the tests need is not there, for lack of network or of room; whoever
 /// runs the tests says so in the environment, and says it loudly.
 pub(crate) fn is_excused(program: &str) -> bool {
-    std::env::var("TCPSTATE_TEST_MISSING_TOOLS")
-        .is_ok_and(|missing| missing.split(',').any(|missing| missing == program))
+    let is_missing = std::env::var("TCPSTATE_TEST_MISSING_TOOLS")
+        .is_ok_and(|missing| missing.split(',').any(|missing| missing == program));
+    if is_missing {
+        say_skipped(&format!("{program} is not here"));
+    }
+    is_missing
+}
+
+/// Says that the test that is running tests nothing, and why. Where that was not foreseen, whoever
+/// runs the tests takes it for a failure.
+#[expect(clippy::print_stdout, reason = "read by who runs the tests")]
+pub(crate) fn say_skipped(reason: &str) {
+    println!("SKIPPED: {reason}");
+}
+
+/// How often to repeat what is worth repeating `count` times: less often on an emulated CPU.
+pub(crate) fn scaled(count: u32) -> u32 {
+    count / slowness()
+}
+
+/// How long to wait for what takes at most `patience`: longer on an emulated CPU.
+fn scaled_patience(patience: Duration) -> Duration {
+    patience * slowness().min(6)
+}
+
+/// How much slower this CPU is than a real one, by the word of whoever runs the tests.
+fn slowness() -> u32 {
+    std::env::var("TCPSTATE_TEST_SLOWNESS").map_or(1, |times| {
+        times
+            .parse()
+            .ok()
+            .filter(|times| *times > 0)
+            .expect("TCPSTATE_TEST_SLOWNESS is no number above 0")
+    })
 }

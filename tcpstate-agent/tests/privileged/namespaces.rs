@@ -24,7 +24,7 @@ use crate::{
 /// Within what a new namespace is found: the longest pause between two looks, and much more for
 /// a busy host. One that shows a transition is found sooner, unless it has the number of one that
 /// has just gone.
-const FOUND: Duration = Duration::from_secs(30);
+const FOUND: Duration = Duration::from_secs(75);
 
 fn listeners(namespace: &Netns, count: usize) -> Vec<TcpListener> {
     namespace.enter(|| {

@@ -36,6 +36,8 @@ pub(crate) struct Segment {
     pub(crate) syn: bool,
     pub(crate) fin: bool,
     pub(crate) rst: bool,
+    /// Bytes of data.
+    pub(crate) data: usize,
 }
 
 /// One connection from the peer's side.
@@ -107,18 +109,69 @@ impl Peer {
     /// Connects to a listener of the kernel.
     pub(crate) fn connect(&mut self, peer: SocketAddr, kernel: SocketAddr) -> Connection {
         let connection = self.half_open(peer, kernel);
-        self.send(&connection.segment());
+        self.acknowledge(&connection);
         connection
+    }
+
+    /// Acknowledges what has come; of a connection that is half open, the SYN-ACK.
+    pub(crate) fn acknowledge(&mut self, connection: &Connection) {
+        self.send(&connection.segment());
+    }
+
+    /// Sends the SYN of a connection again.
+    pub(crate) fn send_syn_again(&mut self, connection: &Connection) {
+        self.send(&Segment {
+            syn: true,
+            acknowledgment: None,
+            sequence: connection.next.wrapping_sub(1),
+            ..connection.segment()
+        });
+    }
+
+    /// Sends the SYN of each peer to a listener of the kernel. What comes back is dropped.
+    pub(crate) fn flood(
+        &mut self,
+        peers: impl IntoIterator<Item = SocketAddr>,
+        kernel: SocketAddr,
+    ) {
+        for (number, source) in peers.into_iter().enumerate() {
+            self.send(&Segment {
+                source,
+                destination: kernel,
+                sequence: 1000,
+                acknowledgment: None,
+                syn: true,
+                fin: false,
+                rst: false,
+                data: 0,
+            });
+            if number % 64 == 0 {
+                self.collect(Duration::ZERO, |_| false);
+            }
+        }
     }
 
     /// Accepts the connection that the kernel is opening to `peer`.
     pub(crate) fn accept(&mut self, peer: SocketAddr, kernel: SocketAddr) -> Connection {
+        self.accept_at(1, peer, kernel)
+    }
+
+    /// The same, but answers only the SYN with this number: those before it are lost.
+    pub(crate) fn accept_at(
+        &mut self,
+        number: usize,
+        peer: SocketAddr,
+        kernel: SocketAddr,
+    ) -> Connection {
         let mut connection = Connection {
             kernel,
             peer,
             next: 5000,
             expected: 0,
         };
+        for _ in 1..number {
+            self.receive(&connection, |segment| segment.syn);
+        }
         let syn = self.receive(&connection, |segment| segment.syn);
         connection.expected = syn.sequence.wrapping_add(1);
         self.send(&Segment {
@@ -150,6 +203,73 @@ impl Peer {
     pub(crate) fn acknowledge_fin(&mut self, connection: &mut Connection) {
         connection.expected = connection.expected.wrapping_add(1);
         self.send(&connection.segment());
+    }
+
+    /// Acknowledges the kernel's FIN, which must have come, with a FIN in the same segment.
+    pub(crate) fn close_acknowledging(&mut self, connection: &mut Connection) {
+        connection.expected = connection.expected.wrapping_add(1);
+        self.close(connection);
+    }
+
+    /// Sends data without acknowledging anything new.
+    pub(crate) fn send_data(&mut self, connection: &mut Connection) {
+        self.send(&Segment {
+            data: 1,
+            ..connection.segment()
+        });
+        connection.next += 1;
+    }
+
+    /// Sends data with which it acknowledges the kernel's FIN, which must have come.
+    pub(crate) fn send_data_acknowledging_fin(&mut self, connection: &mut Connection) {
+        connection.expected = connection.expected.wrapping_add(1);
+        self.send_data(connection);
+    }
+
+    /// Sends a SYN that answers the kernel's without acknowledging it, as if both had been on the
+    /// way at once.
+    pub(crate) fn open_at_once(&mut self, peer: SocketAddr, kernel: SocketAddr) -> Connection {
+        let mut connection = Connection {
+            kernel,
+            peer,
+            next: 5000,
+            expected: 0,
+        };
+        let syn = self.receive(&connection, |segment| segment.syn);
+        connection.expected = syn.sequence.wrapping_add(1);
+        self.send(&Segment {
+            syn: true,
+            acknowledgment: None,
+            ..connection.segment()
+        });
+        connection.next += 1;
+        self.receive(&connection, |segment| {
+            segment.syn && segment.acknowledgment == Some(connection.next)
+        });
+        connection
+    }
+
+    /// Connects to a listener of the kernel with data in the SYN, as far as the SYN-ACK, which
+    /// must acknowledge the data.
+    pub(crate) fn half_open_fast(&mut self, peer: SocketAddr, kernel: SocketAddr) -> Connection {
+        let mut connection = Connection {
+            kernel,
+            peer,
+            next: 1000,
+            expected: 0,
+        };
+        self.send(&Segment {
+            syn: true,
+            acknowledgment: None,
+            data: 1,
+            ..connection.segment()
+        });
+        connection.next += 2;
+        let syn_ack = self.receive(&connection, |segment| {
+            segment.syn && segment.acknowledgment == Some(connection.next)
+        });
+        connection.expected = syn_ack.sequence.wrapping_add(1);
+        connection
     }
 
     /// Sends a reset.
@@ -185,7 +305,7 @@ impl Peer {
             tcp = tcp.rst();
         }
         let mut packet = Vec::new();
-        tcp.write(&mut packet, &[]).unwrap();
+        tcp.write(&mut packet, &vec![b'x'; segment.data]).unwrap();
         self.device.write_all(&packet).unwrap();
     }
 
@@ -196,26 +316,57 @@ impl Peer {
         is_wanted: impl Fn(&Segment) -> bool,
     ) -> Segment {
         let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let segment = self
+                .next(deadline)
+                .unwrap_or_else(|| panic!("the kernel does not answer {connection:?}"));
+            if connection.is_of(&segment) && is_wanted(&segment) {
+                return segment;
+            }
+        }
+    }
+
+    /// The segments that come within this time and are wanted, each with the time at which it
+    /// came; others are dropped.
+    pub(crate) fn collect(
+        &mut self,
+        patience: Duration,
+        is_wanted: impl Fn(&Segment) -> bool,
+    ) -> Vec<(Instant, Segment)> {
+        let deadline = Instant::now() + patience;
+        let mut wanted = Vec::new();
+        while let Some(segment) = self.next(deadline) {
+            if is_wanted(&segment) {
+                wanted.push((Instant::now(), segment));
+            }
+        }
+        wanted
+    }
+
+    /// The next segment that comes before `deadline`, or is there already.
+    fn next(&mut self, deadline: Instant) -> Option<Segment> {
         let mut packet = [0; 2048];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).unwrap();
             let mut readable = [PollFd::new(&self.device, PollFlags::IN)];
-            let ready = poll(&mut readable, Some(&timeout)).unwrap();
-            assert!(ready > 0, "the kernel does not answer {connection:?}");
+            if poll(&mut readable, Some(&timeout)).unwrap() == 0 {
+                return None;
+            }
             let length = self.device.read(&mut packet).unwrap();
-            if let Some(segment) = parse(&packet[..length])
-                && segment.source == connection.kernel
-                && segment.destination == connection.peer
-                && is_wanted(&segment)
-            {
-                return segment;
+            if let Some(segment) = parse(&packet[..length]) {
+                return Some(segment);
             }
         }
     }
 }
 
 impl Connection {
+    /// Whether the kernel has sent it for this connection.
+    pub(crate) fn is_of(&self, segment: &Segment) -> bool {
+        segment.source == self.kernel && segment.destination == self.peer
+    }
+
     /// An ACK of all that was taken note of.
     fn segment(&self) -> Segment {
         Segment {
@@ -226,6 +377,7 @@ impl Connection {
             syn: false,
             fin: false,
             rst: false,
+            data: 0,
         }
     }
 }
@@ -260,5 +412,6 @@ fn parse(packet: &[u8]) -> Option<Segment> {
         syn: tcp.syn(),
         fin: tcp.fin(),
         rst: tcp.rst(),
+        data: tcp.payload().len(),
     })
 }

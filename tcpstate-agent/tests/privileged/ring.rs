@@ -1,6 +1,10 @@
 //! The account of the ring buffer: emitted = decoded + lost, and few wake-ups.
 
-use std::{fs, net::TcpListener, time::Duration};
+use std::{
+    fs,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use socket2::{Domain, Socket, Type};
 use tcpstate_agent::{
@@ -9,7 +13,7 @@ use tcpstate_agent::{
 };
 use tcpstate_common::EventCounters;
 
-use crate::harness::{Netns, load, require, watch, watch_with_ring, within};
+use crate::harness::{Netns, load, require, scaled, watch, watch_with_ring, within};
 
 /// Connections that are reset, which the default mask streams: both ends of each.
 fn reset_connections(namespace: &Netns, count: u32) {
@@ -27,16 +31,18 @@ fn reset_connections(namespace: &Netns, count: u32) {
     });
 }
 
-/// What became of at least `due` records, once all of them have been accounted for.
+/// What became of at least `due` records, once all of them have been accounted for. There is none
+/// of a transition that the kernel did not show to the program.
 fn account(watch: &Watch, due: u64) -> tcpstate_agent::watch::Events {
     within(Duration::from_secs(5), || {
-        let events = watch.read().unwrap().events.unwrap();
+        let reading = watch.read().unwrap();
+        let (events, missed) = (reading.events.unwrap(), reading.missed.unwrap());
         let emitted = events.kernel.emitted;
-        if emitted >= due && emitted == events.decoded + events.lost() {
-            Ok(events)
-        } else {
-            Err(format!("{events:?}"))
-        }
+        require(
+            emitted + missed >= due && emitted == events.decoded + events.lost(),
+            format!("{events:?}, {missed} missed, {due} due"),
+        )?;
+        Ok(events)
     })
 }
 
@@ -52,7 +58,8 @@ fn with_a_ring_too_small_emitted_is_decoded_plus_lost() {
     reset_connections(&namespace, 500);
     let mut taken = 0;
     let counted = settle(flow, ring, &mut taken);
-    assert!(counted.emitted >= 1_000, "{counted:?}");
+    let missed = flow.missed().unwrap();
+    assert!(counted.emitted + missed >= 1_000, "{counted:?}, {missed}");
     assert!(counted.lost > 0, "nothing was lost: {counted:?}");
     assert!(taken > 0, "everything was lost: {counted:?}");
     let read = ring.records_read();
@@ -83,8 +90,9 @@ fn settle(flow: &Flow, ring: &mut EventRing, taken: &mut u64) -> EventCounters {
 fn a_watch_accounts_for_every_record_however_small_its_ring() {
     let namespace = Netns::new();
     let watch = watch_with_ring(4096);
-    reset_connections(&namespace, 20_000);
-    let events = account(&watch, 40_000);
+    let connections = scaled(20_000);
+    reset_connections(&namespace, connections);
+    let events = account(&watch, 2 * u64::from(connections));
     assert!(events.decoded > 0, "everything was lost: {events:?}");
     assert_eq!(events.malformed, 0);
 }
@@ -93,16 +101,31 @@ fn a_watch_accounts_for_every_record_however_small_its_ring() {
 fn the_default_ring_loses_nothing_and_wakes_the_agent_far_less_than_once_an_event() {
     let namespace = Netns::new();
     let watch = watch();
-    let before = wake_ups();
-    reset_connections(&namespace, 20_000);
-    let events = account(&watch, 40_000);
-    let woken = wake_ups() - before;
-    assert_eq!(events.lost(), 0, "{events:?}");
-    assert!(
-        woken < events.decoded / 100,
-        "{woken} wake-ups for {} events",
-        events.decoded
-    );
+    let connections = scaled(20_000);
+    let mut before = account(&watch, 0);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let (woken_before, start) = (wake_ups(), Instant::now());
+        reset_connections(&namespace, connections);
+        let due = before.kernel.emitted + 2 * u64::from(connections);
+        let events = account(&watch, due);
+        let woken = wake_ups() - woken_before;
+        // It looks ten times a second, whatever happens.
+        let seconds = start.elapsed().as_secs() + 1;
+        let decoded = events.decoded - before.decoded;
+        assert!(
+            woken < decoded / 100 + 10 * seconds,
+            "{woken} wake-ups for {decoded} events in {seconds} s"
+        );
+        if events.lost() == before.lost() {
+            return;
+        }
+        // At this pace the ring is full in the 140 ms that a busy host may keep the CPU from the
+        // thread that empties it.
+        assert!(attempts < 3, "some are lost each time: {events:?}");
+        before = events;
+    }
 }
 
 /// How often the thread that reads the ring has been woken.

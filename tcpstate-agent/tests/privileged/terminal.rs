@@ -205,8 +205,48 @@ fn trace_shows_a_handshake_and_a_close_in_the_order_of_the_textbook() {
             ["close", "listen"].contains(&line["from"].as_str().unwrap()) && line["to"] != "close";
         assert_eq!(line["in_state_seconds"].is_null(), is_first, "{line}");
     }
+    let reasons = |is_server: bool| -> Vec<&str> {
+        let of_side = lines
+            .iter()
+            .filter(|line| (line["local_port"] == 7001) == is_server);
+        of_side.filter_map(|line| line["reason"].as_str()).collect()
+    };
+    // The end of the listener is none of a connection.
+    assert_eq!(reasons(false), ["local_fin"]);
+    assert_eq!(reasons(true), ["remote_fin"]);
     let last_words = trace.stop();
     assert!(last_words.contains("0 lost"), "{last_words}");
+}
+
+#[test]
+fn trace_says_with_each_end_why() {
+    let namespace = Netns::new();
+    let trace = Trace::start(&namespace, &["--port", "7004", "--state", "close"], 7004);
+    one_connection(&namespace, 7004);
+    namespace.enter(|| {
+        let listener = TcpListener::bind(("127.0.0.1", 7004)).unwrap();
+        let client = TcpStream::connect(("127.0.0.1", 7004)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        socket2::SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(client);
+    });
+    let lines = trace.collect();
+    let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+    for words in [
+        ", this side closed first",
+        ", the peer closed first",
+        // In FIN_WAIT2, which without a reset ends well.
+        ", this side cut it off",
+        ", the peer reset it (broken pipe)",
+    ] {
+        assert_eq!(count(words), 1, "{words}: {lines:#?}");
+    }
+    assert_eq!(count("close       -> close"), 0, "{lines:#?}");
+    trace.stop();
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use super::{
     BareSock, FILE_COUNT, FILE_INODE, FILE_PRIVATE, FILE_REF, INODE_MODE, MISSING, SOCKET_FILE,
-    SOCKET_SK, block::Block, load,
+    SOCKET_SK,
+    block::{Block, CACHE_LINE},
+    load,
 };
 
 /// `S_IFMT` and `S_IFSOCK`, the part of a mode that tells the type, and the type "socket".
@@ -35,7 +37,7 @@ impl File {
         }
         // SAFETY: `self.0` is a BTF pointer, see `new`; what is loaded is a number.
         let socket: u64 = unsafe { load(self.0, &FILE_PRIVATE) };
-        let socket = Block::at(socket as *const u8)?;
+        let socket = Block::<CACHE_LINE>::at(socket as *const u8)?;
         // Something else than a socket could call itself one; a socket knows its file.
         let file: u64 = socket.field(&SOCKET_FILE)?;
         if file != self.0 as u64 {

@@ -1,13 +1,18 @@
 //! Sockets that the kernel handed to the program, as pointers whose type the verifier knows.
 
-use tcpstate_common::{Family, TcpState};
+use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
+use tcpstate_common::{Family, TcpState, Way};
 
 use super::{
-    INET_SPORT, IPPROTO_TCP, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET,
-    SK_PROTOCOL, SK_RCV_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, TW_SUBSTATE, as_number,
-    copy, load,
+    BIND_BUCKET, DATA_SEGMENTS_IN, DEFER_ACCEPT, FAST_REUSE, FASTOPEN_REQUEST, INET_SPORT,
+    IPPROTO_TCP, MISSING, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET,
+    SK_NUM, SK_PROTOCOL, SK_RCV_SADDR, SK_SOCKET, SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, SRTT,
+    TCP_CLOCK, TOTAL_RETRANSMITS, TW_BIND_BUCKET, TW_SUBSTATE, TW_TS_RECENT, as_number, copy,
+    distance, load, read,
 };
 
+/// `SOCK_DEAD`, the bit of `enum sock_flags` that `sock_orphan()` sets when the process has closed.
+const SOCK_DEAD: u64 = 1;
 /// `SOCK_DONE`, the bit of `enum sock_flags` that `tcp_fin()` sets when the peer's FIN has come.
 const SOCK_DONE: u64 = 1 << 1;
 
@@ -72,6 +77,35 @@ impl Sock {
         flags & SOCK_DONE != 0
     }
 
+    /// Whether the process has let go of it.
+    #[inline(always)]
+    pub(crate) fn is_orphan(self) -> bool {
+        // SAFETY: `self.0` is a BTF pointer, see `new`.
+        let flags: u64 = unsafe { load(self.0, &SK_FLAGS) };
+        flags & SOCK_DEAD != 0
+    }
+
+    /// Whether this is in `SYN_RECV` because both sides have opened it: it is a process's, and no
+    /// child of a listener that a fast open has handed out early.
+    #[inline(always)]
+    pub(crate) fn is_simultaneous_open(self) -> bool {
+        read::<u64>(self.0, &SK_SOCKET).is_some_and(|socket| socket != 0)
+            && read::<u64>(self.0, &FASTOPEN_REQUEST).is_some_and(|request| request == 0)
+    }
+
+    /// Whether it has, or had, a local port.
+    #[inline(always)]
+    pub(crate) fn has_port(self) -> bool {
+        read::<u16>(self.0, &INET_SPORT).is_none_or(|port| port != 0)
+    }
+
+    /// A number that tells this socket from every other that lives at the same time, and is had at
+    /// next to no cost. Not its address.
+    #[inline(always)]
+    pub(crate) fn key(self) -> u64 {
+        distance(self.0)
+    }
+
     /// A number that tells this socket from every other that lives at the same time.
     #[inline(always)]
     pub(crate) fn identity(self) -> u64 {
@@ -98,6 +132,66 @@ impl Sock {
         }
     }
 
+    /// Writes the local address as it goes over the wire; IPv4 fills the first four bytes.
+    /// `false` where it could not be read.
+    #[inline(always)]
+    pub(crate) fn local_address(self, family: Family, to: &mut [u8; 16]) -> bool {
+        match family {
+            Family::Ipv4 => copy(self.0, &SK_RCV_SADDR, &mut to[..4]),
+            Family::Ipv6 => copy(self.0, &SK_V6_RCV_SADDR, to),
+        }
+    }
+
+    /// The local port, as long as the socket is in the hash table.
+    #[inline(always)]
+    pub(crate) fn local_port(self) -> u16 {
+        // SAFETY: `self.0` is a BTF pointer, see `new`.
+        unsafe { load(self.0, &SK_NUM) }
+    }
+
+    /// From where to where it goes.
+    #[inline(always)]
+    pub(crate) fn way(self, family: Family) -> Option<Way> {
+        // SAFETY: `self.0` is a BTF pointer, see `new`.
+        let port: u16 = unsafe { load(self.0, &SK_DPORT) };
+        let remote_port = u16::from_be(port).into();
+        Some(match family {
+            Family::Ipv4 => Way {
+                // SAFETY: as above.
+                local: Way::ipv4(unsafe { load(self.0, &SK_RCV_SADDR) }),
+                // SAFETY: as above.
+                remote: Way::ipv4(unsafe { load(self.0, &SK_DADDR) }),
+                remote_port,
+            },
+            Family::Ipv6 => Way {
+                local: read(self.0, &SK_V6_RCV_SADDR)?,
+                remote: read(self.0, &SK_V6_DADDR)?,
+                remote_port,
+            },
+        })
+    }
+
+    /// What the kernel knows of its local port. Only for full sockets.
+    #[inline(always)]
+    pub(crate) fn bind_bucket(self) -> Option<BindBucket> {
+        BindBucket::of(read(self.0, &BIND_BUCKET)?)
+    }
+
+    /// For a listening socket: whether it lets connections wait until data has come.
+    #[inline(always)]
+    pub(crate) fn defers_accepting(self) -> bool {
+        read::<u8>(self.0, &DEFER_ACCEPT).is_some_and(|seconds| seconds != 0)
+    }
+
+    /// The same as what the verifier lets read TCP's own fields of. Full TCP sockets are that.
+    #[inline(always)]
+    pub(crate) fn tcp(self) -> Option<TcpSock> {
+        // SAFETY: the helper takes a `struct sock_common *` and gives null where it is no TCP
+        // socket.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) };
+        (!tcp.is_null()).then_some(TcpSock(tcp.cast()))
+    }
+
     /// Local and remote port. `inet_sport` and not `skc_num`, which is already 0 when a socket
     /// goes to CLOSE.
     #[inline(always)]
@@ -105,6 +199,67 @@ impl Sock {
         let (mut local, mut remote) = ([0; 2], [0; 2]);
         let complete = copy(self.0, &INET_SPORT, &mut local) & copy(self.0, &SK_DPORT, &mut remote);
         complete.then(|| (u16::from_be_bytes(local), u16::from_be_bytes(remote)))
+    }
+}
+
+/// A `struct tcp_sock *` that the verifier knows as such and as not null.
+#[derive(Clone, Copy)]
+pub(crate) struct TcpSock(*const u8);
+
+impl TcpSock {
+    /// The round trip time as smoothed by the kernel, microseconds; 0 where none was measured.
+    #[inline(always)]
+    pub(crate) fn round_trip_us(self) -> u32 {
+        // SAFETY: `self.0` is a BTF pointer.
+        let eighths: u32 = unsafe { load(self.0, &SRTT) };
+        eighths >> 3
+    }
+
+    /// Segments that were sent again.
+    #[inline(always)]
+    pub(crate) fn retransmits(self) -> u32 {
+        // SAFETY: `self.0` is a BTF pointer.
+        unsafe { load(self.0, &TOTAL_RETRANSMITS) }
+    }
+
+    /// When the kernel began with the segment or the timer that it is at, nanoseconds of
+    /// `CLOCK_MONOTONIC`: `tcp_clock_cache`, which it takes then. `None` where it keeps none.
+    #[inline(always)]
+    pub(crate) fn clock_ns(self) -> Option<u64> {
+        if TCP_CLOCK.load() == MISSING {
+            return None;
+        }
+        // SAFETY: `self.0` is a BTF pointer.
+        Some(unsafe { load(self.0, &TCP_CLOCK) })
+    }
+
+    /// Whether a segment with data has come.
+    #[inline(always)]
+    pub(crate) fn has_data_come(self) -> bool {
+        // SAFETY: `self.0` is a BTF pointer.
+        let segments: u32 = unsafe { load(self.0, &DATA_SEGMENTS_IN) };
+        segments != 0
+    }
+}
+
+/// The address of a `struct inet_bind_bucket`: a local port that is in use, to the verifier a
+/// number.
+#[derive(Clone, Copy)]
+pub(crate) struct BindBucket(u64);
+
+impl BindBucket {
+    #[inline(always)]
+    fn of(address: u64) -> Option<Self> {
+        (address != 0).then_some(Self(address))
+    }
+
+    /// Whether some socket was bound to the port. `connect()` chooses only ports of which this is
+    /// not so: `fastreuse` is negative ([`__inet_hash_connect()`][choose]).
+    ///
+    /// [choose]: https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_hashtables.c
+    #[inline(always)]
+    pub(crate) fn is_bound(self) -> bool {
+        read::<i8>(self.0 as *const u8, &FAST_REUSE).is_some_and(|reuse| reuse >= 0)
     }
 }
 
@@ -122,10 +277,27 @@ impl TimewaitSock {
         Self(tw)
     }
 
-    /// The state that the minisocket stands for, `tw_substate`.
+    /// Whether it stands for FIN_WAIT2 (`tw_substate`), as it does when the process closed before
+    /// the peer's FIN came.
     #[inline(always)]
-    pub(crate) fn substate(self) -> Option<TcpState> {
+    pub(crate) fn is_in_fin_wait2(self) -> bool {
         // SAFETY: `self.0` is a BTF pointer, see `new`.
-        TcpState::from_kernel(unsafe { load(self.0, &TW_SUBSTATE) })
+        let substate: u8 = unsafe { load(self.0, &TW_SUBSTATE) };
+        substate == TcpState::FinWait2 as u8
+    }
+
+    /// Whether both sides put timestamps on their segments: the last one of the peer is only kept
+    /// then. One that is 0 for once does not count.
+    #[inline(always)]
+    pub(crate) fn has_timestamps(self) -> bool {
+        // SAFETY: `self.0` is a BTF pointer, see `new`.
+        let recent: u32 = unsafe { load(self.0, &TW_TS_RECENT) };
+        recent != 0
+    }
+
+    /// What the kernel knows of its local port; none for a moment when it ends.
+    #[inline(always)]
+    pub(crate) fn bind_bucket(self) -> Option<BindBucket> {
+        BindBucket::of(read(self.0, &TW_BIND_BUCKET)?)
     }
 }

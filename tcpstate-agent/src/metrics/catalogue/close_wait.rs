@@ -8,15 +8,15 @@ const PROCESS: Label = Label {
              lowest number; empty where no process holds the sockets; `other` for all that have no \
              series of their own",
 };
-const UNIT: Label = Label {
+pub(super) const UNIT: Label = Label {
     name: "unit",
     values: "systemd unit that the process is in, or empty",
 };
-const CONTAINER_ID: Label = Label {
+pub(super) const CONTAINER_ID: Label = Label {
     name: "container_id",
     values: "container that the process is in, the bare id, or empty",
 };
-const POD_UID: Label = Label {
+pub(super) const POD_UID: Label = Label {
     name: "pod_uid",
     values: "Kubernetes pod that the process is in, or empty",
 };
@@ -38,11 +38,6 @@ const CAUSE: Label = Label {
 };
 const GROUP: &[Label] = &[PROCESS, UNIT, CONTAINER_ID, POD_UID, ROLE, PORT, CAUSE];
 const OWNER: &[Label] = &[PROCESS, UNIT, CONTAINER_ID, POD_UID];
-const STATE: Label = Label {
-    name: "state",
-    values: "`close_wait`",
-};
-
 /// How many.
 pub const SOCKETS: Metric = Metric {
     name: "tcpstate_close_wait_sockets",
@@ -105,30 +100,4 @@ pub const MAX_FDS: Metric = Metric {
     labels: OWNER,
     help: "File descriptors that this process may have open (soft limit). Absent where it is \
            unlimited.",
-};
-
-/// Time in the state.
-pub const STATE_DURATION: Metric = Metric {
-    name: "tcpstate_state_duration_seconds",
-    kind: Kind::Histogram,
-    labels: &[STATE],
-    help: "Time that sockets spent in a state, observed when they leave it.",
-};
-
-/// Times that are not known.
-pub const DURATION_UNKNOWN: Metric = Metric {
-    name: "tcpstate_state_duration_unknown_total",
-    kind: Kind::Counter,
-    labels: &[STATE],
-    help: "Sockets that left the state and are not in tcpstate_state_duration_seconds: they were in \
-           it before the agent, or had to make room for others.",
-};
-
-/// Beginnings that made room.
-pub const DURATION_DISPLACED: Metric = Metric {
-    name: "tcpstate_state_duration_displaced_total",
-    kind: Kind::Counter,
-    labels: &[STATE],
-    help: "Sockets whose beginning of the state was forgotten to make room for that of another. The \
-           table holds half a million.",
 };

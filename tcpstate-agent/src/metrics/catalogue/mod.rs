@@ -1,7 +1,12 @@
 //! Every metric of the agent's own: name, type, labels, meaning. docs/metrics.md is made of this.
 
 pub mod close_wait;
+pub mod closes;
+pub mod kernel;
+pub mod listeners;
+pub mod outgoing;
 pub mod own;
+pub mod segments;
 pub mod sockets;
 
 /// The type of a metric.
@@ -50,7 +55,7 @@ pub struct Metric {
 }
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 27] = [
+pub const ALL: [&Metric; 68] = [
     &sockets::SOCKETS,
     &sockets::TRANSITIONS,
     &close_wait::SOCKETS,
@@ -60,9 +65,50 @@ pub const ALL: [&Metric; 27] = [
     &close_wait::AGE_SOCKETS,
     &close_wait::OPEN_FDS,
     &close_wait::MAX_FDS,
-    &close_wait::STATE_DURATION,
-    &close_wait::DURATION_UNKNOWN,
-    &close_wait::DURATION_DISPLACED,
+    &closes::CLOSES,
+    &closes::CLOSE_SEGMENTS,
+    &closes::STATE_DURATION,
+    &closes::DURATION_UNKNOWN,
+    &closes::DURATION_DISPLACED,
+    &closes::FIN_WAIT2_ORPHANED,
+    &closes::RESETS,
+    &listeners::ACCEPT_QUEUE,
+    &listeners::ACCEPT_QUEUE_LIMIT,
+    &listeners::ACCEPT_QUEUE_WORST,
+    &listeners::SYN_QUEUE_LIMIT,
+    &listeners::SYN_RECV,
+    &listeners::SOCKETS,
+    &listeners::DROPS,
+    &listeners::SYNACK_RETRANSMITS,
+    &listeners::SYNACK_UNLISTED,
+    &listeners::SYN_RECV_AGE,
+    &listeners::SYN_RECV_RETRANSMITS,
+    &listeners::HANDSHAKE_DURATION,
+    &listeners::HANDSHAKE_RETRANSMITTED,
+    &listeners::HANDSHAKE_UNMEASURED,
+    &outgoing::TIME_WAIT,
+    &outgoing::PORTS_USED,
+    &outgoing::UNPLACED,
+    &outgoing::BUCKETS_USED,
+    &outgoing::FIN_WAIT2,
+    &outgoing::ORPHANS,
+    &kernel::LISTEN_OVERFLOWS,
+    &kernel::LISTEN_DROPS,
+    &kernel::SYN_QUEUE_FULL_DROPS,
+    &kernel::SYN_QUEUE_FULL_COOKIES,
+    &kernel::SYNCOOKIES,
+    &kernel::TIME_WAIT_OVERFLOWS,
+    &kernel::ABORTS,
+    &kernel::SEGMENTS_SENT_RST,
+    &kernel::SYNCOOKIES_MODE,
+    &kernel::SOMAXCONN,
+    &kernel::MAX_SYN_BACKLOG,
+    &kernel::SYNACK_RETRIES,
+    &kernel::MAX_TW_BUCKETS,
+    &kernel::MAX_ORPHANS,
+    &segments::SEGMENTS,
+    &segments::ANOMALOUS,
+    &segments::SKIPPED,
     &own::BUILD_INFO,
     &own::PROGRAM_UP,
     &own::EVENTS,
@@ -112,9 +158,14 @@ pub fn reference() -> String {
         "\n## Zero and absent series\n\n\
          `tcpstate_sockets` has all 20 series at all times. `tcpstate_transitions_total` has a \
          series for every pair of states that the kernel can produce, from the start; another \
-         pair appears should it ever occur. `tcpstate_close_wait_age_sockets` has all its series at \
+         pair appears should it ever occur. So have `tcpstate_closes_total` for every reason and \
+         `tcpstate_resets_total` for every one that the kernel knows. `tcpstate_close_wait_age_sockets` has all its series at \
          all times; the other metrics of sockets in CLOSE_WAIT have none where there are no such \
-         sockets.\n",
+         sockets. A counter of the kernel's own has no series where the kernel does not have it, a \
+         limit none where it cannot be read. The metrics of segments are there where \
+         `--segments.device` asks for them: flags that have not occurred have no series, but for \
+         SYN, SYN-ACK, ACK, PSH-ACK, FIN-ACK, RST and RST-ACK, and an interface has none while it \
+         is gone.\n",
     );
     text
 }

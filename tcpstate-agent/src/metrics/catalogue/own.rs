@@ -4,7 +4,8 @@ use super::{Kind, Label, Metric};
 
 const PASS: Label = Label {
     name: "pass",
-    values: "`sockets`: counting them; `owners`: finding out who keeps sockets in CLOSE_WAIT",
+    values: "`sockets`: counting them; `owners`: finding out who keeps sockets in CLOSE_WAIT; \
+             `listeners`: reading the queues of what listens",
 };
 const RING: Label = Label {
     name: "ring",
@@ -29,8 +30,12 @@ pub const PROGRAM_UP: Metric = Metric {
     labels: &[Label {
         name: "program",
         values: "`tcp_transition` (transitions, and gauges that move with them), `tcp_count` \
-                 (sockets by state), `tcp_close_wait` (causes of CLOSE_WAIT), `tcp_owners` \
-                 (its owners)",
+                 (sockets by state), `tcp_close_wait` (causes of CLOSE_WAIT), \
+                 `tcp_unanswered` (peers that do not answer), `tcp_owners` (who holds sockets), \
+                 `tcp_listeners` (queues of listening sockets), `tcp_synack` (SYN-ACKs sent again), \
+                 `tcp_reset_sent`, `tcp_reset_recv` (resets); where `--segments.device` asks \
+                 for segments, `segments_xdp` or `segments_frags` (what comes in), `segments_tc_in` \
+                 (the same, without XDP), `segments_tc_out` (what goes out)",
     }],
     help: "Whether this eBPF program is loaded. 0: what needs it is missing, `tcpstate-agent \
            check` tells why.",
@@ -153,7 +158,9 @@ pub const SERIES_FOLDED: Metric = Metric {
     kind: Kind::Counter,
     labels: &[Label {
         name: "metric",
-        values: "`tcpstate_close_wait_sockets`, for all metrics with its labels",
+        values: "`tcpstate_close_wait_sockets`, `tcpstate_listener_accept_queue`: each for all \
+                 metrics with its labels; `tcpstate_time_wait_sockets`, \
+                 `tcpstate_ephemeral_ports_used_ratio`",
     }],
     help: "Series that were added to the series `other` instead of being shown, summed over all \
            passes.",

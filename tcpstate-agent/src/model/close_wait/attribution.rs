@@ -24,6 +24,8 @@ pub struct Group {
     pub service: Service,
     /// Why they stay.
     pub cause: Cause,
+    /// The descriptor that the process has of the oldest; `None` where it has none.
+    pub oldest_descriptor: Option<u32>,
     /// How many, and since when.
     pub tally: Tally,
 }
@@ -76,19 +78,14 @@ impl Side<'_> {
         groups.extend(
             self.held
                 .into_iter()
-                .map(|((cause, process), holding)| Group {
-                    owner: Some(process),
-                    co_owners: holding.co_owners,
-                    service,
-                    cause,
-                    tally: holding.tally,
-                }),
+                .map(|((cause, process), holding)| holding.into_group(process, service, cause)),
         );
         groups.extend(ownerless.into_iter().map(|(cause, tally)| Group {
             owner: None,
             co_owners: BTreeSet::new(),
             service,
             cause,
+            oldest_descriptor: None,
             tally,
         }));
         groups
@@ -187,14 +184,19 @@ impl Side<'_> {
             left -= share;
             shares.push((process, queue, share));
         }
-        // What is further back in a queue than was looked belongs to that queue; and by its
-        // address any of them belongs to those that listen there.
-        let place = shares
-            .iter()
-            .position(|(_, queue, _)| queue.is_cut)
-            .or_else(|| (!shares.is_empty()).then_some(0));
-        if let Some(place) = place {
-            shares[place].2 += std::mem::take(&mut left);
+        // What is further back in a queue than was looked belongs to those queues, in equal parts
+        // as far as anyone can tell; and by its address any of them belongs to those that listen
+        // there.
+        let mut places: Vec<usize> = (0..shares.len())
+            .filter(|place| shares[*place].1.is_cut)
+            .collect();
+        if places.is_empty() && !shares.is_empty() {
+            places.push(0);
+        }
+        for (nth, place) in places.iter().enumerate() {
+            let part = left.div_ceil((places.len() - nth) as u64);
+            shares[*place].2 += part;
+            left -= part;
         }
         let groups = shares
             .into_iter()
@@ -203,6 +205,7 @@ impl Side<'_> {
                 co_owners: queue.co_owners.clone(),
                 service,
                 cause: Cause::Unaccepted,
+                oldest_descriptor: None,
                 tally: found.part(share),
             })
             .collect();
@@ -272,6 +275,7 @@ mod tests {
             socket: Socket::CloseWait(socket),
             is_shared,
             unaccepted: 0,
+            descriptor: u32::try_from(socket.socket).ok(),
             is_cut: false,
         }
     }
@@ -285,6 +289,7 @@ mod tests {
             }),
             is_shared: false,
             unaccepted,
+            descriptor: None,
             is_cut,
         }
     }
@@ -329,6 +334,22 @@ mod tests {
                 (Some(11), Cause::EofRead, 1),
             ]
         );
+    }
+
+    #[test]
+    fn of_the_oldest_the_descriptor_is_told() {
+        let (young, old) = (socket(1, YOUNG, 0, true), socket(2, OLD, 0, true));
+        let survey = survey(&[young, old]);
+        for owners in [[young, old], [old, young]] {
+            let mut holdings = Holdings::default();
+            for socket in owners {
+                holdings.add(&holds(10, socket, false), &survey);
+            }
+            let groups = attribute(&survey, &holdings, TOOK);
+            assert_eq!(groups[0].oldest_descriptor, Some(2));
+            let alone = holdings.into_groups().unwrap();
+            assert_eq!(alone[0].oldest_descriptor, Some(2));
+        }
     }
 
     #[test]
@@ -406,8 +427,22 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_walked_belongs_to_the_queue_that_was_cut() {
+    fn what_was_not_walked_belongs_to_the_queues_that_were_cut() {
         let waiting: Vec<_> = (1..=50).map(|n| socket(n, OLD, 1, false)).collect();
+        assert_eq!(
+            attributed(
+                &survey(&waiting),
+                &[
+                    listens(10, 100, 15, true),
+                    listens(11, 101, 0, false),
+                    listens(12, 102, 15, true)
+                ]
+            ),
+            [
+                (Some(10), Cause::Unaccepted, 25),
+                (Some(12), Cause::Unaccepted, 25)
+            ]
+        );
         assert_eq!(
             attributed(
                 &survey(&waiting),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use super::{Cause, Service, Survey, Tally};
+use super::{Cause, Group, Service, Survey, Tally, survey::MAX_SERVICES};
 use crate::{
     decode::{CloseWaitSocket, Listener, Owner, Socket},
     process::ProcessId,
@@ -31,7 +31,23 @@ pub struct Holdings {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holding {
     pub(super) tally: Tally,
+    /// Of the oldest.
+    descriptor: Option<u32>,
     pub(super) co_owners: BTreeSet<ProcessId>,
+}
+
+impl Holding {
+    /// As a group of its own.
+    pub(super) fn into_group(self, process: ProcessId, service: Service, cause: Cause) -> Group {
+        Group {
+            owner: Some(process),
+            co_owners: self.co_owners,
+            service,
+            cause,
+            oldest_descriptor: self.descriptor,
+            tally: self.tally,
+        }
+    }
 }
 
 /// The accept queues of one process for one port.
@@ -54,13 +70,27 @@ impl Holdings {
                     self.add_socket(owner, socket, service, survey);
                 }
             }
-            Socket::Listener(listener) => {
+            Socket::Listener(listener) if owner.unaccepted > 0 || owner.is_cut => {
                 if let Some(service) = survey.listened_on(listener) {
                     self.add_queue(owner, listener, service);
                 }
             }
-            Socket::Other(_) => {}
+            Socket::Listener(_) | Socket::Other(_) => {}
         }
+    }
+
+    /// The groups, where they are all that there is: nothing waits to be accepted, and they are so
+    /// few that a survey would tell all their services apart.
+    #[must_use]
+    pub fn into_groups(self) -> Option<Vec<Group>> {
+        if !self.queues.is_empty() || self.groups.len() > MAX_SERVICES {
+            return None;
+        }
+        let groups = self.groups.into_iter();
+        let groups = groups.map(|((process, service, cause), holding)| {
+            holding.into_group(process, service, cause)
+        });
+        Some(groups.collect())
     }
 
     pub(super) const fn groups(&self) -> &FxHashMap<(ProcessId, Service, Cause), Holding> {
@@ -96,7 +126,11 @@ impl Holdings {
             }
         }
         let age = survey.age(socket);
-        self.groups.entry(key).or_default().tally.add(socket, age);
+        let holding = self.groups.entry(key).or_default();
+        if Some(age) > holding.tally.oldest {
+            holding.descriptor = owner.descriptor;
+        }
+        holding.tally.add(socket, age);
     }
 
     fn add_queue(&mut self, owner: &Owner, listener: &Listener, service: Service) {

@@ -8,7 +8,7 @@ use crate::decode::{CloseWaitSocket, Listener, Socket};
 
 /// Services that are told apart. Those beyond are summed as one of port 0 for each namespace and
 /// role, so that a process that connects to every port there is does not fill the memory.
-const MAX_SERVICES: usize = 4096;
+pub(super) const MAX_SERVICES: usize = 4096;
 
 /// On which side of a connection a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,6 +51,8 @@ pub struct Survey {
     listening: FxHashSet<(u32, u16)>,
     found: FxHashMap<(Service, Cause), Tally>,
     services: FxHashSet<Service>,
+    /// Services need not be found before they are known.
+    knows_all: bool,
 }
 
 impl Survey {
@@ -64,6 +66,24 @@ impl Survey {
             listening: FxHashSet::default(),
             found: FxHashMap::default(),
             services: FxHashSet::default(),
+            knows_all: false,
+        }
+    }
+
+    /// One without a walk, for telling what sockets in these namespaces serve where all that
+    /// listens is known: by namespace and port.
+    #[must_use]
+    pub fn of_listeners(
+        now_ns: u64,
+        tick_rate: Option<TickRate>,
+        namespaces: impl IntoIterator<Item = u32>,
+        listening: impl IntoIterator<Item = (u32, u16)>,
+    ) -> Self {
+        Self {
+            namespaces: namespaces.into_iter().collect(),
+            listening: listening.into_iter().collect(),
+            knows_all: true,
+            ..Self::new(now_ns, tick_rate)
         }
     }
 
@@ -171,7 +191,7 @@ impl Survey {
     }
 
     fn known(&self, service: Service) -> Service {
-        if self.services.contains(&service) {
+        if self.knows_all || self.services.contains(&service) {
             service
         } else {
             Service { port: 0, ..service }
@@ -255,6 +275,19 @@ mod tests {
         assert_eq!(survey.total().sockets, 10_000);
         let other = survey.service(&connection(1, 1, 10_000)).unwrap();
         assert_eq!(other.port, 0);
+    }
+
+    #[test]
+    fn without_a_walk_it_is_told_by_the_listeners() {
+        let survey = Survey::of_listeners(0, None, [1, 2], [(1, 80)]);
+        let service = |namespace| {
+            let socket = connection(namespace, 80, 5432);
+            let service = survey.service(&socket)?;
+            Some((service.role, service.port))
+        };
+        assert_eq!(service(1), Some((Role::Server, 80)));
+        assert_eq!(service(2), Some((Role::Client, 5432)));
+        assert_eq!(service(3), None);
     }
 
     #[test]

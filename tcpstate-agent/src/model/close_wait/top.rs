@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{Age, Cause, Role, Tally};
+use crate::process::Process;
 
 /// Whose sockets, as labels say it; empty where it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +19,20 @@ pub struct OwnerLabels {
     pub container_id: String,
     /// Kubernetes pod.
     pub pod_uid: String,
+}
+
+impl OwnerLabels {
+    /// Those of a process.
+    #[must_use]
+    pub fn of(process: &Process) -> Self {
+        let cgroup = process.cgroup.clone();
+        Self {
+            process: process.name.clone(),
+            unit: cgroup.unit,
+            container_id: cgroup.container_id,
+            pod_uid: cgroup.pod_uid,
+        }
+    }
 }
 
 /// What tells one series from another.

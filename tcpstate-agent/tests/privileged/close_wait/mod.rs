@@ -12,7 +12,7 @@ mod time;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tcpstate_agent::{
-    metrics,
+    metrics::MetricsPage,
     model::close_wait::Cause,
     netns::Visitor,
     watch::{CloseWait, OwnedGroup, Watch},
@@ -25,8 +25,9 @@ use crate::{
 };
 
 /// Within what a group is shown as it is: the longest pause between two looks at the owners, and
-/// what a namespace may take to be found.
-pub(crate) const SHOWN: Duration = Duration::from_secs(30);
+/// what a namespace may take to be found, with half a minute more until one is tried again that
+/// could not be counted.
+pub(crate) const SHOWN: Duration = Duration::from_secs(75);
 
 /// Flags of an agent that looks at the owners as often as it ever does, on a busy host too.
 const BUSY: [&str; 2] = ["--snapshot.cpu-percent", "100"];
@@ -40,14 +41,14 @@ const UNREAD_BYTES: &str = "tcpstate_close_wait_unread_bytes";
 pub(crate) struct Look {
     watch: Arc<Watch>,
     visitor: Visitor,
-    registry: prometheus::Registry,
+    metrics: MetricsPage,
 }
 
 impl Look {
     pub(crate) fn new() -> Self {
         let watch = Arc::new(harness::watch());
         Self {
-            registry: metrics::register(Arc::clone(&watch)).unwrap(),
+            metrics: MetricsPage::new(Arc::clone(&watch)),
             visitor: Visitor::new().unwrap(),
             watch,
         }
@@ -69,7 +70,7 @@ impl Look {
     /// The page of metrics.
     pub(crate) fn page(&self) -> Page {
         self.find();
-        Page::parse(metrics::render(&self.registry).unwrap())
+        Page::parse(self.metrics.render().unwrap())
     }
 }
 

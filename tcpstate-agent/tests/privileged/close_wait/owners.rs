@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{Shutdown, SocketAddr, TcpStream},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -64,6 +65,53 @@ fn sockets_that_a_server_shares_with_its_workers_count_once_for_the_lowest_numbe
             require(shown == pids, format!("{shown:?}, not {pids:?}"))
         });
     }
+}
+
+#[test]
+fn where_all_are_held_the_descriptors_alone_tell_it_and_else_the_sockets_do() {
+    let look = Look::new();
+    let namespace = Netns::new();
+    let shown = |is_surveyed: bool| {
+        within(SHOWN, || {
+            let found = look.find();
+            let groups = found.groups.iter();
+            let mut here: Vec<_> = groups
+                .filter(|group| group.service.namespace == namespace.inode())
+                .map(|group| {
+                    let owner = group.owner.as_ref().map(|owner| owner.id.tgid);
+                    if group.cause == Cause::Unaccepted {
+                        assert_eq!(group.oldest_descriptor, None);
+                    } else {
+                        let descriptor = group.oldest_descriptor.unwrap();
+                        let link = format!("/proc/{}/fd/{descriptor}", owner.unwrap());
+                        let leads_to = fs::read_link(&link).unwrap();
+                        assert!(leads_to.to_str().unwrap().starts_with("socket:"), "{link}");
+                    }
+                    (owner, group.service.port, group.cause, group.tally.sockets)
+                })
+                .collect();
+            here.sort_unstable();
+            let there: u64 = here.iter().map(|(.., sockets)| sockets).sum();
+            let truth = ss(&namespace).len() as u64;
+            require(there == truth, format!("{here:?}, {truth} in all"))?;
+            let is_so = found.is_surveyed == is_surveyed;
+            require(is_so, format!("surveyed: {}", found.is_surveyed))?;
+            Ok(here)
+        })
+    };
+    let holder = keep(&namespace, "holder", sockets(Cause::EofRead, 20));
+    let held = (Some(holder.pid()), holder.port, Cause::EofRead, 20);
+    assert_eq!(shown(false), [held]);
+    let stuck = keep(&namespace, "stuck", sockets(Cause::Unaccepted, 3));
+    let waiting = (Some(stuck.pid()), stuck.port, Cause::Unaccepted, 3);
+    let mut both = [held, waiting];
+    both.sort_unstable();
+    assert_eq!(shown(true), both);
+    drop(stuck);
+    let reader = keep(&namespace, "reader", sockets(Cause::FinUnread, 5));
+    let mut both = [held, (Some(reader.pid()), reader.port, Cause::FinUnread, 5)];
+    both.sort_unstable();
+    assert_eq!(shown(false), both);
 }
 
 /// Several processes that listen at one address, by name and whether they accept.
@@ -209,6 +257,9 @@ fn two_processes_of_one_name_have_one_series_of_both() {
     });
 }
 
+/// Containers that were made so far.
+static CONTAINERS: AtomicU32 = AtomicU32::new(0);
+
 /// A cgroup with the name that Docker gives its containers'; removed when dropped.
 struct Container {
     id: String,
@@ -216,12 +267,10 @@ struct Container {
 }
 
 impl Container {
-    fn new(digit: char) -> Self {
-        let id: String = format!("{:x}", std::process::id())
-            .chars()
-            .chain(std::iter::repeat(digit))
-            .take(64)
-            .collect();
+    fn new() -> Self {
+        // None has the name of another, whose folder may not be gone yet.
+        let number = CONTAINERS.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{:032x}{number:032x}", std::process::id());
         let folder = hierarchy().join(format!("docker-{id}.scope"));
         fs::create_dir(&folder).unwrap();
         Self { id, folder }
@@ -266,8 +315,8 @@ struct Contained {
 /// Two containers with one program each, which keep sockets on the same port.
 fn in_two_containers(name: &str) -> [Contained; 2] {
     let mut port = 0;
-    [('a', 3), ('b', 4)].map(|(digit, count)| {
-        let (namespace, container) = (Netns::new(), Container::new(digit));
+    [3, 4].map(|count| {
+        let (namespace, container) = (Netns::new(), Container::new());
         let sockets = Sockets {
             address: ([127, 0, 0, 1], port).into(),
             ..sockets(Cause::FinUnread, count)

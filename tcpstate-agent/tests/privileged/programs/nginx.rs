@@ -19,7 +19,7 @@ use crate::{
 
 /// nginx with one worker, which keeps idle connections to one upstream.
 struct Nginx {
-    _master: Program,
+    master: Option<Program>,
     _folder: TempDir,
     worker: rustix::process::Pid,
     port: u16,
@@ -61,11 +61,19 @@ impl Nginx {
                 .ok_or_else(|| format!("no worker: {said}"))
         });
         Self {
-            _master: master,
+            master: Some(master),
             _folder: folder,
             worker,
             port,
         }
+    }
+}
+
+impl Drop for Nginx {
+    /// The master first, which would start another worker.
+    fn drop(&mut self) {
+        self.master = None;
+        let _ = rustix::process::kill_process(self.worker, Signal::KILL);
     }
 }
 

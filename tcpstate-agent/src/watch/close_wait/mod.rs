@@ -1,5 +1,8 @@
 //! Finding out who keeps sockets in CLOSE_WAIT: a walk over the sockets of the namespaces that
-//! have some, and right behind it one over the descriptors of all processes.
+//! have some, and right behind it one over the descriptors of all processes; or, where every socket
+//! is known to be held by a descriptor, that one alone ([`held`]).
+
+mod held;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +14,10 @@ use rustix::time::{ClockId, clock_gettime};
 use tcpstate_common::TcpState;
 use tracing::warn;
 
+use self::held::{Trust, are_exact};
 use super::{
-    count::Walk,
+    count::{Look, Walk},
+    kernel::Netstat,
     shared::{Shared, lock},
 };
 use crate::{
@@ -40,6 +45,8 @@ pub struct CloseWait {
     pub at: Instant,
     /// How long that took.
     pub took: Duration,
+    /// Whether the sockets themselves were walked over, and not descriptors alone.
+    pub is_surveyed: bool,
 }
 
 /// Sockets in CLOSE_WAIT that one process keeps there for one reason.
@@ -53,6 +60,8 @@ pub struct OwnedGroup {
     pub service: Service,
     /// Why they stay.
     pub cause: Cause,
+    /// The descriptor that the process has of the oldest; `None` where it has none.
+    pub oldest_descriptor: Option<u32>,
     /// How many, and since when.
     pub tally: Tally,
 }
@@ -70,6 +79,19 @@ pub(super) struct Naming {
 struct Known {
     folded: u64,
     last: Option<Arc<CloseWait>>,
+    /// When finding that out began.
+    begun: Option<Instant>,
+    trust: Trust,
+}
+
+impl Known {
+    /// Three threads find out, and what began later knows more.
+    fn learn(&mut self, found: &Arc<CloseWait>, begun: Instant) {
+        if self.begun < Some(begun) {
+            self.begun = Some(begun);
+            self.last = Some(Arc::clone(found));
+        }
+    }
 }
 
 impl Naming {
@@ -93,7 +115,14 @@ impl CloseWait {
             descriptors: BTreeMap::new(),
             at,
             took: before.map_or(Duration::ZERO, |before| before.took),
+            is_surveyed: true,
         }
+    }
+
+    /// Whether each socket was found with a process that holds it.
+    fn are_all_held(&self) -> bool {
+        let mut groups = self.groups.iter();
+        groups.all(|group| group.owner.is_some() && group.cause != Cause::Unaccepted)
     }
 }
 
@@ -131,39 +160,66 @@ impl Shared {
         let begun = Instant::now();
         let socket_pass = self.socket_pass.as_ref().filter(|_| self.tells_owners)?;
         let tick_rate = {
-            let socket_pass = match walk {
-                Walk::Waits => lock(socket_pass),
-                Walk::IfFree => socket_pass.try_lock().ok()?,
-            };
-            let sample = socket_pass.clock();
+            let sample = walk.begin(socket_pass)?.clock();
             TickRate::of(
                 sample
                     .inspect_err(|error| warn!(%error, "cannot read the kernel's clock"))
                     .ok()?,
             )
         };
-        let mut survey = Survey::new(monotonic_ns(), tick_rate);
-        for namespace in self.with_close_wait() {
-            self.count(visitor, &namespace, Walk::Waits, Some(&mut survey));
-        }
-        let total = survey.total();
-        let found = if total.sockets == 0 {
-            CloseWait {
-                took: begun.elapsed(),
-                ..CloseWait::nothing(None, begun)
-            }
-        } else {
-            let mut holdings = Holdings::default();
-            let walked = lock(socket_pass).owners(|owner| holdings.add(&owner, &survey));
-            if let Err(error) = walked {
-                warn!(%error, "cannot tell who holds the sockets in CLOSE_WAIT");
-                return None;
-            }
-            let groups = attribute(&survey, &holdings, begun.elapsed());
-            self.with_owners(groups, total, begun)
+        let found = match self.found_with_holders(walk, tick_rate, begun) {
+            Some(found) => found,
+            None => self.survey_close_wait(visitor, walk, tick_rate, begun)?,
         };
         let found = Arc::new(found);
-        lock(&self.naming.known).last = Some(Arc::clone(&found));
+        lock(&self.naming.known).learn(&found, begun);
+        Some(found)
+    }
+
+    /// Walks over the sockets, and then over the descriptors.
+    fn survey_close_wait(
+        &self,
+        visitor: &Visitor,
+        walk: Walk,
+        tick_rate: Option<TickRate>,
+        begun: Instant,
+    ) -> Option<CloseWait> {
+        let socket_pass = self.socket_pass.as_ref()?;
+        let before = self.standings();
+        let mut survey = Survey::new(monotonic_ns(), tick_rate);
+        for namespace in self.with_close_wait() {
+            let look = Look::CloseWait(&mut survey);
+            if !self.count(visitor, &namespace, walk, Netstat::IfNeeded, Some(look)) {
+                return None;
+            }
+        }
+        let total = survey.total();
+        if total.sockets == 0 {
+            return Some(CloseWait {
+                took: begun.elapsed(),
+                ..CloseWait::nothing(None, begun)
+            });
+        }
+        let mut holdings = Holdings::default();
+        let mut listeners = self.begin_owner_walk();
+        let walked = walk.begin(socket_pass)?.owners(|owner| {
+            holdings.add(&owner, &survey);
+            if let Some(listeners) = &mut listeners {
+                listeners.add(&owner);
+            }
+        });
+        if let Err(error) = walked {
+            warn!(%error, "cannot tell who holds the sockets in CLOSE_WAIT");
+            return None;
+        }
+        if let Some(listeners) = listeners {
+            self.end_owner_walk(listeners);
+        }
+        let groups = attribute(&survey, &holdings, begun.elapsed());
+        let found = self.with_owners(groups, total, begun);
+        let after = self.standings();
+        let is_plain = found.are_all_held() && are_exact(&after) && before == after;
+        lock(&self.naming.known).trust.surveyed(is_plain);
         Some(found)
     }
 
@@ -186,6 +242,7 @@ impl Shared {
             series,
             at: Instant::now(),
             took: begun.elapsed(),
+            is_surveyed: true,
         }
     }
 }
@@ -194,15 +251,7 @@ impl OwnedGroup {
     fn labels(&self) -> OwnerLabels {
         self.owner
             .as_ref()
-            .map_or_else(OwnerLabels::default, |process| {
-                let cgroup = process.cgroup.clone();
-                OwnerLabels {
-                    process: process.name.clone(),
-                    unit: cgroup.unit,
-                    container_id: cgroup.container_id,
-                    pod_uid: cgroup.pod_uid,
-                }
-            })
+            .map_or_else(OwnerLabels::default, |process| OwnerLabels::of(process))
     }
 
     fn key(&self) -> SeriesKey {
@@ -228,11 +277,13 @@ fn named(groups: Vec<Group>, processes: &mut Processes) -> Vec<OwnedGroup> {
             group.cause,
         );
         match named.entry(key) {
+            // Only those of nobody: processes that have ended are not told apart any more.
             std::collections::btree_map::Entry::Occupied(mut same) => {
                 same.get_mut().tally.merge(&group.tally);
             }
             std::collections::btree_map::Entry::Vacant(place) => {
                 place.insert(OwnedGroup {
+                    oldest_descriptor: group.oldest_descriptor.filter(|_| owner.is_some()),
                     owner,
                     co_owners: group.co_owners,
                     service: group.service,
@@ -294,6 +345,23 @@ mod tests {
     use crate::model::close_wait::{Age, Role};
 
     #[test]
+    fn what_began_earlier_does_not_replace_what_began_later() {
+        let begun = Instant::now();
+        let found = || Arc::new(CloseWait::nothing(None, begun));
+        let [first, slow, quick] = [found(), found(), found()];
+        let mut known = Known::default();
+        let second = Duration::from_secs(1);
+        for (found, begun, expected) in [
+            (&first, begun, &first),
+            (&quick, begun + 2 * second, &quick),
+            (&slow, begun + second, &quick),
+        ] {
+            known.learn(found, begun);
+            assert!(Arc::ptr_eq(known.last.as_ref().unwrap(), expected));
+        }
+    }
+
+    #[test]
     fn what_processes_had_that_have_ended_is_one_group_of_nobody() {
         // No process has such a number.
         let group = |tgid: Option<u32>, sockets: u64| Group {
@@ -308,6 +376,7 @@ mod tests {
                 port: 80,
             },
             cause: Cause::EofRead,
+            oldest_descriptor: tgid,
             tally: Tally {
                 sockets,
                 oldest: Some(Age {
@@ -326,7 +395,7 @@ mod tests {
         let [nobodys] = &named[..] else {
             panic!("{named:?}");
         };
-        assert!(nobodys.owner.is_none());
+        assert!(nobodys.owner.is_none() && nobodys.oldest_descriptor.is_none());
         assert_eq!(nobodys.tally.sockets, 12);
         assert_eq!(nobodys.tally.oldest.map(|age| age.time.as_secs()), Some(5));
     }

@@ -1,0 +1,170 @@
+//! What the agent does for each socket, record or series, each on its own and so many times, for a
+//! tool that counts instructions: `cargo xtask bench instructions`.
+
+use std::{collections::BTreeMap, error::Error, hint::black_box, sync::Arc, time::Duration};
+
+use tcpstate_agent::{
+    decode::{ListeningSocket, Owner, Socket, Transition},
+    metrics,
+    model::{
+        close_wait::{Holdings, OwnerLabels, Survey},
+        listeners::{Assignment, Increments, Labelled, ListenerSeries, Totals, top},
+    },
+    recent_ends::RecentEnds,
+    watch::ListenersReading,
+};
+use tcpstate_common::{
+    CloseReason, HalfOpenCounts, ListenerRecord, OwnerRecord, SocketFlags, SocketRecord, TcpState,
+    TransitionRecord,
+};
+use zerocopy::{FromZeros as _, IntoBytes as _};
+
+/// Sockets, records or listeners each time.
+const COUNT: u32 = 10_000;
+/// Listeners that have series of their own, by default.
+const SHOWN: usize = 200;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// `hot_paths PATH TIMES`.
+fn main() -> Outcome {
+    let mut arguments = std::env::args().skip(1);
+    let path = arguments.next().ok_or("no path")?;
+    let times = arguments.next().ok_or("no number of times")?.parse()?;
+    match &*path {
+        "ends" => ends(times),
+        "survey" => survey(times),
+        "holders" => holders(times),
+        "listeners" => listeners(times),
+        "page" => page(times),
+        _ => Err(format!("no path {path}").into()),
+    }
+}
+
+/// Records of the ring.
+fn ends(times: u32) -> Outcome {
+    let mut record = TransitionRecord::new_zeroed();
+    record.family = 2;
+    record.old_state = TcpState::Established as u8;
+    record.new_state = TcpState::Close as u8;
+    record.reason = CloseReason::ResetReceived as u8;
+    let mut recent = RecentEnds::default();
+    for number in 0..COUNT * times {
+        record.socket = number.into();
+        recent.add(&Transition::decode(black_box(record.as_bytes()))?);
+    }
+    black_box(recent);
+    Ok(())
+}
+
+fn close_wait(number: u32) -> SocketRecord {
+    SocketRecord {
+        socket: number.into(),
+        since_ns: u64::from(number) * 1_000_000,
+        namespace: 7,
+        unread: 101,
+        local_port: 8080,
+        remote_port: 40_000,
+        family: 2,
+        state: TcpState::CloseWait as u8,
+        flags: SocketFlags::ACCEPTED,
+        remote_address: [10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ..SocketRecord::default()
+    }
+}
+
+/// Sockets in CLOSE_WAIT, as a walk over sockets finds them.
+fn survey(times: u32) -> Outcome {
+    for _ in 0..times {
+        let mut survey = Survey::new(u64::MAX / 2, None);
+        survey.begin(7);
+        for number in 0..COUNT {
+            survey.add(&Socket::try_from(black_box(close_wait(number)))?);
+        }
+        black_box(survey.total());
+    }
+    Ok(())
+}
+
+/// The same, as a walk over descriptors does.
+fn holders(times: u32) -> Outcome {
+    for _ in 0..times {
+        let survey = Survey::of_listeners(u64::MAX / 2, None, [7], [(7, 8080)]);
+        let mut holdings = Holdings::default();
+        for number in 0..COUNT {
+            let record = OwnerRecord {
+                socket: close_wait(number),
+                start_ns: 1,
+                process: 1000,
+                unaccepted_or_descriptor: number,
+            };
+            holdings.add(&Owner::try_from(black_box(record))?, &survey);
+        }
+        black_box(holdings.into_groups());
+    }
+    Ok(())
+}
+
+fn listening() -> Result<Vec<ListeningSocket>, Box<dyn Error>> {
+    let sockets = (0..COUNT).map(|number| {
+        let record = ListenerRecord {
+            socket: number.into(),
+            namespace: 7,
+            accept_limit: 128,
+            family: 2,
+            state: TcpState::Listen as u8,
+            port: u16::try_from(10_000 + number)?,
+            ..ListenerRecord::default()
+        };
+        Ok(ListeningSocket::try_from(record)?)
+    });
+    sockets.collect()
+}
+
+fn assigned(sockets: &[ListeningSocket]) -> Assignment {
+    let labels = Arc::new(OwnerLabels {
+        process: "server".to_owned(),
+        ..OwnerLabels::default()
+    });
+    let labelled = sockets.iter().map(|socket| {
+        let labels = &labels;
+        (socket, Some(Labelled { labels, order: 1 }))
+    });
+    Assignment::new(labelled)
+}
+
+/// Listening sockets at each scrape.
+fn listeners(times: u32) -> Outcome {
+    let sockets = listening()?;
+    let assignment = assigned(&sockets);
+    let (mut increments, mut totals) = (Increments::default(), Totals::default());
+    for _ in 0..times {
+        let of_each = increments.look(sockets.iter().map(|socket| (socket, true)));
+        let sockets = black_box(&sockets).iter().zip(of_each);
+        black_box(top(
+            &assignment,
+            sockets,
+            &BTreeMap::new(),
+            SHOWN,
+            &mut totals,
+        ));
+    }
+    Ok(())
+}
+
+/// The series of as many listeners as are shown.
+fn page(times: u32) -> Outcome {
+    let sockets = listening()?;
+    let assignment = assigned(&sockets);
+    let series = (0..SHOWN).map(|at| (assignment.key(at), ListenerSeries::default()));
+    let reading = ListenersReading {
+        series: series.collect(),
+        half_open: HalfOpenCounts::default(),
+        took: Duration::ZERO,
+        folded: 0,
+    };
+    for _ in 0..times {
+        black_box(metrics::of_listeners(black_box(&reading))?);
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Peers that do not answer.
+
+use std::{collections::BTreeMap, io::Write as _, net::Shutdown, time::Duration};
+
+use tcpstate_agent::{
+    diagnosis::{ConnectionsReport, UnansweredState},
+    watch::Watch,
+};
+
+use super::{Cable, FAR, connect, ip, listener, look};
+use crate::harness::{AGENT, Netns, require, run, watch, within};
+
+/// The sockets in each state whose peers are said not to answer, all by the far end.
+fn named(watch: &Watch, namespace: &Netns) -> BTreeMap<UnansweredState, u64> {
+    let groups = ConnectionsReport::new(&look(watch)).unanswered.into_iter();
+    groups
+        .filter(|group| group.namespace == namespace.inode())
+        .map(|group| {
+            assert_eq!(group.remote_address, Some(ip(FAR)), "{group:?}");
+            assert!(group.silent_seconds >= 5.0, "{group:?}");
+            (group.state, group.sockets)
+        })
+        .collect()
+}
+
+#[test]
+fn peers_that_have_vanished_are_named_and_those_that_are_idle_are_not() {
+    let cable = Cable::new();
+    let (server, to) = listener(&cable.far, "10.7.0.2:7600");
+    let pair = || {
+        let client = connect(&cable.near, to).unwrap();
+        (client, server.accept().unwrap().0)
+    };
+    let closing: Vec<_> = (0..17).map(|_| pair()).collect();
+    let closed_by_peer: Vec<_> = (0..18).map(|_| pair()).collect();
+    let mut sending: Vec<_> = (0..3).map(|_| pair()).collect();
+    // Whether the peer of an idle connection is still there, nobody knows.
+    let _idle: Vec<_> = (0..5).map(|_| pair()).collect();
+    for (client, server) in &closed_by_peer {
+        server.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.peek(&mut [0]).unwrap(), 0);
+    }
+    let (local, here) = listener(&cable.near, "127.0.0.1:7601");
+    let _healthy: Vec<_> = (0..5)
+        .map(|_| {
+            let mut client = connect(&cable.near, here).unwrap();
+            client.write_all(b"hello").unwrap();
+            (client, local.accept().unwrap())
+        })
+        .collect();
+
+    let watch = watch();
+    assert_eq!(named(&watch, &cable.near), BTreeMap::new());
+    cable.cut();
+    for (client, _) in &mut sending {
+        client.write_all(b"is anybody there?").unwrap();
+    }
+    let mut servers = Vec::new();
+    for (client, server) in closing.into_iter().chain(closed_by_peer) {
+        drop(client);
+        servers.push(server);
+    }
+    let expected = BTreeMap::from([
+        (UnansweredState::Established, 3),
+        (UnansweredState::FinWait1, 17),
+        (UnansweredState::LastAck, 18),
+    ]);
+    within(Duration::from_secs(20), || {
+        let found = named(&watch, &cable.near);
+        require(found == expected, format!("{found:?}"))
+    });
+    drop(watch);
+
+    let nobody = ["--interval", "0", "--control.socket", "/nonexistent/socket"];
+    let arguments: Vec<&str> = ["diagnose"].into_iter().chain(nobody).collect();
+    let text = String::from_utf8(run(AGENT, &arguments).stdout).unwrap();
+    for said in [
+        "NO ANSWER: ",
+        "10.7.0.2:7600: 3 sockets in ESTABLISHED",
+        "10.7.0.2:7600: 17 sockets in FIN_WAIT1",
+        "10.7.0.2:7600: 18 sockets in LAST_ACK",
+        "TCP_USER_TIMEOUT",
+    ] {
+        assert!(text.contains(said), "{said:?} is not in {text}");
+    }
+}
