@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{ebpf, process, test, tidy, workspace};
+use crate::{ebpf, limits, process, test, tidy, vm, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     ("format", format),
     ("clippy", clippy),
     ("clippy, eBPF", ebpf::clippy),
@@ -20,7 +20,9 @@ const STEPS: [Step; 9] = [
     ("spelling", spelling),
     ("eBPF object", ebpf::verify),
     ("release build", release_build),
+    ("limits", || limits::run(false)),
     ("tests", all_tests),
+    ("kernels", vm::ci),
 ];
 
 const TYPOS_VERSION: &str = "1.52.0";

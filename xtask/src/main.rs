@@ -7,10 +7,12 @@
     reason = "a command-line tool reports on its streams"
 )]
 
+mod bench;
 mod ci;
 mod docs;
 mod ebpf;
 mod folder;
+mod limits;
 mod object_diff;
 mod process;
 mod test;
@@ -76,6 +78,30 @@ enum Command {
         #[arg(last = true, value_name = "TEST", conflicts_with = "check")]
         tests: Vec<String>,
     },
+    /// Measure the agent and, beside it, others that do the same
+    ///
+    /// Takes root and a machine that does nothing else. The result is a table, and
+    /// target/bench/result.json. As root, installs what it compares with where it is missing.
+    Bench {
+        /// What to measure; everything by default
+        #[arg(value_name = "NAME")]
+        names: Vec<bench::Name>,
+        /// Measure on fewer sockets and less often, in less than two minutes
+        #[arg(long)]
+        quick: bool,
+        /// Write the result into docs/performance.md too
+        #[arg(long, conflicts_with = "names")]
+        write_docs: bool,
+    },
+    /// Compare what the eBPF programs cost with xtask/limits.toml: instructions, and memory of maps
+    Limits {
+        /// Write the file anew instead
+        #[arg(long)]
+        update: bool,
+    },
+    /// Makes sockets for `bench`
+    #[command(hide = true)]
+    BenchWorker(bench::WorkerSettings),
     /// Run every check that a change has to pass, in order, up to the first that fails
     Ci,
     /// Check the rules of the source tree that no compiler knows
@@ -91,8 +117,8 @@ enum EbpfCommand {
     /// The object is the same byte for byte wherever it is built. The file is left alone where
     /// nothing changed.
     Build {
-        /// Write the object to FILE instead
-        #[arg(long, value_name = "FILE")]
+        /// Write the objects into FOLDER instead
+        #[arg(long, value_name = "FOLDER")]
         out: Option<PathBuf>,
     },
     /// Build the object from scratch and fail unless it is the committed one, byte for byte
@@ -129,6 +155,17 @@ fn run(command: Command) -> anyhow::Result<()> {
             is_update: update,
             tests,
         }),
+        Command::Bench {
+            names,
+            quick,
+            write_docs,
+        } => bench::run(&bench::Options {
+            is_quick: quick,
+            writes_docs: write_docs,
+            names,
+        }),
+        Command::Limits { update } => limits::run(update),
+        Command::BenchWorker(settings) => bench::work(&settings),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),

@@ -12,10 +12,11 @@ use anyhow::{Context, Result, bail};
 use crate::{folder, process, test, workspace};
 
 /// Each program, and the Debian package it is in.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 11] = [
     ("ss", "iproute2"),
     ("curl", "curl"),
     ("bpftool", "bpftool"),
+    ("tcpdump", "tcpdump"),
     ("promtool", "prometheus"),
     ("prometheus", "prometheus"),
     ("node", "nodejs"),
@@ -110,6 +111,21 @@ pub(crate) fn install_program(program: &str, package: &str) -> Result<bool> {
             Ok(false)
         }
     }
+}
+
+/// The program `file` of a package, unpacked in the project's target folder where it is not yet.
+pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
+    let folder = workspace::scratch()?.join("tools").join(package);
+    let program = folder.join(file);
+    if !program.is_file() {
+        // The package lists may be too old to download from; if they cannot be had, they will do.
+        let _ = process::run(&mut apt(&["update", "--error-on=any"]));
+        unpack(&[package], &folder)?;
+    }
+    if !program.is_file() {
+        bail!("the package {package} has no {file}");
+    }
+    Ok(program)
 }
 
 /// Unpacks packages into `folder`, and installs the libraries that they need.

@@ -60,7 +60,7 @@ pub(crate) fn build(architecture: Architecture) -> Result<Binaries> {
     })
 }
 
-fn install_target(target: &str) -> Result<()> {
+pub(crate) fn install_target(target: &str) -> Result<()> {
     let folder = process::output(Command::new("rustc").args([
         "--print",
         "target-libdir",

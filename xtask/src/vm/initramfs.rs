@@ -15,7 +15,7 @@ use crate::folder;
 
 /// Programs that the tests call, by their place in Debian. What a shell needs is in busybox, which
 /// is no shell for the tests: it takes its own programs for the real ones.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "usr/bin/busybox",
     "usr/bin/dash",
     "usr/bin/ip",
@@ -24,10 +24,34 @@ const PROGRAMS: [&str; 8] = [
     "usr/bin/ss",
     "usr/bin/unshare",
     "usr/sbin/bpftool",
+    "usr/sbin/tc",
 ];
 
 /// Modules that the tests need, each after those it depends on. A kernel may have them built in.
-const MODULES: [&str; 4] = ["tun", "veth", "inet_diag", "tcp_diag"];
+const MODULES: [&str; 9] = [
+    "tun",
+    "veth",
+    "inet_diag",
+    "tcp_diag",
+    "sch_ingress",
+    "cls_bpf",
+    "cls_u32",
+    "tls",
+    "bonding",
+];
+
+/// Programs that tests ask for and that are too large to have here. Which tests are skipped for it
+/// is in kernels.toml.
+const MISSING: [&str; 8] = [
+    "nginx",
+    "node",
+    "prometheus",
+    "promtool",
+    "python3-requests",
+    "redis-cli",
+    "redis-server",
+    "tcpdump",
+];
 
 const INIT: &str = include_str!("init.sh");
 
@@ -111,10 +135,11 @@ fn settings(agent: &str, filters: &[String]) -> String {
          TEST_SECONDS={TEST_SECONDS}\n\
          set -- {}\n\
          export TCPSTATE_TEST_SLOWNESS={SLOWNESS}\n\
-         export TCPSTATE_TEST_MISSING_TOOLS=promtool,prometheus\n\
+         export TCPSTATE_TEST_MISSING_TOOLS={}\n\
          export RUST_BACKTRACE=1\n",
         quoted(agent),
-        filters.join(" ")
+        filters.join(" "),
+        MISSING.join(",")
     )
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     console::{Console, Outcome},
-    matrix::{Architecture, Kernel, Skip},
+    matrix::{Architecture, Kernel, Matrix, Skip},
 };
 
 /// A kernel and what came of it.
@@ -29,19 +29,23 @@ impl Row {
 }
 
 /// `docs/kernels.md`.
-pub(crate) fn page(rows: &[Row], skips: &[Skip]) -> String {
+pub(crate) fn page(matrix: &Matrix, rows: &[Row]) -> String {
+    let Matrix { kernels, skips } = matrix;
     let mut page = String::from(
         "<!-- Made by `cargo xtask vm` from what it finds. Change xtask/kernels.toml instead. -->\n\
          # Kernels\n\n\
          `cargo xtask vm` boots each of these kernels in an emulator, as Debian ships it, and runs \
-         the privileged tests on it, those that are run on the host: real programs in that kernel, \
-         real sockets in its network namespaces, compared with what its `ss` shows. An \
-         emulated CPU is slow, so what a test does many thousand times it does a 25th as often.\n\n",
+         privileged tests on it, of those that are run on the host the ones that a kernel can \
+         break: real programs in that kernel, real sockets in its network namespaces, compared with \
+         what its `ss` shows. An emulated CPU is slow, so what a test does many thousand times it \
+         does a 25th as often. `cargo xtask vm -- ''` runs them all.\n\n",
     );
-    page.push_str(&kernels(rows));
-    for row in rows.iter().filter(|row| row.kernel.may_fail) {
+    page.push_str(&self::kernels(rows));
+    // Of all kernels: one that could not be fetched is still one that is claimed.
+    page.push_str(&chosen(kernels));
+    for kernel in kernels.iter().filter(|kernel| kernel.may_fail) {
         page.push_str("\nA failure on ");
-        page.push_str(&row.kernel.name);
+        page.push_str(&kernel.name);
         page.push_str(" is shown here and fails nothing.\n");
     }
     page.push_str(
@@ -114,10 +118,28 @@ fn tests(row: &Row) -> String {
     if failed > 0 {
         parts.push(format!("{failed} failed"));
     }
-    if !row.kernel.tests.is_empty() {
-        parts.push(format!("of those named {}", row.kernel.tests.join(", ")));
-    }
     parts.join(", ")
+}
+
+/// Which tests were run, where not all were.
+fn chosen(kernels: &[Kernel]) -> String {
+    let mut choices: Vec<(&[String], Vec<&str>)> = Vec::new();
+    for kernel in kernels.iter().filter(|kernel| !kernel.tests.is_empty()) {
+        let tests = &*kernel.tests;
+        match choices.iter_mut().find(|(same, _)| *same == tests) {
+            Some((_, kernels)) => kernels.push(&kernel.name),
+            None => choices.push((tests, vec![&kernel.name])),
+        }
+    }
+    let lines = choices.into_iter().map(|(tests, kernels)| {
+        let names: Vec<String> = tests.iter().map(|test| format!("`{test}`")).collect();
+        format!(
+            "\nRun on {}: the tests whose names have {} in them.\n",
+            kernels.join(", "),
+            names.join(", ")
+        )
+    });
+    lines.collect()
 }
 
 /// Each program on each kernel.
@@ -265,6 +287,14 @@ mod tests {
         }
     }
 
+    /// Of which all kernels have `rows`.
+    fn matrix(rows: &[Row], skips: Vec<Skip>) -> Matrix {
+        Matrix {
+            kernels: rows.iter().map(|row| row.kernel.clone()).collect(),
+            skips,
+        }
+    }
+
     #[test]
     fn the_page_tells_kernels_programs_tests_and_skips() {
         let skipped = Outcome::Skipped("s".to_owned());
@@ -272,7 +302,7 @@ mod tests {
             row("6.1", &[Outcome::Passed, skipped]),
             row("6.2", &[Outcome::Failed, Outcome::TimedOut]),
         ];
-        let page = page(&rows, &[skip()]);
+        let page = page(&matrix(&rows, vec![skip()]), &rows);
         for line in [
             "| 6.1 | 6.1.0 | x86_64 | 1-1 (suite) | 1 of 2, 1 skipped |",
             "| 6.2 | 6.2.0 | x86_64 | 1-1 (suite) | 0 of 2, 2 failed |",
@@ -282,7 +312,8 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }
-        let without = super::page(&[row("6.1", &[Outcome::Passed])], &[skip()]);
+        let rows = [row("6.1", &[Outcome::Passed])];
+        let without = super::page(&matrix(&rows, vec![skip()]), &rows);
         assert!(!without.contains("a::b"), "{without}");
     }
 
@@ -294,15 +325,32 @@ mod tests {
         failed.result = Err("it hung".to_owned());
         let mut few = row("6.3", &[Outcome::Passed]);
         few.kernel.tests = vec!["a::".to_owned(), "b::".to_owned()];
-        let page = page(&[replaced, failed, few], &[]);
+        let rows = [replaced, failed, few];
+        let page = page(&matrix(&rows, Vec::new()), &rows);
         for words in [
-            "1 of 1, of those named a::, b:: |",
+            "| 1-1 (suite) | 1 of 1 |",
+            "Run on 6.3: the tests whose names have `a::`, `b::` in them.",
             "| 1-2 (suite), in place of 1-1, which the archive no longer has |",
             "| 6.2 | – | x86_64 | 1-1 (suite) | none: it hung |",
             "| 6.2 | not known | not known | not known |",
         ] {
             assert!(page.contains(words), "{words}\n{page}");
         }
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_had_is_no_drift() {
+        let mut rows = vec![row("6.1", &[Outcome::Passed]), row("6.2", &[])];
+        for row in &mut rows {
+            row.kernel.tests = vec!["a::".to_owned()];
+            row.kernel.may_fail = true;
+        }
+        let matrix = matrix(&rows, Vec::new());
+        let committed = page(&matrix, &rows);
+        rows.pop();
+        let made = page(&matrix, &rows);
+        assert_eq!(drift(&committed, &made, &["6.2"]), None);
+        assert!(drift(&committed, &made, &[]).is_some());
     }
 
     #[test]

@@ -1,0 +1,159 @@
+//! The eBPF programs and maps that a process holds, by what the kernel says of its descriptors.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::{maps::loaded_maps, programs::loaded_programs};
+
+use crate::folder;
+
+/// A program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ProgramFacts {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    /// Instructions that the verifier went through; `None` before Linux 5.16.
+    pub(crate) verified: Option<u64>,
+    /// What it has taken while statistics were on.
+    pub(crate) runs: Runs,
+}
+
+/// How often a program has run, and how long that took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Runs {
+    pub(crate) nanoseconds: u64,
+    pub(crate) count: u64,
+}
+
+/// A map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MapFacts {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    /// Kernel memory.
+    pub(crate) bytes: u64,
+    /// Whether each CPU has a copy.
+    pub(crate) is_per_cpu: bool,
+}
+
+pub(crate) fn programs_of(pid: u32) -> Result<Vec<ProgramFacts>> {
+    let mut names = BTreeMap::new();
+    for program in loaded_programs() {
+        let program = program.context("cannot list the kernel's eBPF programs")?;
+        let name = program.name_as_str().unwrap_or_default().to_owned();
+        names.insert(program.id(), name);
+    }
+    let programs = descriptors(pid)?;
+    let programs = programs.values().filter_map(|text| program(text, &names));
+    Ok(by_id(programs, |program| program.id))
+}
+
+pub(crate) fn maps_of(pid: u32) -> Result<Vec<MapFacts>> {
+    let mut names = BTreeMap::new();
+    for map in loaded_maps() {
+        let map = map.context("cannot list the kernel's eBPF maps")?;
+        let name = map.name_as_str().unwrap_or_default().to_owned();
+        names.insert(map.id(), name);
+    }
+    let maps = descriptors(pid)?;
+    let maps = maps.values().filter_map(|text| map(text, &names));
+    Ok(by_id(maps, |map| map.id))
+}
+
+/// A process may have several descriptors of one thing.
+fn by_id<T>(all: impl Iterator<Item = T>, id: impl Fn(&T) -> u32) -> Vec<T> {
+    let by_id: BTreeMap<u32, T> = all.map(|one| (id(&one), one)).collect();
+    by_id.into_values().collect()
+}
+
+/// What the kernel says of each descriptor of a process.
+fn descriptors(pid: u32) -> Result<BTreeMap<String, String>> {
+    let mut texts = BTreeMap::new();
+    for path in folder::entries(Path::new(&format!("/proc/{pid}/fdinfo")))? {
+        // It may have been closed meanwhile.
+        if let Ok(text) = fs::read_to_string(&path) {
+            texts.insert(folder::name(&path), text);
+        }
+    }
+    Ok(texts)
+}
+
+fn program(fdinfo: &str, names: &BTreeMap<u32, String>) -> Option<ProgramFacts> {
+    // A link to a program has its number too.
+    field(fdinfo, "prog_type")?;
+    if field(fdinfo, "link_type").is_some() {
+        return None;
+    }
+    let id = number(fdinfo, "prog_id")?.try_into().ok()?;
+    Some(ProgramFacts {
+        id,
+        name: names.get(&id).cloned().unwrap_or_default(),
+        verified: number(fdinfo, "verified_insns"),
+        runs: Runs {
+            nanoseconds: number(fdinfo, "run_time_ns")?,
+            count: number(fdinfo, "run_cnt")?,
+        },
+    })
+}
+
+fn map(fdinfo: &str, names: &BTreeMap<u32, String>) -> Option<MapFacts> {
+    let kind = number(fdinfo, "map_type")?;
+    let id = number(fdinfo, "map_id")?.try_into().ok()?;
+    Some(MapFacts {
+        id,
+        name: names.get(&id).cloned().unwrap_or_default(),
+        bytes: number(fdinfo, "memlock")?,
+        is_per_cpu: PER_CPU_KINDS.contains(&kind),
+    })
+}
+
+/// `BPF_MAP_TYPE_PERCPU_HASH`, `_PERCPU_ARRAY` and `_LRU_PERCPU_HASH` of linux/bpf.h.
+const PER_CPU_KINDS: [u64; 3] = [5, 6, 10];
+
+fn field<'a>(fdinfo: &'a str, name: &str) -> Option<&'a str> {
+    fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+fn number(fdinfo: &str, name: &str) -> Option<u64> {
+    field(fdinfo, name)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAM: &str = "pos:\t0\nprog_type:\t26\nprog_jited:\t1\nprog_tag:\t00\nmemlock:\t4096\n\
+                           prog_id:\t7\nrun_time_ns:\t1000\nrun_cnt:\t10\nrecursion_misses:\t0\n\
+                           verified_insns:\t219\n";
+    const MAP: &str = "pos:\t0\nmap_type:\t6\nkey_size:\t4\nmax_entries:\t1\nmemlock:\t8192\n\
+                       map_id:\t3\nfrozen:\t0\n";
+
+    #[test]
+    fn a_program_and_a_map_are_told_apart() {
+        let names = BTreeMap::from([(7, "tcp_count".to_owned()), (3, "CLOCK".to_owned())]);
+        let found = program(PROGRAM, &names);
+        assert_eq!(
+            found.map(|program| (program.name, program.verified, program.runs.count)),
+            Some(("tcp_count".to_owned(), Some(219), 10))
+        );
+        assert_eq!(program(MAP, &names), None);
+        assert_eq!(map(PROGRAM, &names), None);
+        let found = map(MAP, &names);
+        assert_eq!(
+            found.map(|map| (map.name, map.bytes, map.is_per_cpu)),
+            Some(("CLOCK".to_owned(), 8192, true))
+        );
+    }
+
+    #[test]
+    fn a_link_and_any_other_file_are_neither() {
+        let link = "link_type:\ttracing\nlink_id:\t1\nprog_type:\t26\nprog_id:\t7\n";
+        for text in [link, "pos:\t0\nflags:\t02\n", ""] {
+            assert_eq!(program(text, &BTreeMap::new()), None);
+            assert_eq!(map(text, &BTreeMap::new()), None);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The ring of records: what its reader can take, and what happens when it does not.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+
+use super::{
+    Bench,
+    agent::Agent,
+    exposition::Exposition,
+    netns::Namespace,
+    progress,
+    row::{Reach, Row, Unit},
+    spread::{Spread, float},
+    stop,
+};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Each leaves a record of both its ends.
+const RECORDS: u64 = 2;
+/// The ring has room for some 5,400 records.
+const FILLS: u64 = 2_500;
+const OVERFLOWS: u64 = 20_000;
+const READER: &str = "ts-events";
+
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
+    let mut namespace = Namespace::new()?;
+    let agent = Agent::start(&bench.agent, &[])?;
+    reader(bench, &mut namespace, &agent)?;
+    sustained(bench, &mut namespace, &agent)?;
+    overflow(bench, &mut namespace, &agent)?;
+    agent.end()
+}
+
+/// The account of the ring at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Account {
+    emitted: f64,
+    decoded: f64,
+    lost: f64,
+    /// Ends of connections by reset, which the sockets' own counters tell.
+    ends: f64,
+}
+
+impl Account {
+    fn of(page: &Exposition) -> Result<Self> {
+        let sum = |metric: &str, labels: &[(&str, &str)]| {
+            page.sum(metric, labels)
+                .with_context(|| format!("the agent shows no {metric}"))
+        };
+        let to_close = [("from", "established"), ("to", "close")];
+        Ok(Self {
+            emitted: sum("tcpstate_events_total", &[])?,
+            decoded: sum("tcpstate_events_decoded_total", &[])?,
+            lost: sum("tcpstate_events_lost_total", &[])?,
+            ends: sum("tcpstate_transitions_total", &to_close)?,
+        })
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            emitted: self.emitted - before.emitted,
+            decoded: self.decoded - before.decoded,
+            lost: self.lost - before.lost,
+            ends: self.ends - before.ends,
+        }
+    }
+}
+
+/// The account now. A scrape empties the ring first.
+fn account(agent: &Agent) -> Result<Account> {
+    Account::of(&agent.scrape()?.0)
+}
+
+fn reset(namespace: &mut Namespace, count: u64) -> Result<Duration> {
+    namespace
+        .resident()
+        .order(&format!("reset {count}"), PATIENCE)
+}
+
+/// Real connections cannot come as fast as records can be read. So the agent is stopped, the ring
+/// filled, and what its reader takes to empty it measured by the reader's CPU time.
+fn reader(bench: &mut Bench, namespace: &mut Namespace, agent: &Agent) -> Result<()> {
+    let mut rates = Vec::new();
+    let rounds = bench.full_or_quick(20, 6);
+    progress(&format!("filling the ring {rounds} times"));
+    for _ in 0..rounds {
+        let before = account(agent)?;
+        let (cpu, _) = agent.thread(READER)?;
+        agent.signal(Signal::STOP)?;
+        reset(namespace, FILLS)?;
+        agent.signal(Signal::CONT)?;
+        // It wakes ten times a second. What it has taken by then, a scrape does not take.
+        let idle = stop::until(PATIENCE, "the ring is emptied", || {
+            stop::sleep(Duration::from_millis(150))?;
+            let (once, _) = agent.thread(READER)?;
+            stop::sleep(Duration::from_millis(150))?;
+            let (twice, _) = agent.thread(READER)?;
+            Ok((once > cpu && twice - once < 0.001).then_some(twice))
+        })?;
+        let taken = account(agent)?.since(before);
+        ensure!(
+            taken.lost < 0.5 && taken.decoded >= float(RECORDS * FILLS),
+            "the ring should have room for {FILLS} reset connections: {taken:?}"
+        );
+        rates.push(taken.decoded / (idle - cpu));
+    }
+    let rates = Spread::of(rates).context("nothing was read")?;
+    bench.row(
+        Row::new("records that its reader can take", Unit::PerSecond, rates)
+            .reach(Reach::AtLeast(500_000.0))
+            .note(
+                "by the CPU time of the thread that reads, for a full ring at once; more than real connections can offer on this machine",
+            ),
+    );
+    let per_million = Spread {
+        median: 1e6 / rates.median,
+        min: 1e6 / rates.max,
+        max: 1e6 / rates.min,
+        count: rates.count,
+    };
+    bench.row(Row::new(
+        "CPU time for a million records, a full ring at once",
+        Unit::Seconds,
+        per_million,
+    ));
+    Ok(())
+}
+
+/// As many as there can be: connections that are reset one after the other.
+fn sustained(bench: &mut Bench, namespace: &mut Namespace, agent: &Agent) -> Result<()> {
+    let connections = bench.full_or_quick(200_000, 20_000);
+    progress(&format!("resetting {connections} connections"));
+    let before = account(agent)?;
+    let (cpu, woken) = agent.thread(READER)?;
+    let took = reset(namespace, connections)?.as_secs_f64();
+    let (cpu_after, woken_after) = agent.thread(READER)?;
+    let after = account(agent)?.since(before);
+    let made = float(RECORDS * connections);
+    ensure!(
+        after.emitted >= made && after.ends >= made,
+        "{made} ends were made, and the agent saw {after:?}"
+    );
+    bench.row(Row::new(
+        "records of real connections, as fast as one process resets them",
+        Unit::PerSecond,
+        Spread::single(after.emitted / took),
+    ));
+    bench.row(
+        Row::new("of those, lost", Unit::Count, Spread::single(after.lost))
+            .reach(Reach::AtMost(0.0)),
+    );
+    bench.row(Row::new(
+        "CPU time for a million records, as they come",
+        Unit::Seconds,
+        Spread::single((cpu_after - cpu) / after.emitted * 1e6),
+    ));
+    bench.row(
+        Row::new(
+            "wake-ups of the reader meanwhile",
+            Unit::PerSecond,
+            Spread::single(float(woken_after - woken) / took),
+        )
+        .note("it looks ten times a second in any case"),
+    );
+    Ok(())
+}
+
+/// The agent stands still, and more comes than the ring has room for.
+fn overflow(bench: &mut Bench, namespace: &mut Namespace, agent: &Agent) -> Result<()> {
+    progress("overflowing the ring");
+    let before = account(agent)?;
+    agent.signal(Signal::STOP)?;
+    reset(namespace, OVERFLOWS)?;
+    agent.signal(Signal::CONT)?;
+    let start = Instant::now();
+    // A reset of someone else's may be on its way between the two counts.
+    let after = agent.until(PATIENCE, "emitted is decoded and lost", |page| {
+        let after = Account::of(page).ok()?.since(before);
+        let accounted = after.decoded + after.lost;
+        ((after.emitted - accounted).abs() < 0.5).then_some(after)
+    })?;
+    let made = float(RECORDS * OVERFLOWS);
+    ensure!(after.lost > 0.0, "nothing was lost: {after:?}");
+    ensure!(
+        after.emitted >= made && after.ends >= made,
+        "{made} ends were made, and the agent saw {after:?}"
+    );
+    ensure!(agent.is_healthy(), "the agent is not healthy any more");
+    bench.row(
+        Row::new(
+            "back after it stood still and the ring overflowed",
+            Unit::Seconds,
+            Spread::single(start.elapsed().as_secs_f64()),
+        )
+        .note(format!(
+            "of {made} records {} were lost and counted as such; emitted is decoded and lost, all {made} ends are in the transitions, and the agent is healthy",
+            after.lost
+        )),
+    );
+    Ok(())
+}

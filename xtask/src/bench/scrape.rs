@@ -1,0 +1,364 @@
+//! Scrapes, snapshots and memory on a thousand, a hundred thousand and a million sockets.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4, TcpListener},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Bench,
+    agent::{self, Agent},
+    crew::{Crew, Kind},
+    exposition::Exposition,
+    http::Client,
+    namespaces,
+    netns::Namespace,
+    progress,
+    row::{Reach, Row, Unit},
+    running::Running,
+    spread::{Spread, float, quantile},
+    stop,
+};
+
+const MIB: f64 = 1024.0 * 1024.0;
+const LISTENERS: u32 = 10_000;
+const TIME_WAITS: u64 = 250_000;
+
+pub(super) fn run(bench: &mut Bench) -> Result<()> {
+    let sizes: &[u64] = bench.full_or_quick(&[1_000, 100_000, 1_000_000], &[1_000, 20_000]);
+    for (number, sockets) in sizes.iter().enumerate() {
+        let is_largest = number + 1 == sizes.len();
+        let mut crew = Crew::holding(sockets / 2, Kind::Established)?;
+        established(bench, &crew, is_largest)?;
+        if is_largest {
+            namespaces::beside(bench, &named(*sockets))?;
+            listeners(bench, &mut crew)?;
+        }
+    }
+    half_closed(bench)?;
+    time_wait(bench)
+}
+
+/// A number of sockets in words.
+pub(super) fn named(sockets: u64) -> String {
+    Unit::Count.show(float(sockets))
+}
+
+/// Latencies of scrapes one after the other; the last page.
+pub(super) fn scrapes(agent: &Agent, count: usize) -> Result<(Vec<f64>, Exposition)> {
+    let (mut page, _) = agent.scrape()?;
+    let mut latencies = Vec::new();
+    for _ in 0..count {
+        stop::check()?;
+        let (next, took) = agent.scrape()?;
+        latencies.push(took.as_secs_f64());
+        page = next;
+    }
+    Ok((latencies, page))
+}
+
+/// A row of the middle and the ends of scrapes, and one of the slowest in a hundred.
+pub(super) fn scrape_rows(what: &str, latencies: &[f64]) -> Result<[Row; 2]> {
+    let spread = Spread::of(latencies.iter().copied()).context("nothing was scraped")?;
+    let slow = quantile(latencies.iter().copied(), 0.99).context("nothing was scraped")?;
+    let count = latencies.len();
+    Ok([
+        Row::new(format!("a scrape, {what}"), Unit::Seconds, spread),
+        Row::new(
+            format!("p99 of {count} scrapes, {what}"),
+            Unit::Seconds,
+            Spread::single(slow),
+        ),
+    ])
+}
+
+/// Waits until the agent shows so many sockets in `state`. There may be others on the machine
+/// beside; that it shows none too many is for the tests, where there are none.
+fn await_gauge(agent: &Agent, state: &str, expected: u64) -> Result<()> {
+    let what = format!("the agent shows {expected} sockets in {state}");
+    let mut shown = None;
+    agent
+        .until(Duration::from_mins(1), &what, |page| {
+            shown = page.sum("tcpstate_sockets", &[("state", state)]);
+            (shown? >= float(expected)).then_some(())
+        })
+        .with_context(|| format!("it shows {shown:?}"))
+}
+
+fn established(bench: &mut Bench, crew: &Crew, is_largest: bool) -> Result<()> {
+    let sockets = 2 * crew.connections;
+    let what = format!("{} sockets established", named(sockets));
+    let is_million = sockets >= 1_000_000;
+    progress(&what);
+    let agent = Agent::start(&bench.agent, &[])?;
+    await_gauge(&agent, "established", sockets)?;
+    let count = bench.full_or_quick(200, 50);
+    let before = agent.cpu()?;
+    let (latencies, page) = scrapes(&agent, count)?;
+    let cpu = (agent.cpu()? - before) / float(count as u64);
+    let first = Row::new(
+        format!("start to first scrape answered, {what}"),
+        Unit::Seconds,
+        Spread::single(agent.first_scrape_after.as_secs_f64()),
+    )
+    .reach(Reach::AtMost(1.0));
+
+    let ss = ss(
+        bench,
+        &crew.namespace,
+        &["-tan"],
+        if is_million { 3 } else { 5 },
+    )?;
+    let node = node_exporter(bench, &crew.namespace, if is_million { 3 } else { 10 })?;
+    let [mut middle, slow] = scrape_rows(&what, &latencies)?;
+    if is_largest {
+        middle = middle.reach(Reach::AtMost(0.01));
+    }
+    let node_latency = node.as_ref().map(|node| node.latency);
+    bench.row(
+        middle
+            .beside("ss -tan", ss)
+            .beside("node_exporter, tcpstat", node_latency),
+    );
+    bench.row(slow);
+    bench.row(Row::new(
+        format!("CPU time for a scrape, {what}"),
+        Unit::Seconds,
+        Spread::single(cpu),
+    ));
+    bench.row(first);
+    snapshot_row(bench, &page, &what, is_largest, ss)?;
+    let memory = agent.memory()?;
+    let mut resident = Row::new(
+        format!("resident memory, {what}"),
+        Unit::Bytes,
+        Spread::single(float(memory.resident)),
+    )
+    .reach(Reach::AtMost(20.0 * MIB));
+    resident = resident.beside("node_exporter", node.map(|node| node.resident));
+    bench.row(resident);
+    bench.row(
+        Row::new(
+            format!("its peak, {what}"),
+            Unit::Bytes,
+            Spread::single(float(memory.peak)),
+        )
+        .reach(Reach::AtMost(64.0 * MIB)),
+    );
+    let maps: u64 = agent.maps()?.iter().map(|map| map.bytes).sum();
+    bench.row(
+        Row::new(
+            format!("kernel memory of all maps, {what}"),
+            Unit::Bytes,
+            Spread::single(float(maps)),
+        )
+        .reach(Reach::AtMost(16.0 * MIB)),
+    );
+    if is_largest {
+        background(bench, &agent, &what)?;
+    }
+    agent.end()
+}
+
+/// What the last snapshot took, as the agent says.
+fn snapshot_row(
+    bench: &mut Bench,
+    page: &Exposition,
+    what: &str,
+    is_largest: bool,
+    ss: Option<Spread>,
+) -> Result<()> {
+    let took = page
+        .sum("tcpstate_snapshot_duration_seconds", &[("pass", "sockets")])
+        .context("the agent does not say how long a snapshot takes")?;
+    let mut row = Row::new(
+        format!("a snapshot of all namespaces, {what}"),
+        Unit::Seconds,
+        Spread::single(took),
+    );
+    if is_largest {
+        row = row.reach(Reach::AtMost(0.8));
+    }
+    bench.row(row.beside("ss -tan", ss));
+    Ok(())
+}
+
+/// What the agent uses when nobody asks, over the minute that its budget is meant for, and how old
+/// its snapshots get.
+fn background(bench: &mut Bench, agent: &Agent, what: &str) -> Result<()> {
+    let seconds = bench.full_or_quick(60, 10);
+    progress(&format!("leaving the agent alone for {seconds} s"));
+    let (before, start) = (agent.cpu()?, Instant::now());
+    stop::sleep(Duration::from_secs(seconds))?;
+    let used = (agent.cpu()? - before) / start.elapsed().as_secs_f64();
+    let (page, _) = agent.scrape()?;
+    let age = page
+        .sum("tcpstate_snapshot_age_seconds", &[("pass", "sockets")])
+        .context("the agent does not say how old its snapshot is")?;
+    bench.row(
+        Row::new(
+            format!("CPU in the background, of one core, {what}"),
+            Unit::Percent,
+            Spread::single(used * 100.0),
+        )
+        .note(format!("over {seconds} s without a scrape")),
+    );
+    bench.row(
+        Row::new(
+            format!("age of the snapshot after that, {what}"),
+            Unit::Seconds,
+            Spread::single(age),
+        )
+        .reach(Reach::AtMost(30.0)),
+    );
+    Ok(())
+}
+
+fn listeners(bench: &mut Bench, crew: &mut Crew) -> Result<()> {
+    let listeners = LISTENERS;
+    progress(&format!("{listeners} listening sockets beside"));
+    crew.add_listeners(listeners)?;
+    let agent = Agent::start(&bench.agent, &[])?;
+    await_gauge(&agent, "listen", u64::from(listeners))?;
+    let (latencies, page) = scrapes(&agent, bench.full_or_quick(200, 20))?;
+    let what = format!(
+        "{} listening and {} established",
+        named(listeners.into()),
+        named(2 * crew.connections)
+    );
+    let rows = scrape_rows(&what, &latencies)?;
+    let bytes = page.bytes();
+    for row in rows {
+        bench.row(row);
+    }
+    bench.row(Row::new(
+        format!("size of the page, {what}"),
+        Unit::Bytes,
+        Spread::single(float(bytes as u64)),
+    ));
+    agent.end()
+}
+
+fn half_closed(bench: &mut Bench) -> Result<()> {
+    let connections = bench.full_or_quick(100_000, 2_000);
+    let crew = Crew::holding(connections, Kind::HalfClosed)?;
+    let agent = Agent::start(&bench.agent, &[])?;
+    await_gauge(&agent, "close_wait", connections)?;
+    let (latencies, _) = scrapes(&agent, bench.full_or_quick(200, 50))?;
+    let count = named(connections);
+    let ss = ss(bench, &crew.namespace, &["-tan"], 3)?;
+    let [middle, slow] = scrape_rows(&format!("{count} sockets in CLOSE_WAIT"), &latencies)?;
+    bench.row(middle.beside("ss -tan", ss));
+    bench.row(slow);
+    agent.end()
+}
+
+/// They last a minute: everything is done by then.
+fn time_wait(bench: &mut Bench) -> Result<()> {
+    let connections = bench.full_or_quick(TIME_WAITS, 5_000);
+    let mut namespace = Namespace::new()?;
+    let agent = Agent::start(&bench.agent, &[])?;
+    let took = namespace
+        .resident()
+        .order(&format!("close {connections}"), Duration::from_secs(50))?;
+    progress(&format!(
+        "{connections} sockets in TIME_WAIT in {:.1} s",
+        took.as_secs_f64()
+    ));
+    await_gauge(&agent, "time_wait", connections)?;
+    let (latencies, _) = scrapes(&agent, bench.full_or_quick(200, 50))?;
+    let ss = ss(bench, &namespace, &["-tan"], 3)?;
+    let what = format!("{} sockets in TIME_WAIT", named(connections));
+    let [middle, slow] = scrape_rows(&what, &latencies)?;
+    bench.row(middle.beside("ss -tan", ss));
+    bench.row(slow);
+    agent.end()
+}
+
+/// How long `ss` takes in a namespace; `None` where it is not here.
+pub(super) fn ss(
+    bench: &Bench,
+    namespace: &Namespace,
+    arguments: &[&str],
+    times: usize,
+) -> Result<Option<Spread>> {
+    let Some(program) = &bench.peers.ss else {
+        return Ok(None);
+    };
+    progress(&format!("ss {}", arguments.join(" ")));
+    let mut took = Vec::new();
+    for _ in 0..times {
+        let start = Instant::now();
+        let running = namespace.enter(|| {
+            Running::start(
+                "ss",
+                Command::new(program).args(arguments).stdout(Stdio::null()),
+            )
+        })?;
+        running.succeed(Duration::from_mins(3))?;
+        took.push(start.elapsed().as_secs_f64());
+    }
+    Ok(Spread::of(took))
+}
+
+struct NodeExporter {
+    latency: Spread,
+    resident: Spread,
+}
+
+/// What node_exporter's collector of TCP states takes for the same sockets.
+fn node_exporter(
+    bench: &Bench,
+    namespace: &Namespace,
+    times: usize,
+) -> Result<Option<NodeExporter>> {
+    let Some(program) = &bench.peers.node_exporter else {
+        return Ok(None);
+    };
+    progress("node_exporter");
+    let address = namespace.enter(|| {
+        TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))
+            .and_then(|listener| listener.local_addr())
+            .context("cannot find a free port")
+    })?;
+    let mut running = Running::start(
+        "node_exporter",
+        namespace
+            .bound(&program.to_string_lossy())
+            .args(["--collector.disable-defaults", "--collector.tcpstat"])
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )?;
+    let client = Client::new();
+    let (health, url) = (
+        format!("http://{address}/"),
+        format!("http://{address}/metrics"),
+    );
+    stop::until(Duration::from_secs(10), "node_exporter answers", || {
+        if let Some(status) = running.has_ended()? {
+            anyhow::bail!("node_exporter has ended: {status}");
+        }
+        Ok(namespace.enter(|| client.get(&health)).ok())
+    })?;
+    let mut took = Vec::new();
+    for _ in 0..times {
+        stop::check()?;
+        let start = Instant::now();
+        let page = namespace.enter(|| client.get(&url))?;
+        took.push(start.elapsed().as_secs_f64());
+        Exposition(page)
+            .sum("node_tcp_connection_states", &[("state", "established")])
+            .context("node_exporter does not tell states")?;
+    }
+    let memory = agent::memory_of(running.pid())?;
+    running.end()?;
+    let latency = Spread::of(took).context("node_exporter was not scraped")?;
+    Ok(Some(NodeExporter {
+        latency,
+        resident: Spread::single(float(memory.resident)),
+    }))
+}
