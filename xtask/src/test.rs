@@ -63,6 +63,8 @@ fn privileged(args: &[String], tools: &Tools) -> Result<()> {
             .args(["--test", PRIVILEGED, "--", "--test-threads=1"])
             .args(args)
             .env("PATH", &tools.path)
+            // What a test says when it fails is not to be buried under where it was.
+            .env("RUST_BACKTRACE", "0")
             .env("TCPSTATE_TEST_MISSING_TOOLS", tools.missing.join(",")),
     )
 }

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Socket, Type};
@@ -121,6 +121,7 @@ fn each_pair_occurred(before: &TransitionMatrix, after: &TransitionMatrix, conne
     }
 }
 
+#[expect(clippy::print_stdout, reason = "how long it takes is worth knowing")]
 #[test]
 fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was_far_off() {
     let connections = scaled(100_000);
@@ -180,7 +181,14 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
     each_pair_occurred(&matrix_before, &matrix, u64::from(connections) - missed);
     // How minisockets divide is told by the next snapshot, which the budget puts off for seconds
     // where there are so many.
+    let ended = Instant::now();
     within(Duration::from_secs(20), || {
+        let reading = watch.read().unwrap();
+        let counted_at = reading.by_namespace[&namespace.inode()].counted_at;
+        require(counted_at > ended, "no snapshot since")
+    });
+    println!("a snapshot of them came after {:?}", ended.elapsed());
+    within(Duration::from_secs(5), || {
         same(
             &census_of(&watch.read().unwrap(), namespace.inode()),
             &namespace.ss(),

@@ -16,7 +16,8 @@ use tcpstate_common::TcpState;
 use crate::{
     agent::Agent,
     harness::{
-        Netns, Running, SETTINGS, census_of, load, load_programs, require, same, watch, within,
+        Netns, Running, SETTINGS, census_of, load, load_programs, require, same, scaled_patience,
+        watch, within,
     },
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
@@ -220,7 +221,7 @@ fn a_watch_that_cannot_count_is_ready_and_shows_transitions_alone() {
     let loaded = load_programs(&[ProgramId::Transition], 4096);
     let watch = Watch::start(loaded, SETTINGS).unwrap();
     assert!(
-        watch.wait_until_ready(Duration::from_secs(10)),
+        watch.wait_until_ready(scaled_patience(Duration::from_secs(10))),
         "never ready"
     );
     let reading = watch.read().unwrap();

@@ -207,7 +207,7 @@ impl Trace {
     /// Lines until none has come for a while.
     fn collect(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(700)) {
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(1)) {
             lines.push(line);
         }
         lines
