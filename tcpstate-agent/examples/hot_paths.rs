@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error, hint::black_box, sync::Arc, time:
 
 use tcpstate_agent::{
     decode::{ListeningSocket, Owner, Socket, Transition},
-    metrics,
+    metrics::{self, Spare},
     model::{
         close_wait::{Holdings, OwnerLabels, Survey},
         listeners::{Assignment, Increments, Labelled, ListenerSeries, Totals, top},
@@ -163,8 +163,9 @@ fn page(times: u32) -> Outcome {
         took: Duration::ZERO,
         folded: 0,
     };
+    let mut spare = Spare::default();
     for _ in 0..times {
-        black_box(metrics::of_listeners(black_box(&reading))?);
+        black_box(metrics::of_listeners(black_box(&reading), &mut spare)?);
     }
     Ok(())
 }

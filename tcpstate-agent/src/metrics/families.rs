@@ -8,7 +8,7 @@ use tcpstate_common::{Family, TcpState, TransitionMatrix};
 use super::{
     catalogue::{self, own, sockets},
     close_wait, closes,
-    family::{Sample, family, series},
+    family::{Sample, Spare, family, series},
     kernel,
     listeners::{families as listener_families, handshakes as handshake_families},
     outgoing::{families as outgoing_families, left_behind},
@@ -19,8 +19,8 @@ use crate::{
     watch::{CloseWaitReading, Events, ListenersReading, NamespaceResults, Reading, SnapshotState},
 };
 
-/// All families of `reading`.
-pub(super) fn families(reading: &Reading) -> Vec<MetricFamily> {
+/// All families of `reading`, some of them over `spare` series.
+pub(super) fn families(reading: &Reading, spare: &mut Spare) -> Vec<MetricFamily> {
     let Reading {
         sockets,
         by_namespace: _,
@@ -65,7 +65,9 @@ pub(super) fn families(reading: &Reading) -> Vec<MetricFamily> {
     families.extend(durations.iter().flat_map(closes::durations));
     families.extend(closes.iter().flat_map(closes::families));
     families.extend(resets.iter().filter_map(closes::resets));
-    families.extend(listeners.iter().flat_map(listener_families));
+    if let Some(listeners) = listeners {
+        families.extend(listener_families(listeners, spare));
+    }
     families.extend(handshakes.iter().flat_map(handshake_families));
     families.extend(outgoing.iter().flat_map(outgoing_families));
     families.extend(left_behind(reading));
@@ -263,7 +265,7 @@ mod tests {
 
     #[test]
     fn every_metric_of_the_catalogue_is_filled_and_no_other() {
-        let mut filled: Vec<String> = families(&reading())
+        let mut filled: Vec<String> = families(&reading(), &mut Spare::default())
             .iter()
             .map(|family| family.name().to_owned())
             .collect();
@@ -278,7 +280,7 @@ mod tests {
 
     #[test]
     fn sockets_are_zero_filled_for_both_families_and_ten_states() {
-        let families = families(&reading());
+        let families = families(&reading(), &mut Spare::default());
         let sockets = find(&families, "tcpstate_sockets").unwrap();
         assert_eq!(sockets.get_metric().len(), 20);
     }
@@ -288,7 +290,7 @@ mod tests {
         let mut reading = reading();
         let matrix = reading.transitions.as_mut().unwrap();
         matrix.count[TcpState::CloseWait.slot()][TcpState::Established.slot()] = 3;
-        let families = families(&reading);
+        let families = families(&reading, &mut Spare::default());
         let transitions = find(&families, "tcpstate_transitions_total").unwrap();
         assert_eq!(transitions.get_metric().len(), LEGAL_TRANSITIONS.len() + 1);
     }
@@ -312,7 +314,7 @@ mod tests {
             segments: None,
             ..reading()
         };
-        let families = families(&blind);
+        let families = families(&blind, &mut Spare::default());
         for absent in [
             "tcpstate_sockets",
             "tcpstate_transitions_total",

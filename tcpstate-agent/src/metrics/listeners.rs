@@ -5,7 +5,7 @@ use tcpstate_common::{HALF_OPEN_AGES, HANDSHAKE_BOUNDS_NS, Handshakes, TcpState}
 
 use super::{
     catalogue::{Metric, listeners as catalogue},
-    family::{Buckets, family, histograms, series},
+    family::{Buckets, Spare, family, histograms, series},
 };
 use crate::{
     model::listeners::{HalfOpenKind, ListenerKey, ListenerSeries},
@@ -51,8 +51,8 @@ impl Shown<'_> {
     }
 }
 
-/// What listens.
-pub(super) fn families(reading: &ListenersReading) -> Vec<MetricFamily> {
+/// What listens. Where there is much, these series are nearly all of a page.
+pub(super) fn families(reading: &ListenersReading, spare: &mut Spare) -> Vec<MetricFamily> {
     let shown: Vec<Shown<'_>> = reading
         .series
         .iter()
@@ -70,11 +70,6 @@ pub(super) fn families(reading: &ListenersReading) -> Vec<MetricFamily> {
             }
         })
         .collect();
-    let each = |metric: &Metric, value: &dyn Fn(&ListenerSeries) -> u64| {
-        let samples = shown.iter();
-        let samples = samples.map(|shown| series(shown.labels(), value(shown.values)));
-        family(metric, samples)
-    };
     let by_kind = shown.iter().flat_map(|shown| {
         HalfOpenKind::ALL.map(|kind| {
             let count = shown.values.queues.half_open.get(kind);
@@ -91,7 +86,24 @@ pub(super) fn families(reading: &ListenersReading) -> Vec<MetricFamily> {
     let ages = ages.iter().zip(reading.half_open.older_than);
     let retransmits = ["1", "2", "3", "4", "5"];
     let retransmits = retransmits.into_iter().zip(reading.half_open.retransmitted);
-    vec![
+    let sockets = [
+        spare.family(&catalogue::SYN_RECV, by_kind),
+        spare.family(&catalogue::SOCKETS, by_state),
+        family(
+            &catalogue::SYN_RECV_AGE,
+            ages.map(|(limit, count)| series([&**limit], count.into())),
+        ),
+        family(
+            &catalogue::SYN_RECV_RETRANSMITS,
+            retransmits.map(|(least, count)| series([least], count.into())),
+        ),
+    ];
+    let mut each = |metric: &Metric, value: &dyn Fn(&ListenerSeries) -> u64| {
+        let samples = shown.iter();
+        let samples = samples.map(|shown| series(shown.labels(), value(shown.values)));
+        spare.family(metric, samples)
+    };
+    let queues = [
         each(&catalogue::ACCEPT_QUEUE, &|values| {
             values.queues.accept_queue
         }),
@@ -104,21 +116,12 @@ pub(super) fn families(reading: &ListenersReading) -> Vec<MetricFamily> {
         each(&catalogue::SYN_QUEUE_LIMIT, &|values| {
             values.queues.syn_limit
         }),
-        family(&catalogue::SYN_RECV, by_kind),
-        family(&catalogue::SOCKETS, by_state),
         each(&catalogue::DROPS, &|values| values.total.drops),
         each(&catalogue::SYNACK_RETRANSMITS, &|values| {
             values.total.synack_retransmits
         }),
-        family(
-            &catalogue::SYN_RECV_AGE,
-            ages.map(|(limit, count)| series([&**limit], count.into())),
-        ),
-        family(
-            &catalogue::SYN_RECV_RETRANSMITS,
-            retransmits.map(|(least, count)| series([least], count.into())),
-        ),
-    ]
+    ];
+    queues.into_iter().chain(sockets).collect()
 }
 
 /// How long handshakes took.
@@ -182,7 +185,7 @@ pub(super) mod tests {
     #[test]
     fn a_listener_has_its_series() {
         let text = prometheus::TextEncoder::new()
-            .encode_to_string(&families(&reading()))
+            .encode_to_string(&families(&reading(), &mut Spare::default()))
             .unwrap();
         let labels =
             r#"{process="a \"server\"",unit="",container_id="",pod_uid="",address="::",port="80""#;

@@ -11,4 +11,5 @@ mod outgoing;
 mod page;
 mod segments;
 
+pub use family::Spare;
 pub use page::{MetricsPage, PageError, of_listeners};

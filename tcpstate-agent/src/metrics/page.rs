@@ -1,13 +1,13 @@
 //! The page that Prometheus scrapes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
     TextEncoder, core::Collector as _, process_collector::ProcessCollector, proto::MetricFamily,
 };
 use thiserror::Error;
 
-use super::{families::families, listeners};
+use super::{families::families, family::Spare, listeners};
 use crate::watch::{ListenersReading, Stopped, Watch};
 
 /// Why there is no page.
@@ -25,10 +25,12 @@ pub enum PageError {
 ///
 /// There is no [`prometheus::Registry`]: at each scrape it sorts all series by all their labels,
 /// which took longer than the rest of a scrape of 4,000 series. Here they come in an order already,
-/// and nothing is kept in between, so no series is ever stale.
+/// and no value is kept in between, so no series is ever stale.
 pub struct MetricsPage {
     watch: Arc<Watch>,
     process: ProcessCollector,
+    /// With nothing in it while a page is made; another one at that time does without.
+    spare: Mutex<Spare>,
 }
 
 impl MetricsPage {
@@ -38,25 +40,34 @@ impl MetricsPage {
         Self {
             watch,
             process: ProcessCollector::for_self(),
+            spare: Mutex::default(),
         }
     }
 
     /// In Prometheus' text format. Takes a reading: milliseconds, and it blocks.
     pub fn render(&self) -> Result<String, PageError> {
-        let mut families = families(&*self.watch.read()?);
+        let reading = self.watch.read()?;
+        let lock = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = std::mem::take(&mut *lock());
+        let mut families = families(&reading, &mut spare);
         families.extend(self.process.collect());
-        text(families)
+        let page = text(families, &mut spare);
+        *lock() = spare;
+        page
     }
 }
 
 /// The part of the page that tells what listens: where there are many, nearly all of it.
-pub fn of_listeners(reading: &ListenersReading) -> Result<String, PageError> {
-    text(listeners::families(reading))
+pub fn of_listeners(reading: &ListenersReading, spare: &mut Spare) -> Result<String, PageError> {
+    let families = listeners::families(reading, spare);
+    text(families, spare)
 }
 
-fn text(mut families: Vec<MetricFamily>) -> Result<String, PageError> {
+fn text(mut families: Vec<MetricFamily>, spare: &mut Spare) -> Result<String, PageError> {
     // The encoder refuses a metric that has no series.
     families.retain(|family| !family.get_metric().is_empty());
     families.sort_unstable_by(|one, other| one.name().cmp(other.name()));
-    Ok(TextEncoder::new().encode_to_string(&families)?)
+    let text = TextEncoder::new().encode_to_string(&families);
+    spare.take_back(&mut families);
+    Ok(text?)
 }

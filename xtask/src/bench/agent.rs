@@ -127,17 +127,29 @@ impl Agent {
         self.client.get(&url).is_ok()
     }
 
-    /// Scrapes until `wanted` gives something.
+    /// Scrapes until `wanted` gives something. If it never does, the last page is kept.
     pub(crate) fn until<T>(
         &self,
         patience: Duration,
         what: &str,
         mut wanted: impl FnMut(&Exposition) -> Option<T>,
     ) -> Result<T> {
-        stop::until(patience, what, || {
+        let mut last = None;
+        let found = stop::until(patience, what, || {
             let (page, _) = self.scrape()?;
-            Ok(wanted(&page))
-        })
+            let found = wanted(&page);
+            last = Some(page);
+            Ok(found)
+        });
+        if let (Err(_), Some(Exposition(page))) = (&found, &last) {
+            let path = scratch("agent.page")?;
+            fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+            return found.with_context(|| {
+                let folder = path.parent().unwrap_or(&path).display();
+                format!("what the agent showed last and its log are in {folder}")
+            });
+        }
+        found
     }
 
     /// Runs another command of the agent that asks this one, and returns how long that took.
