@@ -140,7 +140,7 @@ fn listeners(times: u32) -> Outcome {
     let (mut increments, mut totals) = (Increments::default(), Totals::default());
     for _ in 0..times {
         let of_each = increments.look(sockets.iter().map(|socket| (socket, true)));
-        let sockets = black_box(&sockets).iter().zip(of_each);
+        let sockets = black_box(&sockets).iter().zip(of_each.iter().copied());
         black_box(top(
             &assignment,
             sockets,

@@ -48,15 +48,6 @@ impl QueueSums {
         }
     }
 
-    /// Adds others.
-    pub(super) const fn merge(&mut self, other: &Self) {
-        self.accept_queue += other.accept_queue;
-        self.accept_limit += other.accept_limit;
-        self.note_worst(other.worst_queue, other.worst_limit);
-        self.syn_limit += other.syn_limit;
-        self.half_open.add(&other.half_open);
-    }
-
     /// By how full they are, and of empty ones by their limit.
     const fn note_worst(&mut self, queue: u64, limit: u64) {
         let is_fuller = queue * (self.worst_limit + 1) > self.worst_queue * (limit + 1);

@@ -77,24 +77,21 @@ impl Totals {
     }
 }
 
-/// What a series has before it is known whether it is shown.
-#[derive(Clone, Default)]
-struct Candidate {
-    queues: QueueSums,
-    increment: Increment,
+/// How busy a series is: what waits, what was dropped or sent again since the last look, and its
+/// connections.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    waiting: u64,
+    lost: u64,
     connections: u64,
 }
 
-impl Candidate {
-    /// How busy it is: what waits, what was dropped or sent again since the last look, and its
-    /// connections.
-    const fn rank(&self) -> (u64, u64, u64) {
-        (
-            self.queues.accept_queue + self.queues.half_open.total(),
-            self.increment.drops + self.increment.synack_retransmits,
-            self.connections,
-        )
-    }
+impl Rank {
+    const IDLE: Self = Self {
+        waiting: 0,
+        lost: 0,
+        connections: 0,
+    };
 }
 
 /// The `limit` busiest series, and one of all others. Also returns how many were folded into that.
@@ -106,52 +103,46 @@ impl Candidate {
 #[must_use]
 pub fn top<'a>(
     assignment: &Assignment,
-    sockets: impl Iterator<Item = (&'a ListeningSocket, Increment)>,
+    sockets: impl Iterator<Item = (&'a ListeningSocket, Increment)> + Clone,
     served: &BTreeMap<u32, Served>,
     limit: usize,
     totals: &mut Totals,
 ) -> (BTreeMap<ListenerKey, ListenerSeries>, u64) {
-    let (candidates, by_state) = candidates(assignment, sockets, served);
-    // Of equally busy ones those come first whose labels do, so that none comes and goes.
-    let mut ranked: Vec<_> = candidates
-        .iter()
-        .enumerate()
-        .map(|(index, candidate)| (Reverse(candidate.rank()), index))
-        .collect();
-    let folded = ranked.len().saturating_sub(limit);
-    if folded > 0 {
-        ranked.select_nth_unstable(limit);
+    let by_state = connections(assignment, served);
+    let shown = busiest(&ranks(assignment, sockets.clone(), &by_state), limit);
+    let folded = assignment.series() - shown.len();
+    // Behind those that are shown come all others.
+    let mut places = vec![shown.len(); assignment.series()];
+    for (place, series) in shown.iter().enumerate() {
+        places[*series] = place;
     }
-    let (shown, others) = ranked.split_at(ranked.len() - folded);
-    let sum = |of: &[(Reverse<_>, usize)]| {
-        let mut series = ListenerSeries::default();
-        let mut increment = Increment::default();
-        for (_, index) in of {
-            series.queues.merge(&candidates[*index].queues);
-            increment.add(candidates[*index].increment);
-            let found = by_state.get(index).into_iter().flatten();
-            for (count, found) in series.by_state.iter_mut().zip(found) {
-                *count += found;
-            }
+    let mut sums = vec![(ListenerSeries::default(), Increment::default()); shown.len() + 1];
+    let nothing = Served::default();
+    for ((socket, new), series) in sockets.zip(assignment.of_sockets()) {
+        let Some(series) = series else {
+            continue;
+        };
+        let served = served.get(&socket.namespace).unwrap_or(&nothing);
+        let (sum, increment) = &mut sums[places[series]];
+        sum.queues.add(socket, served);
+        increment.add(new);
+    }
+    for (series, found) in by_state {
+        let (sum, _) = &mut sums[places[series]];
+        for (count, found) in sum.by_state.iter_mut().zip(found) {
+            *count += found;
         }
-        (series, increment)
-    };
-    let mut all: BTreeMap<_, _> = shown
-        .iter()
-        .map(|one| (assignment.key(one.1), sum(std::slice::from_ref(one))))
-        .collect();
-    if folded > 0 {
-        let other = OwnerLabels {
+    }
+    let other = (folded > 0).then(|| ListenerKey {
+        owner: Arc::new(OwnerLabels {
             process: OTHER.to_owned(),
             ..OwnerLabels::default()
-        };
-        let key = ListenerKey {
-            owner: Arc::new(other),
-            address: None,
-        };
-        all.insert(key, sum(others));
-    }
-    let all = all.into_iter().map(|(key, (mut series, increment))| {
+        }),
+        address: None,
+    });
+    let keys = shown.iter().map(|series| assignment.key(*series));
+    let all = keys.chain(other).zip(sums);
+    let all = all.map(|(key, (mut series, increment))| {
         series.total = totals.settle(&key, increment);
         (key, series)
     });
@@ -160,34 +151,56 @@ pub fn top<'a>(
     (all, u64::try_from(folded).unwrap_or(u64::MAX))
 }
 
-/// Every series, and of those that have connections how many in each state.
-fn candidates<'a>(
+/// Connections by state of the series that have some.
+fn connections(
     assignment: &Assignment,
-    sockets: impl Iterator<Item = (&'a ListeningSocket, Increment)>,
     served: &BTreeMap<u32, Served>,
-) -> (Vec<Candidate>, FxHashMap<usize, [u64; STATE_SLOTS]>) {
-    let nothing = Served::default();
-    let mut candidates = vec![Candidate::default(); assignment.series()];
-    for ((socket, increment), index) in sockets.zip(assignment.of_sockets()) {
-        let Some(index) = index else {
-            continue;
-        };
-        let served = served.get(&socket.namespace).unwrap_or(&nothing);
-        candidates[index].queues.add(socket, served);
-        candidates[index].increment.add(increment);
-    }
+) -> FxHashMap<usize, [u64; STATE_SLOTS]> {
     let mut by_state = FxHashMap::<usize, [u64; STATE_SLOTS]>::default();
     for (address, found) in served.values().flat_map(|served| &served.services) {
-        let Some(index) = assignment.of_connections(address) else {
+        let Some(series) = assignment.of_connections(address) else {
             continue;
         };
-        let counts = by_state.entry(index).or_default();
+        let counts = by_state.entry(series).or_default();
         for (count, found) in counts.iter_mut().zip(found.by_state) {
             *count += u64::from(found);
-            candidates[index].connections += u64::from(found);
         }
     }
-    (candidates, by_state)
+    by_state
+}
+
+fn ranks<'a>(
+    assignment: &Assignment,
+    sockets: impl Iterator<Item = (&'a ListeningSocket, Increment)>,
+    by_state: &FxHashMap<usize, [u64; STATE_SLOTS]>,
+) -> Vec<Rank> {
+    let mut ranks = vec![Rank::IDLE; assignment.series()];
+    for ((socket, new), series) in sockets.zip(assignment.of_sockets()) {
+        if let Some(series) = series {
+            let rank = &mut ranks[series];
+            rank.waiting += u64::from(socket.accept_queue) + u64::from(socket.half_open);
+            rank.lost += new.drops + new.synack_retransmits;
+        }
+    }
+    for (series, found) in by_state {
+        ranks[*series].connections = found.iter().sum();
+    }
+    ranks
+}
+
+/// The `limit` busiest. Of equally busy ones those come first whose labels do, so that none comes
+/// and goes.
+fn busiest(ranks: &[Rank], limit: usize) -> Vec<usize> {
+    // Most are idle, and need not be compared with each other.
+    let (idle, mut busiest): (Vec<usize>, Vec<usize>) =
+        (0..ranks.len()).partition(|series| ranks[*series] == Rank::IDLE);
+    if busiest.len() > limit {
+        busiest.select_nth_unstable_by_key(limit, |series| (Reverse(ranks[*series]), *series));
+        busiest.truncate(limit);
+    }
+    let room = limit - busiest.len();
+    busiest.extend(idle.into_iter().take(room));
+    busiest
 }
 
 #[cfg(test)]
@@ -255,6 +268,22 @@ mod tests {
         assert_eq!(found, [(Some(1), 5, 2), (Some(3), 7, 2), (None, 1, 4)]);
         let (found, folded) = shown(&sockets, 4, &mut Totals::default());
         assert_eq!((found.len(), folded), (4, 0));
+    }
+
+    #[test]
+    fn where_there_is_room_idle_ones_are_shown_too() {
+        let sockets = sockets(&[(1, 0), (2, 0), (3, 7), (4, 0)], 0);
+        let (found, folded) = shown(&sockets, 3, &mut Totals::default());
+        assert_eq!(folded, 1);
+        assert_eq!(
+            found,
+            [
+                (Some(1), 0, 0),
+                (Some(2), 0, 0),
+                (Some(3), 7, 0),
+                (None, 0, 0)
+            ]
+        );
     }
 
     #[test]

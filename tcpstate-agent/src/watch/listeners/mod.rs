@@ -196,7 +196,7 @@ impl Shared {
         let are_known = assignment.of_sockets().map(|series| series.is_some());
         let of_each = increments.look(sockets.iter().zip(are_known));
         let found = lock(&listening.found);
-        let with_increments = sockets.iter().zip(of_each);
+        let with_increments = sockets.iter().zip(of_each.iter().copied());
         let (series, newly_folded) =
             top(assignment, with_increments, &found.served, *limit, totals);
         *folded += newly_folded;
