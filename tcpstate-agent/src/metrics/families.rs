@@ -15,12 +15,12 @@ use super::{
     segments,
 };
 use crate::{
-    model::{Census, LEGAL_TRANSITIONS},
+    model::{Census, LEGAL_TRANSITIONS, listeners::ListenerKey},
     watch::{CloseWaitReading, Events, ListenersReading, NamespaceResults, Reading, SnapshotState},
 };
 
 /// All families of `reading`, some of them over `spare` series.
-pub(super) fn families(reading: &Reading, spare: &mut Spare) -> Vec<MetricFamily> {
+pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec<MetricFamily> {
     let Reading {
         sockets,
         by_namespace: _,

@@ -35,39 +35,47 @@ pub(super) fn family<'a, const LABELS: usize>(
     metric: &Metric,
     samples: impl IntoIterator<Item = Sample<'a, LABELS>>,
 ) -> MetricFamily {
-    Spare::default().family(metric, samples)
+    with_series(metric, written_over(Vec::new(), false, metric, samples))
 }
 
-/// Series of an earlier page, to be written over.
+/// Series of the page before, to be written over.
 ///
-/// Each label is two strings, and making and dropping those takes longer than all the rest of a
-/// page of thousands of series. From one page to the next hardly a label changes.
-#[derive(Debug, Default)]
-pub struct Spare {
+/// Each label is two strings, and making, comparing and dropping those takes longer than all the
+/// rest of a page of thousands of series. From one page to the next hardly a label changes.
+#[derive(Debug)]
+pub struct Spare<K> {
+    /// What the labels were made of.
+    labelled: Vec<K>,
+    /// That has not changed since.
+    is_same: bool,
     by_metric: BTreeMap<&'static str, Vec<Series>>,
 }
 
-impl Spare {
+impl<K> Default for Spare<K> {
+    fn default() -> Self {
+        Self {
+            labelled: Vec::new(),
+            is_same: false,
+            by_metric: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: PartialEq> Spare<K> {
+    /// Begins a page on which all labels are made of `keys`, in the order of these.
+    pub(super) fn begin(&mut self, keys: Vec<K>) {
+        self.is_same = keys == self.labelled;
+        self.labelled = keys;
+    }
+
     /// [`family`], over the series of the same metric.
     pub(super) fn family<'a, const LABELS: usize>(
         &mut self,
         metric: &Metric,
         samples: impl IntoIterator<Item = Sample<'a, LABELS>>,
     ) -> MetricFamily {
-        debug_assert_eq!(metric.labels.len(), LABELS, "{}", metric.name);
-        let mut all = std::mem::take(self.by_metric.entry(metric.name).or_default());
-        let mut count = 0;
-        for sample in samples {
-            if let Some(series) = all.get_mut(count) {
-                relabel(series, sample.labels);
-            } else {
-                all.push(Series::from_label(pairs(metric, sample.labels)));
-            }
-            set_value(&mut all[count], metric.kind, sample.value);
-            count += 1;
-        }
-        all.truncate(count);
-        with_series(metric, all)
+        let all = std::mem::take(self.by_metric.entry(metric.name).or_default());
+        with_series(metric, written_over(all, self.is_same, metric, samples))
     }
 
     /// Takes back what [`Spare::family`] has given out, for the next page.
@@ -78,6 +86,29 @@ impl Spare {
             }
         }
     }
+}
+
+/// Writes samples over series of the same metric, and makes those that are missing. Unless they
+/// `are_labelled` as the samples are, they are labelled anew.
+fn written_over<'a, const LABELS: usize>(
+    mut all: Vec<Series>,
+    are_labelled: bool,
+    metric: &Metric,
+    samples: impl IntoIterator<Item = Sample<'a, LABELS>>,
+) -> Vec<Series> {
+    debug_assert_eq!(metric.labels.len(), LABELS, "{}", metric.name);
+    let mut count = 0;
+    for sample in samples {
+        match all.get_mut(count) {
+            None => all.push(Series::from_label(pairs(metric, sample.labels))),
+            Some(_) if are_labelled => {}
+            Some(series) => relabel(series, sample.labels),
+        }
+        set_value(&mut all[count], metric.kind, sample.value);
+        count += 1;
+    }
+    all.truncate(count);
+    all
 }
 
 /// Gives a series other values of the same labels.
@@ -183,18 +214,19 @@ mod tests {
     #[test]
     fn series_over_earlier_ones_are_the_same_as_new_ones() {
         let mut spare = Spare::default();
-        for pairs in [
-            &[("listen", "syn_recv", 3)][..],
-            &[("listen", "close", 1), ("listen", "syn_recv", 4)],
-            &[("syn_recv", "close", 7)],
-            &[],
-            &[("a longer one", "", 0), ("listen", "close", 1)],
+        for (keys, pairs) in [
+            (1, &[("listen", "syn_recv", 3)][..]),
+            (2, &[("listen", "close", 1), ("listen", "syn_recv", 4)]),
+            (2, &[("listen", "close", 5), ("listen", "syn_recv", 6)]),
+            (3, &[("syn_recv", "close", 7)]),
+            (4, &[]),
+            (5, &[("a longer one", "", 0), ("listen", "close", 1)]),
         ] {
             let samples = || {
-                pairs
-                    .iter()
-                    .map(|(from, to, count)| series([*from, *to], *count))
+                let pairs = pairs.iter();
+                pairs.map(|(from, to, count)| series([*from, *to], *count))
             };
+            spare.begin(vec![keys]);
             let mut families = [spare.family(&TRANSITIONS, samples())];
             assert_eq!(families, [family(&TRANSITIONS, samples())]);
             spare.take_back(&mut families);
@@ -203,7 +235,7 @@ mod tests {
 
     #[test]
     fn only_what_was_given_out_is_taken_back() {
-        let mut spare = Spare::default();
+        let mut spare = Spare::<()>::default();
         spare.take_back(&mut [family(&TRANSITIONS, [series(["listen", "close"], 1)])]);
         assert!(spare.by_metric.is_empty());
     }

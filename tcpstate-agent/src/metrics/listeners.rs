@@ -52,7 +52,11 @@ impl Shown<'_> {
 }
 
 /// What listens. Where there is much, these series are nearly all of a page.
-pub(super) fn families(reading: &ListenersReading, spare: &mut Spare) -> Vec<MetricFamily> {
+pub(super) fn families(
+    reading: &ListenersReading,
+    spare: &mut Spare<ListenerKey>,
+) -> Vec<MetricFamily> {
+    spare.begin(reading.series.iter().map(|(key, _)| key.clone()).collect());
     let shown: Vec<Shown<'_>> = reading
         .series
         .iter()
@@ -153,7 +157,7 @@ pub(super) fn handshakes(handshakes: &Handshakes) -> [MetricFamily; 3] {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+    use std::{sync::Arc, time::Duration};
 
     use tcpstate_common::HalfOpenCounts;
 
@@ -172,7 +176,7 @@ pub(super) mod tests {
         let mut values = ListenerSeries::default();
         (values.queues.accept_queue, values.queues.accept_limit) = (3, 128);
         ListenersReading {
-            series: BTreeMap::from([(key, values)]),
+            series: vec![(key, values)],
             half_open: HalfOpenCounts {
                 older_than: [6, 5, 4, 3, 2, 1],
                 retransmitted: [5, 4, 3, 2, 1],

@@ -8,7 +8,10 @@ use prometheus::{
 use thiserror::Error;
 
 use super::{families::families, family::Spare, listeners};
-use crate::watch::{ListenersReading, Stopped, Watch};
+use crate::{
+    model::listeners::ListenerKey,
+    watch::{ListenersReading, Stopped, Watch},
+};
 
 /// Why there is no page.
 #[derive(Debug, Error)]
@@ -30,7 +33,7 @@ pub struct MetricsPage {
     watch: Arc<Watch>,
     process: ProcessCollector,
     /// With nothing in it while a page is made; another one at that time does without.
-    spare: Mutex<Spare>,
+    spare: Mutex<Spare<ListenerKey>>,
 }
 
 impl MetricsPage {
@@ -58,12 +61,18 @@ impl MetricsPage {
 }
 
 /// The part of the page that tells what listens: where there are many, nearly all of it.
-pub fn of_listeners(reading: &ListenersReading, spare: &mut Spare) -> Result<String, PageError> {
+pub fn of_listeners(
+    reading: &ListenersReading,
+    spare: &mut Spare<ListenerKey>,
+) -> Result<String, PageError> {
     let families = listeners::families(reading, spare);
     text(families, spare)
 }
 
-fn text(mut families: Vec<MetricFamily>, spare: &mut Spare) -> Result<String, PageError> {
+fn text(
+    mut families: Vec<MetricFamily>,
+    spare: &mut Spare<ListenerKey>,
+) -> Result<String, PageError> {
     // The encoder refuses a metric that has no series.
     families.retain(|family| !family.get_metric().is_empty());
     families.sort_unstable_by(|one, other| one.name().cmp(other.name()));

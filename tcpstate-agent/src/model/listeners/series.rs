@@ -15,7 +15,7 @@ use crate::{
 const REMEMBERED: usize = 4096;
 
 /// What tells one series from another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerKey {
     /// Whose listener.
     pub owner: Arc<OwnerLabels>,
@@ -49,7 +49,7 @@ impl ListenerSeries {
 /// What was counted for each series since the agent's start.
 #[derive(Debug, Default)]
 pub struct Totals {
-    by_key: BTreeMap<ListenerKey, (Increment, u64)>,
+    by_key: FxHashMap<ListenerKey, (Increment, u64)>,
     look: u64,
 }
 
@@ -94,7 +94,8 @@ impl Rank {
     };
 }
 
-/// The `limit` busiest series, and one of all others. Also returns how many were folded into that.
+/// The `limit` busiest series, in the order of their labels, and behind them one of all others. Also
+/// returns how many were folded into that.
 /// `sockets` come with what is new at each, as they were assigned; `served` has the namespaces
 /// that were passed over, by inode number.
 ///
@@ -107,7 +108,7 @@ pub fn top<'a>(
     served: &BTreeMap<u32, Served>,
     limit: usize,
     totals: &mut Totals,
-) -> (BTreeMap<ListenerKey, ListenerSeries>, u64) {
+) -> (Vec<(ListenerKey, ListenerSeries)>, u64) {
     let by_state = connections(assignment, served);
     let shown = busiest(&ranks(assignment, sockets.clone(), &by_state), limit);
     let folded = assignment.series() - shown.len();
@@ -188,8 +189,8 @@ fn ranks<'a>(
     ranks
 }
 
-/// The `limit` busiest. Of equally busy ones those come first whose labels do, so that none comes
-/// and goes.
+/// The `limit` busiest, in the order of their labels. Of equally busy ones those are taken whose
+/// labels come first, so that none comes and goes.
 fn busiest(ranks: &[Rank], limit: usize) -> Vec<usize> {
     // Most are idle, and need not be compared with each other.
     let (idle, mut busiest): (Vec<usize>, Vec<usize>) =
@@ -200,6 +201,7 @@ fn busiest(ranks: &[Rank], limit: usize) -> Vec<usize> {
     }
     let room = limit - busiest.len();
     busiest.extend(idle.into_iter().take(room));
+    busiest.sort_unstable();
     busiest
 }
 
@@ -230,7 +232,7 @@ mod tests {
         served: &BTreeMap<u32, Served>,
         limit: usize,
         totals: &mut Totals,
-    ) -> (BTreeMap<ListenerKey, ListenerSeries>, u64) {
+    ) -> (Vec<(ListenerKey, ListenerSeries)>, u64) {
         let owned = sockets.iter().map(|(socket, owner)| {
             let labels = &owners[*owner as usize];
             let order = *owner;

@@ -82,7 +82,7 @@ pub struct OwnedListener {
 #[derive(Clone, Debug)]
 pub struct ListenersReading {
     /// The busiest, and the others together.
-    pub series: BTreeMap<ListenerKey, ListenerSeries>,
+    pub series: Vec<(ListenerKey, ListenerSeries)>,
     /// Half-open connections by age and retransmits, as the last snapshots have found them.
     pub half_open: HalfOpenCounts,
     /// How long it took to read the queues.
