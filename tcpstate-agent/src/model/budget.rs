@@ -35,8 +35,19 @@ impl Budget {
     #[must_use]
     pub fn wait(&mut self, now: Instant) -> Duration {
         self.fill(now);
-        let debt = (-self.seconds).max(0.0);
-        Duration::try_from_secs_f64(debt / self.share).unwrap_or(LONGEST_WAIT)
+        self.seconds_earned_in((-self.seconds).max(0.0))
+    }
+
+    /// How long it takes until so much may be used.
+    #[must_use]
+    pub fn earned_in(&self, cost: Duration) -> Duration {
+        self.seconds_earned_in(cost.as_secs_f64())
+    }
+
+    fn seconds_earned_in(&self, cost: f64) -> Duration {
+        Duration::try_from_secs_f64(cost / self.share)
+            .unwrap_or(LONGEST_WAIT)
+            .min(LONGEST_WAIT)
     }
 
     /// Takes note that `cost` was spent.
@@ -165,6 +176,13 @@ mod tests {
         assert!((wait.as_secs_f64() - 250.0).abs() < 1e-6, "{wait:?}");
         assert!(!budget.wait(start + seconds(249.0)).is_zero());
         assert!(budget.wait(start + seconds(251.0)).is_zero());
+    }
+
+    #[test]
+    fn what_it_costs_is_earned_in_proportion() {
+        let budget = Budget::new(2.0, Instant::now());
+        assert_eq!(budget.earned_in(seconds(0.02)), seconds(1.0));
+        assert_eq!(budget.earned_in(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]

@@ -206,6 +206,8 @@ impl Shared {
             (Counted::Confirmed(at), Some(model)) => model.confirm(at),
             (Counted::Anew(pass, outgoing), model) => {
                 watched.outgoing = outgoing;
+                // A new one may hold for longer than those before.
+                watched.glanced = (None, 0);
                 match model {
                     Some(model) => model.correct(&pass),
                     None => *model = Some(NamespaceModel::new(&pass)),

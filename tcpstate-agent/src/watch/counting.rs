@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use tcpstate_common::TcpState;
 use tracing::error;
 
 use super::{
@@ -27,8 +28,11 @@ const GLANCE_EVERY: Duration = Duration::from_secs(3);
 const DOUBLED: u32 = 5;
 /// How long to count before looking at what has changed meanwhile.
 const LONGEST_TURNS: Duration = Duration::from_secs(1);
-/// How long to sleep when no namespace is due.
+/// How long to sleep at least when no namespace is due, or when the budget allows nothing more.
 const IDLE: Duration = Duration::from_millis(500);
+/// And where there are many namespaces, so that to find out which are due costs no more than one
+/// part in so many of the budget: with hundreds it takes milliseconds.
+const STANDING_PARTS: u32 = 2;
 /// How old it is at least what is known of owners when they are looked for again.
 const OWNERS_DUE: Duration = Duration::from_secs(5);
 
@@ -48,15 +52,20 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
     let mut search = Search::new(for_search);
     loop {
         let until_search = search.step(shared);
-        let mut candidates = Vec::new();
-        charge(&mut budget, || candidates = self::candidates(shared));
+        let mut standing = Standing::default();
+        let cost = charge(&mut budget, || standing = Standing::of(shared));
+        let idle = IDLE.max(budget.earned_in(cost) * STANDING_PARTS);
+        let Standing {
+            candidates,
+            has_close_wait,
+        } = standing;
         if shared.note_progress(search.is_complete) == Progress::Ready && search.is_starting {
             search.is_starting = false;
             // What the start has cost is not taken from what comes after.
             budget = Budget::new(for_counting, Instant::now());
         }
         let oldest = oldest_due(&candidates);
-        if owners_are_due(shared, &mut budget, oldest) {
+        if has_close_wait && owners_are_due(shared, &mut budget, oldest) {
             charge(&mut budget, || {
                 shared.name_close_wait(&visitor, Walk::Waits);
             });
@@ -69,11 +78,11 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
         }
         let turns = turns(candidates);
         let until_count = match take_turns(shared, &visitor, &mut budget, &turns) {
-            Taken::All => IDLE,
-            Taken::SomeFor(_, wait) if wait.is_zero() => wait,
-            Taken::SomeFor(left, wait) => {
+            Taken::All => idle,
+            Taken::Enough => Duration::ZERO,
+            Taken::Until(left) => {
                 glance(shared, &visitor, &mut glances, left);
-                wait.min(IDLE)
+                idle
             }
         };
         match shared.wait(until_search.min(until_count)) {
@@ -84,13 +93,13 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
     }
 }
 
-/// Whether to find out now who keeps sockets in CLOSE_WAIT: where there are some, as far as the
-/// budget goes, in turn with the snapshots, of which the `oldest` that is due has this age.
+/// Whether to find out now who keeps sockets in CLOSE_WAIT: as far as the budget goes, in turn with
+/// the snapshots, of which the `oldest` that is due has this age.
 fn owners_are_due(shared: &Shared, budget: &mut Budget, oldest: Option<Duration>) -> bool {
     if !shared.tells_owners || shared.progress() < Progress::Counted {
         return false;
     }
-    let is_turn = match shared.last_close_wait() {
+    match shared.last_close_wait() {
         // The first time is not put off: until then there is nothing to show.
         None => true,
         Some(last) => {
@@ -99,16 +108,17 @@ fn owners_are_due(shared: &Shared, budget: &mut Budget, oldest: Option<Duration>
                 && oldest.is_none_or(|oldest| oldest <= age)
                 && budget.wait(Instant::now()).is_zero()
         }
-    };
-    is_turn && !shared.with_close_wait().is_empty()
+    }
 }
 
 /// How many turns were taken.
 enum Taken<'a> {
     /// All of them.
     All,
-    /// All but these, for which it is too early by so much.
-    SomeFor(&'a [Candidate], Duration),
+    /// As many as there is time for before the search has its turn again.
+    Enough,
+    /// All until these, for which there is nothing left of the budget.
+    Until(&'a [Candidate]),
 }
 
 /// Counts one namespace after the other, as far as the budget goes, and for no longer than the
@@ -122,14 +132,11 @@ fn take_turns<'a>(
     let started = Instant::now();
     for (turn, candidate) in turns.iter().enumerate() {
         // A first snapshot is never put off: without it the namespace is in no gauge.
-        if candidate.last.is_some() {
-            let wait = budget.wait(Instant::now());
-            if !wait.is_zero() {
-                return Taken::SomeFor(&turns[turn..], wait);
-            }
+        if candidate.last.is_some() && !budget.wait(Instant::now()).is_zero() {
+            return Taken::Until(&turns[turn..]);
         }
         if started.elapsed() >= LONGEST_TURNS || shared.is_stopped() {
-            return Taken::SomeFor(&turns[turn..], Duration::ZERO);
+            return Taken::Enough;
         }
         if let Some(namespace) = namespace(shared, candidate.inode) {
             charge(budget, || {
@@ -183,14 +190,24 @@ fn namespace(shared: &Shared, inode: u32) -> Option<Namespace> {
     Some(watched.namespace.clone())
 }
 
-fn candidates(shared: &Shared) -> Vec<Candidate> {
-    let now = Instant::now();
-    let namespaces = shared.namespaces();
-    let can_be_tried = namespaces.watched.values().filter(|watched| {
-        !watched.is_gone && watched.failure.is_none_or(|failure| failure.is_over(now))
-    });
-    can_be_tried
-        .map(|watched| {
+/// How things stand with the namespaces.
+#[derive(Default)]
+struct Standing {
+    /// Those that can be counted.
+    candidates: Vec<Candidate>,
+    /// By what is known, one of them has sockets in CLOSE_WAIT.
+    has_close_wait: bool,
+}
+
+impl Standing {
+    fn of(shared: &Shared) -> Self {
+        let now = Instant::now();
+        let namespaces = shared.namespaces();
+        let can_be_tried = namespaces.watched.values().filter(|watched| {
+            !watched.is_gone && watched.failure.is_none_or(|failure| failure.is_over(now))
+        });
+        let mut has_close_wait = false;
+        let candidates = can_be_tried.map(|watched| {
             let inode = watched.namespace.inode;
             // Scrapes can keep a snapshot young and leave the kernel's own counters alone.
             let read = namespaces.kernel.totals.last_read(inode);
@@ -199,6 +216,8 @@ fn candidates(shared: &Shared) -> Vec<Candidate> {
             let last = if shared.can_count() {
                 watched.model.as_ref().map(|model| {
                     let counters = shared.counters(inode);
+                    let census = model.census(&counters, None);
+                    has_close_wait |= census.in_state(TcpState::CloseWait) > 0;
                     LastPass {
                         age: age(model.counted_at()),
                         changed: model.half_open() > 0 || model.has_changed(&counters),
@@ -213,6 +232,10 @@ fn candidates(shared: &Shared) -> Vec<Candidate> {
                 })
             };
             Candidate { inode, last }
-        })
-        .collect()
+        });
+        Self {
+            candidates: candidates.collect(),
+            has_close_wait,
+        }
+    }
 }

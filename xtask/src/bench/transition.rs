@@ -291,7 +291,7 @@ fn cycle_ratio(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
         Ok(Spread::of(ratios))
     };
     let start = Instant::now();
-    let pairs = bench.full_or_quick(11, 4);
+    let pairs = bench.full_or_quick(41, 4);
     let ours = ratio(Who::Run, pairs, &mut base)?.context("no figure of the agent")?;
     progress(&format!("{:.0} s", start.elapsed().as_secs_f64()));
     let mut row = Row::new(
@@ -302,8 +302,8 @@ fn cycle_ratio(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
     .reach(Reach::AtMost(1.03));
     let mut faults = Vec::new();
     for (who, pairs) in [
-        (Who::Bpftrace, bench.full_or_quick(5, 2)),
-        (Who::Tcpstates, bench.full_or_quick(3, 2)),
+        (Who::Bpftrace, bench.full_or_quick(11, 2)),
+        (Who::Tcpstates, bench.full_or_quick(5, 2)),
     ] {
         match ratio(who, pairs, &mut base) {
             Ok(figure) => row = row.beside(who.name(), figure),
