@@ -18,9 +18,9 @@ use crate::{
     netns::{Namespace, Visitor},
 };
 
-/// Which part of the budget the search for namespaces gets.
+/// Which part of the budget the search for namespaces gets at most.
 const SEARCH_PART: f64 = 1.0 / 16.0;
-/// Which part the looks get whether snapshots still hold.
+/// Which part the looks get at most whether snapshots still hold.
 const GLANCE_PART: f64 = 1.0 / 16.0;
 /// How often to look at a namespace whose turn to be counted has not come, and how often this is
 /// doubled at most where the last snapshot does not hold: segments come there.
@@ -35,6 +35,10 @@ const IDLE: Duration = Duration::from_millis(500);
 const STANDING_PARTS: u32 = 2;
 /// How old it is at least what is known of owners when they are looked for again.
 const OWNERS_DUE: Duration = Duration::from_secs(5);
+/// The walks for the owners of listening sockets that are made now and then, though none is new,
+/// cost no more than one part in so many of the budget: at a million descriptors such a walk takes
+/// as long as a snapshot, and hardly ever finds anything.
+const LISTENER_OWNERS_PARTS: u32 = 8;
 
 pub(super) fn run(shared: &Shared, cpu_percent: f64) {
     let visitor = match Visitor::new() {
@@ -44,14 +48,14 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
             return;
         }
     };
-    let for_search = cpu_percent * SEARCH_PART;
-    let for_glances = cpu_percent * GLANCE_PART;
-    let for_counting = cpu_percent - for_search - for_glances;
-    let mut budget = Budget::new(for_counting, Instant::now());
-    let mut glances = Budget::new(for_glances, Instant::now());
-    let mut search = Search::new(for_search);
+    // All is paid from it. What two parts go to does not wait for it, but has a limit of its own.
+    let mut budget = Budget::new(cpu_percent, Instant::now());
+    let mut glances = Budget::new(cpu_percent * GLANCE_PART, Instant::now());
+    let mut search = Search::new(cpu_percent * SEARCH_PART);
+    let mut listener_owners_every = Duration::ZERO;
     loop {
-        let until_search = search.step(shared);
+        let mut until_search = Duration::ZERO;
+        charge(&mut budget, || until_search = search.step(shared));
         let mut standing = Standing::default();
         let cost = charge(&mut budget, || standing = Standing::of(shared));
         let idle = IDLE.max(budget.earned_in(cost) * STANDING_PARTS);
@@ -62,7 +66,7 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
         if shared.note_progress(search.is_complete) == Progress::Ready && search.is_starting {
             search.is_starting = false;
             // What the start has cost is not taken from what comes after.
-            budget = Budget::new(for_counting, Instant::now());
+            budget = Budget::new(cpu_percent, Instant::now());
         }
         let oldest = oldest_due(&candidates);
         if has_close_wait && owners_are_due(shared, &mut budget, oldest) {
@@ -71,17 +75,20 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
             });
         }
         if shared.progress() >= Progress::Counted
-            && shared.listener_owners_are_due(oldest)
+            && shared.listener_owners_are_due(listener_owners_every, oldest)
             && budget.wait(Instant::now()).is_zero()
         {
-            charge(&mut budget, || shared.find_listener_owners());
+            let cost = charge(&mut budget, || shared.find_listener_owners());
+            listener_owners_every = budget.earned_in(cost) * LISTENER_OWNERS_PARTS;
         }
         let turns = turns(candidates);
         let until_count = match take_turns(shared, &visitor, &mut budget, &turns) {
             Taken::All => idle,
             Taken::Enough => Duration::ZERO,
             Taken::Until(left) => {
-                glance(shared, &visitor, &mut glances, left);
+                charge(&mut budget, || {
+                    glance(shared, &visitor, &mut glances, left);
+                });
                 idle
             }
         };

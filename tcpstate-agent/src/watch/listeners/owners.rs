@@ -22,9 +22,9 @@ use crate::{
     process::ProcessId,
 };
 
-/// How often to look who holds them where none is new: a descriptor can be handed over.
+/// How often to look who holds them at most where none is new: a descriptor can be handed over.
 const OWNERS_EVERY: Duration = Duration::from_mins(1);
-/// How often at most.
+/// And where some are.
 const OWNERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Further owners of one socket that are remembered, and those of all sockets.
@@ -207,25 +207,34 @@ impl OwnerWalk {
 }
 
 /// Whether it is time for a walk, the last of which was `age` ago. `is_new`: sockets have begun to
-/// listen since. `oldest` is the age of the oldest snapshot that is due: a host on which something
+/// listen since; where not, one is made `every` so often, or less. `oldest` is the age of the oldest snapshot that is due: a host on which something
 /// begins to listen all the time does not spend its budget on these walks alone.
-fn is_due(age: Duration, is_new: bool, oldest: Option<Duration>) -> bool {
-    let is_wanted = age >= OWNERS_EVERY || (is_new && age >= OWNERS_PAUSE);
-    is_wanted && oldest.is_none_or(|oldest| oldest <= age)
+fn is_due(age: Duration, is_new: bool, every: Duration, oldest: Option<Duration>) -> bool {
+    let pause = if is_new {
+        OWNERS_PAUSE
+    } else {
+        OWNERS_EVERY.max(every)
+    };
+    age >= pause && oldest.is_none_or(|oldest| oldest <= age)
 }
 
 impl Shared {
-    /// Whether to find out now who holds listening sockets; `oldest` is the age of the oldest
-    /// snapshot that is due.
-    pub(in super::super) fn listener_owners_are_due(&self, oldest: Option<Duration>) -> bool {
+    /// Whether to find out now who holds listening sockets. Where none is new that is done `every`
+    /// so often, or less; `oldest` is the age of the oldest snapshot that is due.
+    pub(in super::super) fn listener_owners_are_due(
+        &self,
+        every: Duration,
+        oldest: Option<Duration>,
+    ) -> bool {
         let Some(listening) = self.listening.as_ref().filter(|_| self.tells_owners) else {
             return false;
         };
         let owners = listening.owners();
         // Until the first time there is nothing to show.
-        owners
-            .at
-            .is_none_or(|at| is_due(at.elapsed(), owners.begun != self.begun_to_listen(), oldest))
+        owners.at.is_none_or(|at| {
+            let is_new = owners.begun != self.begun_to_listen();
+            is_due(at.elapsed(), is_new, every, oldest)
+        })
     }
 
     /// Finds out who holds them.
@@ -355,18 +364,23 @@ mod tests {
     #[test]
     fn walks_are_made_for_new_sockets_and_now_and_then_and_never_instead_of_snapshots() {
         let seconds = Duration::from_secs;
-        for (age, is_new, oldest, expected) in [
-            (seconds(0), true, None, false),
-            (seconds(1), true, None, true),
-            (seconds(1), false, None, false),
-            (seconds(59), false, None, false),
-            (seconds(60), false, None, true),
-            (seconds(1), true, Some(seconds(1)), true),
+        for (age, is_new, every, oldest, expected) in [
+            (0, true, 0, None, false),
+            (1, true, 0, None, true),
+            (1, false, 0, None, false),
+            (59, false, 0, None, false),
+            (60, false, 0, None, true),
+            // Where one is dear, they are seldom, unless there is something new.
+            (60, false, 300, None, false),
+            (300, false, 300, None, true),
+            (1, true, 300, None, true),
             // Snapshots come first.
-            (seconds(1), true, Some(seconds(2)), false),
-            (seconds(60), false, Some(seconds(61)), false),
+            (1, true, 0, Some(1), true),
+            (1, true, 0, Some(2), false),
+            (60, false, 0, Some(61), false),
         ] {
-            assert_eq!(is_due(age, is_new, oldest), expected, "{age:?} {oldest:?}");
+            let is_due = is_due(seconds(age), is_new, seconds(every), oldest.map(seconds));
+            assert_eq!(is_due, expected, "{age} {is_new} {every} {oldest:?}");
         }
     }
 }
