@@ -33,7 +33,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     for (number, sockets) in sizes.iter().enumerate() {
         let is_largest = number + 1 == sizes.len();
         let mut crew = Crew::holding(sockets / 2, Kind::Established)?;
-        established(bench, &crew, is_largest)?;
+        established(bench, &mut crew, is_largest)?;
         if is_largest {
             namespaces::beside(bench, &named(*sockets))?;
             listeners(bench, &mut crew)?;
@@ -92,7 +92,7 @@ fn await_gauge(agent: &Agent, state: &str, expected: u64) -> Result<()> {
         .with_context(|| format!("it shows {shown:?}"))
 }
 
-fn established(bench: &mut Bench, crew: &Crew, is_largest: bool) -> Result<()> {
+fn established(bench: &mut Bench, crew: &mut Crew, is_largest: bool) -> Result<()> {
     let sockets = 2 * crew.connections;
     let what = format!("{} sockets established", named(sockets));
     let is_million = sockets >= 1_000_000;
@@ -138,6 +138,7 @@ fn established(bench: &mut Bench, crew: &Crew, is_largest: bool) -> Result<()> {
     memory_rows(bench, &agent, &what, node.map(|node| node.resident))?;
     if is_largest {
         background(bench, &agent, &what)?;
+        background_in_use(bench, &agent, crew, &what)?;
     }
     agent.end()
 }
@@ -187,16 +188,14 @@ fn snapshot_row(
 
 /// What the agent uses when nobody asks, over the minute that its budget is meant for, and how old
 /// its snapshots get.
+/// What the agent does when nobody asks it and nothing moves.
 fn background(bench: &mut Bench, agent: &Agent, what: &str) -> Result<()> {
     let seconds = bench.full_or_quick(60, 10);
     progress(&format!("leaving the agent alone for {seconds} s"));
     let (before, start) = (agent.cpu()?, Instant::now());
     stop::sleep(Duration::from_secs(seconds))?;
     let used = (agent.cpu()? - before) / start.elapsed().as_secs_f64();
-    let (page, _) = agent.scrape()?;
-    let age = page
-        .sum("tcpstate_snapshot_age_seconds", &[("pass", "sockets")])
-        .context("the agent does not say how old its snapshot is")?;
+    let age = snapshot_age(agent)?;
     bench.row(
         Row::new(
             format!("CPU in the background, of one core, {what}"),
@@ -207,13 +206,42 @@ fn background(bench: &mut Bench, agent: &Agent, what: &str) -> Result<()> {
     );
     bench.row(
         Row::new(
-            format!("age of the snapshot after that, {what}"),
+            format!("age of the oldest snapshot after that, {what}"),
             Unit::Seconds,
             Spread::single(age),
         )
         .reach(Reach::AtMost(30.0)),
     );
     Ok(())
+}
+
+/// The same where connections come and go, so that no snapshot holds.
+fn background_in_use(bench: &mut Bench, agent: &Agent, crew: &mut Crew, what: &str) -> Result<()> {
+    let seconds = bench.full_or_quick(60, 10);
+    progress(&format!("connections come and go for {seconds} s"));
+    let mut ages = Vec::new();
+    for _ in 0..seconds {
+        crew.namespace.resident().order("close 10", PATIENCE)?;
+        stop::sleep(Duration::from_secs(1))?;
+        ages.push(snapshot_age(agent)?);
+    }
+    let oldest = ages.into_iter().max_by(f64::total_cmp);
+    bench.row(
+        Row::new(
+            format!("age of the oldest snapshot at most, {what}, others coming and going"),
+            Unit::Seconds,
+            Spread::single(oldest.context("nothing was scraped")?),
+        )
+        .reach(Reach::AtMost(30.0))
+        .note(format!("over {seconds} s, with a scrape in each")),
+    );
+    Ok(())
+}
+
+fn snapshot_age(agent: &Agent) -> Result<f64> {
+    let (page, _) = agent.scrape()?;
+    page.sum("tcpstate_snapshot_age_seconds", &[("pass", "sockets")])
+        .context("the agent does not say how old its snapshot is")
 }
 
 fn listeners(bench: &mut Bench, crew: &mut Crew) -> Result<()> {
