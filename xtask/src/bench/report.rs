@@ -183,6 +183,8 @@ const READING: &str = "\
 divided by the agent's; in parentheses, their least by the agent's greatest and the reverse.
 - Costs in the kernel are above an empty program that is attached to the same place in the same \
 run: `kernel.bpf_stats_enabled` itself costs more than the agent's program.
+- *An empty program* beside a whole connection is what the kernel takes to call any program at each \
+of its ten transitions.
 - Everything happens in network namespaces of the benchmark's own, over the loopback.
 - Sockets on one machine have both their ends there: 500,000 connections are a million sockets.
 ";

@@ -56,6 +56,8 @@ fn close(namespace: &mut Namespace, count: u64) -> Result<Duration> {
 enum Watcher {
     Run(Box<Agent>),
     Other(Running),
+    /// Of this process.
+    Empty(EmptyProgram),
 }
 
 impl Watcher {
@@ -63,6 +65,7 @@ impl Watcher {
         match self {
             Self::Run(agent) => agent.pid(),
             Self::Other(running) => running.pid(),
+            Self::Empty(_) => std::process::id(),
         }
     }
 
@@ -85,6 +88,10 @@ impl Watcher {
         match self {
             Self::Run(agent) => agent.end(),
             Self::Other(running) => running.end(),
+            Self::Empty(program) => {
+                drop(program);
+                Ok(())
+            }
         }
     }
 }
@@ -94,6 +101,7 @@ impl Watcher {
 enum Who {
     Run,
     Trace,
+    Empty,
     Bpftrace,
     Tcpstates,
 }
@@ -103,6 +111,7 @@ impl Who {
         match self {
             Self::Run => "the agent",
             Self::Trace => "the agent's trace",
+            Self::Empty => "an empty program",
             Self::Bpftrace => "bpftrace, counting",
             Self::Tcpstates => "libbpf-tools' tcpstates",
         }
@@ -122,6 +131,7 @@ impl Who {
                 command.args(["trace", "--output=json"]);
                 command
             }
+            Self::Empty => return Ok(Some(Watcher::Empty(EmptyProgram::on_transitions()?))),
             Self::Bpftrace => match &bench.peers.bpftrace {
                 Some(program) => other(program, &["-q", "-e", BPFTRACE]),
                 None => return Ok(None),
@@ -291,7 +301,7 @@ fn cycle_ratio(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
         Ok(Spread::of(ratios))
     };
     let start = Instant::now();
-    let pairs = bench.full_or_quick(41, 4);
+    let pairs = bench.full_or_quick(31, 4);
     let ours = ratio(Who::Run, pairs, &mut base)?.context("no figure of the agent")?;
     progress(&format!("{:.0} s", start.elapsed().as_secs_f64()));
     let mut row = Row::new(
@@ -302,7 +312,9 @@ fn cycle_ratio(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
     .reach(Reach::AtMost(1.03));
     let mut faults = Vec::new();
     for (who, pairs) in [
-        (Who::Bpftrace, bench.full_or_quick(11, 2)),
+        // What the kernel takes to call any program.
+        (Who::Empty, bench.full_or_quick(15, 2)),
+        (Who::Bpftrace, bench.full_or_quick(9, 2)),
         (Who::Tcpstates, bench.full_or_quick(5, 2)),
     ] {
         match ratio(who, pairs, &mut base) {
