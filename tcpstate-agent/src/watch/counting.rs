@@ -63,6 +63,9 @@ pub(super) fn run(shared: &Shared, cpu_percent: f64) {
             candidates,
             has_close_wait,
         } = standing;
+        if search.is_starting && search.is_complete {
+            shared.note_listeners();
+        }
         if shared.note_progress(search.is_complete) == Progress::Ready && search.is_starting {
             search.is_starting = false;
             // What the start has cost is not taken from what comes after.

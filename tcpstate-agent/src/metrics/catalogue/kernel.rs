@@ -43,7 +43,9 @@ pub const SYN_QUEUE_FULL_DROPS: Metric = counter(
     "tcpstate_syn_queue_full_drops_total",
     &[],
     "SYNs dropped because the listener's SYN queue was full, and tcpstate_tcp_syncookies is 0 \
-     (TCPReqQFullDrop): a SYN flood, or SYN-ACKs that do not reach the clients.",
+     (TCPReqQFullDrop): a SYN flood, or SYN-ACKs that do not reach the clients. Those dropped \
+     because three quarters of tcp_max_syn_backlog were taken are in tcpstate_listen_drops_total \
+     alone.",
 );
 
 /// SYNs that were answered without room.

@@ -178,6 +178,17 @@ impl Shared {
         })
     }
 
+    /// Takes note of what the kernel has counted so far for those that were there before the agent,
+    /// so that their counters begin with it and not with the first scrape.
+    pub(super) fn note_listeners(&self) {
+        if let Some(listening) = &self.listening
+            && let Some(sockets) = listening.read()
+        {
+            let not_shown_yet = sockets.iter().map(|socket| (socket, false));
+            lock(&listening.shown).increments.look(not_shown_yet);
+        }
+    }
+
     /// What a scrape shows of them.
     pub(super) fn listeners_reading(&self, queues: &Queues) -> Option<ListenersReading> {
         let begun = Instant::now();

@@ -74,6 +74,32 @@ fn a_listener_that_is_opened_again_goes_on_where_its_counters_were() {
 }
 
 #[test]
+fn what_one_that_is_older_than_the_agent_drops_counts_from_the_agents_start() {
+    const PORT: u16 = 24_072;
+
+    let namespace = Netns::new();
+    set(&namespace, "core/somaxconn", 1);
+    let mut peer = Peer::new(&namespace);
+    let address = SocketAddr::from((KERNEL_V4, PORT));
+    let _listener = namespace.enter(|| listen(address));
+    for port in [4001, 4002] {
+        peer.connect(SocketAddr::from((PEER_V4, port)), address);
+    }
+    let mut flood = |ports: std::ops::Range<u16>| {
+        peer.flood(ports.map(|port| (PEER_V4, port).into()), address);
+        ss_listener(&namespace, PORT).drops
+    };
+    let before = flood(5000..5030);
+    let look = Look::new();
+    let after = flood(6000..6020);
+    assert_eq!((before, after), (30, 50));
+    // This is the first scrape.
+    within(SHOWN, || {
+        says(&look.page(), DROPS, PORT, &[], after - before)
+    });
+}
+
+#[test]
 fn listeners_that_are_closed_during_snapshots_and_scrapes_leave_nothing_and_break_nothing() {
     const PORTS: [u16; 2] = [24_081, 24_082];
     const STAYING: u16 = 24_083;
