@@ -53,8 +53,19 @@ fn outgoing_ones_are_grouped_by_destination_as_ss_shows_them() {
 
 #[test]
 fn those_beyond_the_limit_are_shown_as_other_and_counted() {
+    // More than scrapes by the tests before leave behind at one destination, and fewer than a
+    // small machine allows.
+    const MOST: usize = 900;
+    const SECOND: usize = 700;
+
     let cable = Cable::new();
-    for (port, count) in [(7200, 300), (7201, 200), (7202, 3), (7203, 2), (7204, 1)] {
+    for (port, count) in [
+        (7200, MOST),
+        (7201, SECOND),
+        (7202, 3),
+        (7203, 2),
+        (7204, 1),
+    ] {
         pass_through(&cable, SocketAddr::new(ip(FAR), port), count);
     }
     let settings = WatchSettings {
@@ -66,13 +77,19 @@ fn those_beyond_the_limit_are_shown_as_other_and_counted() {
     let reading = within(Duration::from_secs(10), || {
         let reading = shown(&watch);
         let all: u64 = reading.series.time_wait.values().sum();
-        require(all >= 506, format!("{:?}", reading.series.time_wait))?;
+        let made = (MOST + SECOND + 6) as u64;
+        require(all >= made, format!("{:?}", reading.series.time_wait))?;
         Ok(reading)
     });
     let series = &reading.series.time_wait;
     assert_eq!(series.len(), 3, "{series:?}");
-    assert_eq!(series[&Some(SocketAddr::new(ip(FAR), 7200))], 300);
-    assert_eq!(series[&Some(SocketAddr::new(ip(FAR), 7201))], 200);
+    let shown_of = |port| series.get(&Some(SocketAddr::new(ip(FAR), port))).copied();
+    let greatest = [shown_of(7200), shown_of(7201)];
+    assert_eq!(
+        greatest,
+        [MOST, SECOND].map(|count| Some(count as u64)),
+        "{series:?}"
+    );
     // Elsewhere on the machine there may be some too.
     assert!(series[&None] >= 6, "{series:?}");
     assert!(reading.series.time_wait_folded >= 3);
