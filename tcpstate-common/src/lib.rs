@@ -25,6 +25,7 @@ mod record;
 mod resets;
 mod segment;
 mod state;
+pub mod pass;
 pub mod stopwatch;
 mod unanswered;
 

@@ -1,0 +1,21 @@
+//! Reading the kernel's own tables: what the agent asks of the programs that it runs for that, and
+//! what it gets.
+//!
+//! These programs know nothing of sockets. They follow pointers, copy the beginning of each object
+//! that they meet, and for those in certain states some more pieces of it. Where things lie in an
+//! object is for the agent to know, which has looked it up in the kernel's BTF. What passes between
+//! the two is one element of one map that the agent has mapped into its memory; a program writes it
+//! only while the agent waits for the run to end.
+
+mod block;
+mod objects;
+mod table;
+
+pub use block::{BLOCK_BYTES, Block, PER_CPU_ARRAY, Place};
+pub use objects::{
+    HEAD_BYTES, HEAD_WORDS, MAX_DETAILED, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_PIECES, Objects,
+    PIECE_BYTES, PIECE_WORDS, Wanted,
+};
+pub use table::{
+    BUCKET_WORDS, MAX_CHAIN, MAX_GROUPS, MAX_LANES, MAX_UNREAD, ROOM_FOR_GROUP, Table, TableRequest,
+};

@@ -1,0 +1,33 @@
+//! `read_block`: one piece of the kernel's memory.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes that are copied at most: the bits of all ports.
+pub const BLOCK_BYTES: usize = 8192;
+
+/// Stands for the address of the `struct bpf_array` of the per-CPU array that [`Place`] is about.
+pub const PER_CPU_ARRAY: u64 = 0;
+
+/// Addresses that only a program can tell, as numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Place {
+    /// The task that asks.
+    pub task: u64,
+    /// The element of a per-CPU array, of the CPU that the program runs on.
+    pub per_cpu_element: u64,
+}
+
+/// What passes between the two sides.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Block {
+    /// Where to copy from.
+    pub address: u64,
+    /// How many bytes, [`BLOCK_BYTES`] at most.
+    pub bytes: u64,
+    /// Where the program is.
+    pub place: Place,
+    /// What it has copied.
+    pub words: [u64; BLOCK_BYTES / 8],
+}

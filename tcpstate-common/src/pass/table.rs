@@ -1,0 +1,85 @@
+//! `read_table`: a range of buckets of a hash table.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::objects::{MAX_OBJECTS, Objects, Wanted};
+
+/// Buckets that are read at once at most. Their chains are followed side by side: what costs is
+/// waiting for memory, and so many waits overlap.
+pub const MAX_LANES: usize = 64;
+/// Words of the buckets that are read at once.
+pub const BUCKET_WORDS: usize = 512;
+/// Groups of so many buckets that one run reads at most.
+pub const MAX_GROUPS: u32 = 128;
+/// Objects of one chain that are followed at most.
+pub const MAX_CHAIN: u32 = 512;
+/// Buckets that one run reports as not read at most. More cannot be: each has begun with a lane.
+pub const MAX_UNREAD: usize = 8192;
+/// Room for objects that there must be for another group to begin.
+pub const ROOM_FOR_GROUP: u32 = MAX_OBJECTS as u32 / 2;
+
+/// Which buckets to read, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct TableRequest {
+    /// Address of bucket 0.
+    pub buckets: u64,
+    /// The first bucket to read.
+    pub first: u32,
+    /// The one behind the last.
+    pub end: u32,
+    /// Bytes from one bucket to the next, a multiple of 8.
+    pub stride: u32,
+    /// Where in a bucket the pointer to its first node is, in bytes; a multiple of 8.
+    pub chain: u32,
+    /// Buckets that are read at once: 1 to [`MAX_LANES`], and no more than [`BUCKET_WORDS`] hold.
+    pub lanes: u32,
+    /// Where in an object its node is, in bytes; a multiple of 8.
+    pub node: u32,
+    /// 1 where a chain ends with the number of its bucket (`hlist_nulls`), 0 where it ends with 0.
+    pub nulls: u32,
+    /// Where in the beginning of an object its hash is, in bytes; a multiple of 4.
+    pub hash: u32,
+    /// Which bits of the hash are the number of the bucket. 0: nothing tells whether an object
+    /// belongs to the bucket.
+    pub mask: u32,
+    /// Always 0.
+    pub padding: u32,
+    /// Address of the `struct list_head` by which the network namespace is linked that the table
+    /// goes with, 0 for a table that stays. In one that is not linked any more nothing is read.
+    pub owner: u64,
+    /// Where the cookie of that namespace is.
+    pub cookie_at: u64,
+    /// What it has to be: another namespace may have come to the same place.
+    pub cookie: u64,
+    /// What is wanted of the objects.
+    pub wanted: Wanted,
+}
+
+/// What passes between the two sides.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Table {
+    /// What to do.
+    pub request: TableRequest,
+    /// The next bucket to begin with; `request.end` or more once all were.
+    pub next: u32,
+    /// How many chains broke off, led elsewhere, were too long, or did not fit.
+    pub unread: u32,
+    /// For the program's own use: the chains that it follows.
+    pub lanes: u32,
+    /// For the program's own use: those of them that go on.
+    pub going: u32,
+    /// The next node of each.
+    pub nodes: [u64; MAX_LANES],
+    /// Its bucket.
+    pub lane_buckets: [u32; MAX_LANES],
+    /// The buckets as they lie in memory.
+    pub raw_buckets: [u64; BUCKET_WORDS],
+    /// The buckets of the objects.
+    pub buckets: [u32; MAX_OBJECTS],
+    /// The buckets that were not read. What was met of them means nothing.
+    pub unread_buckets: [u32; MAX_UNREAD],
+    /// What was met.
+    pub objects: Objects,
+}
