@@ -8,12 +8,17 @@
 //! only while the agent waits for the run to end.
 
 mod block;
+mod namespaces;
 mod objects;
 mod table;
 
 pub use block::{BLOCK_BYTES, Block, PER_CPU_ARRAY, Place};
+pub use namespaces::{
+    MAX_CPUS, MAX_LINUX_MIB, MAX_NET_PIECES, MAX_TCP_MIB, NAMESPACES_A_RUN, NamespaceObject,
+    Namespaces, NamespacesRequest, PROTOCOLS,
+};
 pub use objects::{
-    HEAD_BYTES, HEAD_WORDS, MAX_DETAILED, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_PIECES, Objects,
+    HEAD_BYTES, HEAD_WORDS, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_KIND, Objects,
     PIECE_BYTES, PIECE_WORDS, Wanted,
 };
 pub use table::{

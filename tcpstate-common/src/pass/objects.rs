@@ -12,9 +12,7 @@ pub const PIECE_WORDS: usize = 8;
 /// The same in bytes.
 pub const PIECE_BYTES: usize = PIECE_WORDS * 8;
 /// Objects that one run copies at most.
-pub const MAX_OBJECTS: usize = 1024;
-/// Of so many one run copies further pieces at most.
-pub const MAX_DETAILED: usize = 256;
+pub const MAX_OBJECTS: usize = 512;
 /// Further pieces of one object at most.
 pub const MAX_PIECES: usize = 8;
 /// Kinds of object that differ in what is wanted of them.
@@ -40,17 +38,17 @@ pub struct Wanted {
 pub struct Objects {
     /// How many there are.
     pub count: u32,
-    /// Of how many there are further pieces.
-    pub detailed: u32,
+    /// Always 0.
+    pub padding: u32,
     /// Their addresses.
     pub addresses: [u64; MAX_OBJECTS],
-    /// Which element of `pieces` has theirs; [`NO_PIECES`] for none.
-    pub details: [u32; MAX_OBJECTS],
+    /// Their kinds: which pieces were taken. [`NO_KIND`] for none.
+    pub kinds: [u32; MAX_OBJECTS],
     /// Their beginnings.
     pub heads: [[u64; HEAD_WORDS]; MAX_OBJECTS],
-    /// Further pieces.
-    pub pieces: [[[u64; PIECE_WORDS]; MAX_PIECES]; MAX_DETAILED],
+    /// Further pieces of them.
+    pub pieces: [[[u64; PIECE_WORDS]; MAX_PIECES]; MAX_OBJECTS],
 }
 
 /// No further pieces of an object were wanted.
-pub const NO_PIECES: u32 = u32::MAX;
+pub const NO_KIND: u32 = u32::MAX;

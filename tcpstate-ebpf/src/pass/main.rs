@@ -4,6 +4,7 @@
 //! | program | file |
 //! | --- | --- |
 //! | `read_table` | `table.rs`: the objects in some buckets of a hash table |
+//! | `read_namespaces` | `namespaces.rs`: the list of network namespaces |
 //! | `read_block` | `block.rs`: one piece of memory |
 #![no_std]
 #![no_main]
@@ -19,6 +20,7 @@
 
 mod block;
 mod memory;
+mod namespaces;
 mod objects;
 mod table;
 

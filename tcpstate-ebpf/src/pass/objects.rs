@@ -1,7 +1,7 @@
 //! Taking copies of objects.
 
 use tcpstate_common::pass::{
-    HEAD_BYTES, MAX_DETAILED, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_PIECES, Objects, PIECE_BYTES,
+    HEAD_BYTES, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_KIND, Objects, PIECE_BYTES,
     Wanted,
 };
 
@@ -20,35 +20,29 @@ pub(crate) fn take_head(objects: &mut Objects, address: u64) -> Option<usize> {
 }
 
 /// Counts in an object whose beginning was taken, and takes the pieces that are wanted of it.
-/// `false` where there is no room for them.
 #[inline(always)]
-pub(crate) fn keep(objects: &mut Objects, wanted: &Wanted, number: usize, address: u64) -> bool {
+pub(crate) fn keep(objects: &mut Objects, wanted: &Wanted, number: usize, address: u64) {
+    let number = number & (MAX_OBJECTS - 1);
     let state = byte(&objects.heads[number], wanted.state) & 31;
-    let mut detail = NO_PIECES;
+    let mut found = NO_KIND;
     for kind in 0..MAX_KINDS {
         if wanted.states[kind] >> state & 1 == 0 {
             continue;
         }
-        let place = objects.detailed as usize;
-        if place >= MAX_DETAILED {
-            return false;
-        }
         for piece in 0..MAX_PIECES {
             let offset = wanted.pieces[kind][piece];
             if offset != 0 {
-                let to = objects.pieces[place][piece].as_mut_ptr();
+                let to = objects.pieces[number][piece].as_mut_ptr();
                 // SAFETY: a piece has room for so many bytes. One that cannot be read is zeros.
                 unsafe { copy(to, PIECE_BYTES as u32, address + u64::from(offset)) };
             }
         }
-        objects.detailed = place as u32 + 1;
-        detail = place as u32;
+        found = kind as u32;
         break;
     }
     objects.addresses[number] = address;
-    objects.details[number] = detail;
+    objects.kinds[number] = found;
     objects.count = number as u32 + 1;
-    true
 }
 
 /// The word that lies so many bytes into a head, a multiple of 8.

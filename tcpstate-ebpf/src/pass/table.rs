@@ -42,7 +42,6 @@ const DONE: u64 = 1;
 extern "C" fn read_table(_ctx: *const u64) -> u64 {
     let table = table!();
     table.objects.count = 0;
-    table.objects.detailed = 0;
     table.unread = 0;
     table.next = table.request.first;
     if !is_there(table) {
@@ -173,10 +172,7 @@ extern "C" fn table_step(lane: u64) -> u64 {
         word(node).unwrap_or(0)
     };
     table.buckets[number] = bucket;
-    if !objects::keep(&mut table.objects, &table.request.wanted, number, address) {
-        leave(table, bucket);
-        return DONE;
-    }
+    objects::keep(&mut table.objects, &table.request.wanted, number, address);
     let going = table.going as usize & (MAX_LANES - 1);
     table.nodes[going] = next;
     table.lane_buckets[going] = bucket;
