@@ -30,7 +30,6 @@ use tracing::{debug, warn};
 
 use crate::{
     diagnosis::{ConnectionsReport, ListeningReport, Report},
-    netns::Visitor,
     watch::Watch,
 };
 
@@ -151,13 +150,6 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 fn serve(listener: &UnixListener, watch: &Watch, stop: &AtomicBool) {
-    let visitor = match Visitor::new() {
-        Ok(visitor) => visitor,
-        Err(error) => {
-            warn!(%error, "cannot open the agent's own network namespace, no command is answered");
-            return;
-        }
-    };
     while !stop.load(Ordering::Relaxed) {
         let mut readable = [PollFd::new(listener, PollFlags::IN)];
         if poll(&mut readable, Some(&STOP_INTERVAL)).is_err() {
@@ -166,7 +158,7 @@ fn serve(listener: &UnixListener, watch: &Watch, stop: &AtomicBool) {
         }
         match listener.accept() {
             Ok((stream, _)) => {
-                if let Err(error) = answer(&stream, watch, &visitor) {
+                if let Err(error) = answer(&stream, watch) {
                     debug!(%error, "a command was not answered");
                 }
             }
@@ -179,7 +171,7 @@ fn serve(listener: &UnixListener, watch: &Watch, stop: &AtomicBool) {
     }
 }
 
-fn answer(stream: &UnixStream, watch: &Watch, visitor: &Visitor) -> anyhow::Result<()> {
+fn answer(stream: &UnixStream, watch: &Watch) -> anyhow::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -194,7 +186,7 @@ fn answer(stream: &UnixStream, watch: &Watch, visitor: &Visitor) -> anyhow::Resu
         Ok(Request {
             protocol: PROTOCOL,
             question,
-        }) => look(question, watch, visitor).unwrap_or_else(|| {
+        }) => look(question, watch).unwrap_or_else(|| {
             Answer::Error("the agent cannot tell who holds sockets (see `check`)".to_owned())
         }),
         Ok(request) => Answer::Error(format!(
@@ -209,11 +201,11 @@ fn answer(stream: &UnixStream, watch: &Watch, visitor: &Visitor) -> anyhow::Resu
     Ok(())
 }
 
-fn look(question: Question, watch: &Watch, visitor: &Visitor) -> Option<Answer> {
+fn look(question: Question, watch: &Watch) -> Option<Answer> {
     Some(match question {
-        Question::CloseWait => Answer::CloseWait(Report::new(&*watch.close_wait(visitor)?)),
+        Question::CloseWait => Answer::CloseWait(Report::new(&*watch.close_wait()?)),
         Question::Connections => {
-            Answer::Connections(ConnectionsReport::new(&watch.connections(visitor)?))
+            Answer::Connections(ConnectionsReport::new(&watch.connections()?))
         }
         Question::Listeners => Answer::Listeners(ListeningReport::new(&watch.listeners()?)),
     })

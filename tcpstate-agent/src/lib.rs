@@ -1,7 +1,7 @@
 //! The library of `tcpstate-agent`.
 //!
 //! Data flows one way: kernel → bytes → [`decode`] → [`model`] → [`metrics`], [`http`] and the
-//! terminal. The [`bpf`] module alone knows the BPF library, [`netns`] alone enters namespaces,
+//! terminal. The [`bpf`] module alone knows the BPF library,
 //! [`watch`] keeps the model true while the agent runs, and [`commands`] wires them.
 
 #![deny(unsafe_code)]
@@ -14,13 +14,13 @@ pub mod control;
 pub mod decode;
 pub mod diagnosis;
 pub mod end_words;
+pub mod host;
 pub mod http;
 pub mod landing_page;
 pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod netlink;
-pub mod netns;
 pub mod ownership;
 pub mod process;
 pub mod recent_ends;

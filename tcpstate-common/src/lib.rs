@@ -14,7 +14,6 @@
 mod close;
 mod close_wait;
 mod counters;
-mod destination;
 mod duration;
 mod family;
 mod handshake;
@@ -27,16 +26,11 @@ mod segment;
 mod state;
 pub mod pass;
 pub mod stopwatch;
-mod unanswered;
 
 pub use close::{CloseCounters, CloseReason, SentReset, SocketEnd, errno};
 pub use close_wait::{ClockSample, OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
 pub use counters::{
-    CpuCounters, EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix,
-};
-pub use destination::{
-    DESTINATIONS_TOGETHER, Destination, Destinations, INDEX_LINES, INDEX_WORDS, KEPT_DESTINATION,
-    MAX_DESTINATIONS, PORT_WORDS, Place, PortSet, Way,
+    CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix,
 };
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
 pub use family::Family;
@@ -44,9 +38,11 @@ pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};
 pub use kernel_field::{FIELDS, KernelField, MISSING};
 pub use listener::{
     HALF_OPEN_AGES, HALF_OPEN_RETRANSMITS, HalfOpen, HalfOpenCounts, ListenAddress,
-    ListenerCounters, ListenerRecord, MAX_LISTENERS, ServiceCounts,
+    MAX_SYNACK_LISTENERS, PORT_WORDS, PortSet, ServiceCounts,
 };
-pub use names::{global, map, program, segment_global, segment_map, segment_program};
+pub use names::{
+    global, map, pass_map, pass_program, program, segment_global, segment_map, segment_program,
+};
 pub use record::{RecordMask, TransitionKind, TransitionRecord};
 pub use resets::{RESET_REASONS, ResetCounters};
 pub use segment::{
@@ -54,4 +50,3 @@ pub use segment::{
     SegmentRecord, Skipped, flag, is_telling,
 };
 pub use state::{STATE_SLOTS, TcpState};
-pub use unanswered::UnansweredRecord;

@@ -10,15 +10,6 @@ pub mod program {
     pub const RESET_SENT: &str = "tcp_reset_sent";
     /// `tp_btf/tcp_receive_reset`: counts resets that come.
     pub const RESET_RECEIVED: &str = "tcp_reset_recv";
-    /// `iter/tcp`: counts the sockets of one namespace.
-    pub const COUNT_SOCKETS: &str = "tcp_count";
-    /// `iter/tcp`: counts the sockets of one namespace and describes those in CLOSE_WAIT.
-    pub const CLOSE_WAIT: &str = "tcp_close_wait";
-    /// `iter/tcp`: counts the sockets of one namespace and describes those whose peers do not
-    /// answer.
-    pub const UNANSWERED: &str = "tcp_unanswered";
-    /// `iter/bpf_map_elem`: reads the queues of all listening sockets.
-    pub const LISTENERS: &str = "tcp_listeners";
     /// `tp_btf/tcp_retransmit_synack`: counts SYN-ACKs that are sent again.
     pub const SYNACK: &str = "tcp_synack";
     /// `iter/task_file`: tells which processes hold the sockets in CLOSE_WAIT.
@@ -40,24 +31,12 @@ pub mod map {
     pub const BRIEF: &str = "BRIEF";
     /// Per-CPU array of one [`ResetCounters`](crate::ResetCounters).
     pub const RESETS: &str = "RESETS";
-    /// Hash from a listening socket's address to its
-    /// [`ListenerCounters`](crate::ListenerCounters).
-    pub const LISTENERS: &str = "LISTENERS";
-    /// Hash from a [`ListenAddress`](crate::ListenAddress) to its
-    /// [`ServiceCounts`](crate::ServiceCounts).
-    pub const SERVICES: &str = "SERVICES";
-    /// Array of [`Destinations`](crate::Destinations).
-    pub const DESTINATIONS: &str = "DESTINATIONS";
-    /// Array of one [`PortSet`](crate::PortSet): what `connect()` may choose.
-    pub const PORT_RANGE: &str = "PORT_RANGE";
+    /// Hash from a listening socket's address to how many SYN-ACKs were sent again at it.
+    pub const SYNACKS: &str = "SYNACKS";
     /// Ring buffer of [`TransitionRecord`](crate::TransitionRecord).
     pub const EVENTS: &str = "EVENTS";
     /// Per-CPU array of one [`EventCounters`](crate::EventCounters).
     pub const EVENT_COUNTERS: &str = "EVENT_COUNTERS";
-    /// Array of one [`SocketCounts`](crate::SocketCounts).
-    pub const SOCKET_COUNTS: &str = "SOCKET_COUNTS";
-    /// Array of one [`ClockSample`](crate::ClockSample).
-    pub const CLOCK: &str = "CLOCK";
     /// The ring buffer of aya-log.
     pub const KERNEL_LOG: &str = "AYA_LOGS";
 }
@@ -106,4 +85,26 @@ pub mod segment_map {
 pub mod segment_global {
     /// `u32`: telling segments that may be recorded by each CPU in a window; 0 for none.
     pub const RECORD_LIMIT: &str = "RECORD_LIMIT";
+}
+
+/// Programs of the object that reads the kernel's own tables. They are run, not attached.
+pub mod pass_program {
+    /// Reads a range of buckets of a hash table.
+    pub const READ_TABLE: &str = "read_table";
+    /// Reads the list of network namespaces.
+    pub const READ_NAMESPACES: &str = "read_namespaces";
+    /// Reads one piece of memory.
+    pub const READ_BLOCK: &str = "read_block";
+    /// All of them.
+    pub const ALL: [&str; 3] = [READ_TABLE, READ_NAMESPACES, READ_BLOCK];
+}
+
+/// Maps of that object: each an array of one element, which the agent has in its memory.
+pub mod pass_map {
+    /// A [`Table`](crate::pass::Table).
+    pub const TABLE: &str = "TABLE";
+    /// A [`Namespaces`](crate::pass::Namespaces).
+    pub const NAMESPACES: &str = "NAMESPACES";
+    /// A [`Block`](crate::pass::Block).
+    pub const BLOCK: &str = "BLOCK";
 }

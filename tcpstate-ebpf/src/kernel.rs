@@ -9,7 +9,6 @@ mod accept_queue;
 mod bare_sock;
 mod block;
 mod file;
-mod request;
 mod seq_file;
 mod sock;
 mod task;
@@ -25,9 +24,8 @@ use tcpstate_common::MISSING;
 pub(crate) use accept_queue::AcceptQueue;
 pub(crate) use bare_sock::{BareSock, Look};
 pub(crate) use file::File;
-pub(crate) use request::Request;
 pub(crate) use seq_file::SeqFile;
-pub(crate) use sock::{BindBucket, Sock, TcpSock, TimewaitSock};
+pub(crate) use sock::{Sock, TcpSock};
 pub(crate) use task::{Caller, Task};
 
 macro_rules! offsets {
@@ -56,27 +54,13 @@ offsets!(
     SK_SOCKET,
     INET_SPORT,
     NET_INUM,
-    TW_SUBSTATE,
-    TW_TS_RECENT,
-    TW_BIND_BUCKET,
-    BIND_BUCKET,
-    FAST_REUSE,
     RCV_NXT,
     COPIED_SEQ,
     WRITE_SEQ,
     SND_UNA,
     RCV_TSTAMP,
-    SENT_AGAIN,
-    PROBES_OUT,
     ACCEPT_HEAD,
     ACK_BACKLOG,
-    MAX_ACK_BACKLOG,
-    SK_DROPS,
-    REQ_QUEUE_LENGTH,
-    DEFER_ACCEPT,
-    REQ_RETRANSMITS,
-    REQ_ACKED,
-    REQ_SENT,
     SRTT,
     TOTAL_RETRANSMITS,
     DATA_SEGMENTS_IN,

@@ -8,8 +8,9 @@ use aya_ebpf::Global;
 use tcpstate_common::{OwnerRecord, SocketFlags, TcpState};
 
 use crate::{
-    close_wait::since,
-    kernel::{AcceptQueue, File, SeqFile, Task},
+    clock,
+    kernel::{AcceptQueue, File, Look, SeqFile, Task},
+    stopwatch,
 };
 
 /// Where `struct bpf_iter__task_file` has its members: `meta`, `task`, `fd` and `file`, each in
@@ -48,6 +49,12 @@ extern "C" fn tcp_owners(ctx: *const *const u8) -> i32 {
         let _ = to.write(&record);
     }
     0
+}
+
+/// Since when a socket is in CLOSE_WAIT, 0 where that is not known.
+#[inline(always)]
+fn since(look: &Look) -> u64 {
+    stopwatch::since(look.sock.key(), clock::monotonic_ns())
 }
 
 #[inline(always)]

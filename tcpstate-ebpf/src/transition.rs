@@ -12,7 +12,7 @@ use crate::{
     event_ring::{self, RingFull},
     handshake,
     kernel::{Caller, Sock, TcpSock},
-    listeners, namespaces, stopwatch,
+    namespaces, stopwatch, synack,
 };
 
 /// Which kinds of transition get a record, a [`RecordMask`].
@@ -71,10 +71,8 @@ fn observe(ctx: &BtfTracePointContext) {
     }
 
     handshake::observe(&mut counters.handshakes, sock, old, new);
-    match (old, new) {
-        (_, TcpState::Listen) => listeners::begin(sock.identity()),
-        (TcpState::Listen, TcpState::Close) => listeners::end(sock.identity()),
-        _ => {}
+    if matches!((old, new), (TcpState::Listen, TcpState::Close)) {
+        synack::forget(sock.identity());
     }
     let error = sock.error();
     let reason = follow(counters, sock, old, new, error);

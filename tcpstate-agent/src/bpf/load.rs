@@ -19,12 +19,11 @@ use super::{
     flow::{Flow, FlowMaps},
     kernel_btf::KERNEL_BTF,
     kernel_log::{KernelLog, KernelLogLevel},
-    listener_table::ListenerTable,
-    map_iterator::MapIterator,
+    pass::{KernelTables, OpenError},
     plan::{Obstacle, ProgramId, plan},
     reset_table::ResetTable,
-    service_table::ServiceTable,
     socket_pass::SocketPass,
+    synack_table::SynAckTable,
 };
 
 /// The programs, built by `cargo xtask ebpf build`.
@@ -55,12 +54,12 @@ pub struct Loaded {
     pub flow: Option<Flow>,
     /// The transition records; there when `flow` is.
     pub events: Option<EventRing>,
-    /// The counter of sockets.
+    /// The kernel's own tables.
+    pub tables: Option<KernelTables>,
+    /// The walk over descriptors.
     pub socket_pass: Option<SocketPass>,
-    /// The reader of listening sockets.
-    pub listeners: Option<(ListenerTable, ServiceTable)>,
-    /// Keeps the counter of SYN-ACKs attached.
-    pub synack_link: Option<BtfTracePointLink>,
+    /// The counter of SYN-ACKs.
+    pub synacks: Option<SynAckTable>,
     /// The counters of resets.
     pub resets: Option<ResetTable>,
     /// The kernel side's messages, if wanted.
@@ -131,9 +130,9 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     let mut loaded = Loaded {
         flow: None,
         events: None,
+        tables: None,
         socket_pass: None,
-        listeners: None,
-        synack_link: None,
+        synacks: None,
         resets: None,
         kernel_log: None,
         programs: Vec::new(),
@@ -154,6 +153,10 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
 
     raise_locked_memory_limit();
+    if allowed == [ProgramId::Tables] {
+        open_tables(facts, &mut loaded);
+        return Ok(loaded);
+    }
     // The library rounds up in the same way.
     let event_ring_bytes = options.event_ring_bytes.max(PAGE).next_power_of_two();
     let mut ebpf = match open_object(facts, options) {
@@ -171,17 +174,16 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     // piece of memory that it ever holds.
     let btf = Btf::parse_file(Path::new(KERNEL_BTF), Endianness::default())?;
     let mut reset_links = Vec::new();
+    let wants_tables = allowed.contains(&ProgramId::Tables);
     for program in allowed {
         let outcome = match program {
             ProgramId::Transition => {
                 start_transition(&mut ebpf, &btf, event_ring_bytes, &mut loaded)?
             }
-            ProgramId::CountSockets | ProgramId::CloseWait | ProgramId::Unanswered => {
-                load_iterator(&mut ebpf, &btf, program, "tcp")
-            }
+            // After the others: by then the kernel's types take no memory any more.
+            ProgramId::Tables => continue,
             ProgramId::Owners => load_iterator(&mut ebpf, &btf, program, "task_file"),
-            ProgramId::Listeners => start_listeners(&mut ebpf, &btf, &mut loaded)?,
-            ProgramId::SynAck => start_synack(&mut ebpf, &btf, &mut loaded),
+            ProgramId::SynAck => start_synack(&mut ebpf, &btf, &mut loaded)?,
             ProgramId::ResetSent | ProgramId::ResetReceived => attach(&mut ebpf, &btf, program)
                 .map(|(verified, link)| {
                     reset_links.push((program, link));
@@ -193,6 +195,9 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
     drop(btf);
     return_free_memory();
+    if wants_tables {
+        open_tables(facts, &mut loaded);
+    }
     loaded.programs.sort_by_key(|status| status.program);
     if !reset_links.is_empty() {
         let counters = take_map(&mut ebpf, map::RESETS)?;
@@ -205,23 +210,8 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
         let mut programs = loaded.programs.iter();
         programs.any(|status| status.program == wanted && status.outcome.is_ok())
     };
-    if runs(ProgramId::CountSockets) {
-        let tells_unanswered = runs(ProgramId::Unanswered);
-        let tells_owners = runs(ProgramId::CloseWait) && runs(ProgramId::Owners);
-        let counts = take_map(&mut ebpf, map::SOCKET_COUNTS)?;
-        let clock = take_map(&mut ebpf, map::CLOCK)?;
-        let port_range = take_map(&mut ebpf, map::PORT_RANGE)?;
-        let destinations = take_map(&mut ebpf, map::DESTINATIONS)?;
-        loaded.socket_pass = Some(SocketPass {
-            ebpf,
-            counts,
-            clock,
-            port_range,
-            destinations,
-            passes: 0,
-            tells_owners,
-            tells_unanswered,
-        });
+    if runs(ProgramId::Owners) {
+        loaded.socket_pass = Some(SocketPass { ebpf });
     }
     Ok(loaded)
 }
@@ -301,10 +291,44 @@ fn start_transition(
     Ok(Ok(verified))
 }
 
-fn start_synack(ebpf: &mut Ebpf, btf: &Btf, loaded: &mut Loaded) -> Result<u32, ProgramError> {
-    let (verified, link) = attach(ebpf, btf, ProgramId::SynAck)?;
-    loaded.synack_link = Some(link);
-    Ok(verified)
+/// The outer error is the object's, the inner one the kernel's refusal of this program.
+fn start_synack(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    loaded: &mut Loaded,
+) -> Result<Result<u32, ProgramError>, LoadError> {
+    let (verified, link) = match attach(ebpf, btf, ProgramId::SynAck) {
+        Ok(attached) => attached,
+        Err(error) => return Ok(Err(error)),
+    };
+    loaded.synacks = Some(SynAckTable::new(take_map(ebpf, map::SYNACKS)?, link));
+    Ok(Ok(verified))
+}
+
+/// Loads the programs that read the kernel's tables.
+fn open_tables(facts: &Facts, loaded: &mut Loaded) {
+    let layout = facts.btf.as_ref().ok().map(|btf| btf.layout.as_ref());
+    let Some(Ok(layout)) = layout else {
+        // The plan has said why.
+        return;
+    };
+    let outcome = match KernelTables::open(layout) {
+        Ok(tables) => {
+            let verified = tables.verified_instructions();
+            loaded.tables = Some(tables);
+            Ok(verified)
+        }
+        Err(OpenError::Program(error)) => Err(refusal(ProgramId::Tables, &error)),
+        Err(OpenError::Object(error)) => Err(object_refusal(&error)),
+        Err(error) => Err(Obstacle {
+            cause: error.to_string(),
+            remedy: "report it with the output of `uname -r`".to_owned(),
+        }),
+    };
+    loaded.programs.push(ProgramStatus {
+        program: ProgramId::Tables,
+        outcome,
+    });
 }
 
 /// Attaches a program to its tracepoint.
@@ -318,35 +342,6 @@ fn attach(
     let link = program.attach()?;
     let link = program.take_link(link)?;
     Ok((verified_instructions(&program.info()?), link))
-}
-
-/// The outer error is the object's, the inner one the kernel's refusal of this program.
-fn start_listeners(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    loaded: &mut Loaded,
-) -> Result<Result<u32, ProgramError>, LoadError> {
-    let sockets = match ebpf.map(map::LISTENERS) {
-        Some(Map::HashMap(data)) => data.fd().as_fd().try_clone_to_owned(),
-        _ => Err(std::io::ErrorKind::NotFound.into()),
-    };
-    let attach = || {
-        let program: &mut Iter = program(ebpf, ProgramId::Listeners)?.try_into()?;
-        program.load("bpf_map_elem", btf)?;
-        let iterator = MapIterator::attach(program.fd()?.as_fd(), sockets?.as_fd())?;
-        Ok((verified_instructions(&program.info()?), iterator))
-    };
-    let (verified, iterator) = match attach() {
-        Ok(attached) => attached,
-        Err(error) => return Ok(Err(error)),
-    };
-    let sockets = take_map(ebpf, map::LISTENERS)?;
-    let services = take_map(ebpf, map::SERVICES)?;
-    loaded.listeners = Some((
-        ListenerTable::new(sockets, iterator),
-        ServiceTable::new(services),
-    ));
-    Ok(Ok(verified))
 }
 
 fn load_iterator(

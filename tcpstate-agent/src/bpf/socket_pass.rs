@@ -1,41 +1,25 @@
-//! The snapshot engine's passes: walks over all sockets of a network namespace, or over all files
-//! of all processes, inside the kernel.
+//! A walk over all files of all processes, inside the kernel.
 
 use std::{fs::File, io};
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData, MapError},
     programs::{Iter, ProgramError, links::LinkError},
 };
-use tcpstate_common::{
-    ClockSample, DESTINATIONS_TOGETHER, Destinations, MAX_DESTINATIONS, OwnerRecord, PortSet,
-    SocketCounts, SocketRecord, UnansweredRecord, program,
-};
+use tcpstate_common::{OwnerRecord, program};
 use thiserror::Error;
 use tracing::warn;
 use zerocopy::FromBytes;
 
-use super::wire::Wire;
-use crate::decode::{DecodeError, Outgoing, Owner, Socket, Unanswered};
+use crate::decode::{DecodeError, Owner};
 
-/// The loaded iterators.
+/// The loaded iterator.
 pub struct SocketPass {
-    /// Owns the programs.
+    /// Owns the program.
     pub(super) ebpf: Ebpf,
-    pub(super) counts: Array<MapData, Wire<SocketCounts>>,
-    pub(super) clock: Array<MapData, Wire<ClockSample>>,
-    pub(super) port_range: Array<MapData, Wire<PortSet>>,
-    pub(super) destinations: Array<MapData, Wire<Destinations>>,
-    /// Passes so far.
-    pub(super) passes: u32,
-    /// The programs that describe sockets in CLOSE_WAIT and tell their owners are loaded.
-    pub(super) tells_owners: bool,
-    /// The program that describes sockets whose peers do not answer is loaded.
-    pub(super) tells_unanswered: bool,
 }
 
-/// Why a pass gave no counts.
+/// Why a walk gave nothing.
 #[derive(Debug, Error)]
 pub enum PassError {
     /// The iterator could not be opened.
@@ -47,82 +31,19 @@ pub enum PassError {
     /// The walk broke off.
     #[error("cannot walk the sockets: {0}")]
     Walk(#[from] io::Error),
-    /// The counts could not be cleared or read.
-    #[error("cannot read the counts: {0}")]
-    Counts(#[from] MapError),
 }
 
 impl SocketPass {
-    /// Whether [`SocketPass::describe`] and [`SocketPass::owners`] can be used.
+    /// Since when a socket is in CLOSE_WAIT.
     #[must_use]
-    pub const fn tells_owners(&self) -> bool {
-        self.tells_owners
+    #[expect(clippy::unused_self, reason = "to come")]
+    pub const fn since(&self, _socket: u64) -> Option<u64> {
+        None
     }
 
-    /// Whether [`SocketPass::unanswered`] can be used.
-    #[must_use]
-    pub const fn tells_unanswered(&self) -> bool {
-        self.tells_unanswered
-    }
-
-    /// Says which ports `connect()` may choose in the namespace that is counted next: only those
-    /// count as held.
-    pub fn set_port_range(&mut self, ports: &PortSet) -> Result<(), PassError> {
-        Ok(self.port_range.set(0, Wire(*ports), 0)?)
-    }
-
-    /// Where the outgoing connections go that the last pass has `counted`.
-    pub fn outgoing(&self, counted: &SocketCounts) -> Result<Vec<Outgoing>, PassError> {
-        // More than there is room for have come, where some had to make room.
-        let mut left = counted.destinations.min(MAX_DESTINATIONS) as usize;
-        let mut found = Vec::with_capacity(left);
-        let mut refused = None;
-        for together in 0..self.destinations.len() {
-            if left == 0 {
-                break;
-            }
-            let Wire(Destinations { entries }) = self.destinations.get(&together, 0)?;
-            for entry in entries.into_iter().take(left) {
-                match Outgoing::try_from(entry) {
-                    Ok(outgoing) => found.push(outgoing),
-                    Err(error) => refused = Some(error),
-                }
-            }
-            left = left.saturating_sub(DESTINATIONS_TOGETHER);
-        }
-        report(refused);
-        Ok(found)
-    }
-
-    /// Counts the sockets of the network namespace that the calling thread is in.
-    ///
-    /// Takes as long as the kernel takes to walk its whole hash table, which all namespaces
-    /// share: milliseconds on an idle host, half a second at a million sockets.
-    pub fn count(&mut self) -> Result<SocketCounts, PassError> {
-        self.begin_pass()?;
-        // Writes nothing: the reading is the walk.
-        read_records(self.open(program::COUNT_SOCKETS)?, |_: SocketRecord| {})?;
-        self.counts()
-    }
-
-    /// The same, and hands over what there is to say of listeners and of sockets in CLOSE_WAIT.
-    /// Listeners come first.
-    pub fn describe(&mut self, each: impl FnMut(Socket)) -> Result<SocketCounts, PassError> {
-        self.begin_pass()?;
-        read_decoded::<SocketRecord, _>(self.open(program::CLOSE_WAIT)?, each)?;
-        self.counts()
-    }
-
-    /// The same as [`SocketPass::count`], and hands over the sockets whose peers do not answer.
-    pub fn unanswered(&mut self, each: impl FnMut(Unanswered)) -> Result<SocketCounts, PassError> {
-        self.begin_pass()?;
-        read_decoded::<UnansweredRecord, _>(self.open(program::UNANSWERED)?, each)?;
-        self.counts()
-    }
-
-    /// Hands over every descriptor of every process that is a socket in CLOSE_WAIT, or a listener
-    /// with some in its accept queue. Of all network namespaces; of the processes that the
-    /// caller's PID namespace shows, the lowest number first.
+    /// Hands over every descriptor of every process that is a socket in CLOSE_WAIT, or a listener.
+    /// Of all network namespaces; of the processes that the caller's PID namespace shows, the
+    /// lowest number first.
     pub fn owners(&mut self, each: impl FnMut(Owner)) -> Result<(), PassError> {
         Ok(read_decoded::<OwnerRecord, _>(
             self.open(program::OWNERS)?,
@@ -130,29 +51,6 @@ impl SocketPass {
         )?)
     }
 
-    /// The kernel's clocks at the end of the last [`SocketPass::describe`]; zeros before.
-    pub fn clock(&self) -> Result<ClockSample, PassError> {
-        let Wire(sample) = self.clock.get(&0, 0)?;
-        Ok(sample)
-    }
-
-    fn begin_pass(&mut self) -> Result<(), PassError> {
-        // What an earlier pass has left in other maps is told by its number. 0 is that of none.
-        self.passes = (self.passes + 1) % MAX_PASSES;
-        let zeros = SocketCounts {
-            pass: self.passes.max(1),
-            ..SocketCounts::default()
-        };
-        Ok(self.counts.set(0, Wire(zeros), 0)?)
-    }
-
-    fn counts(&self) -> Result<SocketCounts, PassError> {
-        let Wire(counts) = self.counts.get(&0, 0)?;
-        Ok(counts)
-    }
-
-    /// The kernel takes the namespaces from the thread that creates the file, so each pass makes
-    /// its own; attaching again costs some 5 µs.
     fn open(&mut self, program: &str) -> Result<File, PassError> {
         let program: &mut Iter = self
             .ebpf
@@ -184,9 +82,6 @@ fn report(refused: Option<DecodeError>) {
         warn!(%error, "a malformed record from the kernel side was dropped");
     }
 }
-
-/// The kernel side keeps four bits beside the number of a pass.
-const MAX_PASSES: u32 = 1 << 28;
 
 /// More than the 32 KiB that the kernel hands out at once.
 const BUFFER_BYTES: usize = 64 * 1024;

@@ -7,7 +7,6 @@ use std::{
 
 /// `enum bpf_cmd`.
 pub(super) const BPF_LINK_CREATE: libc::c_long = 28;
-pub(super) const BPF_ITER_CREATE: libc::c_long = 33;
 
 /// Where on a network interface a program is: `enum bpf_attach_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

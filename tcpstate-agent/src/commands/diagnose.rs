@@ -11,7 +11,6 @@ use crate::{
     cli::Output,
     control,
     diagnosis::{ConnectionsReport, Diagnosis, ListeningReport, Report, write_text},
-    netns::Visitor,
     process::command_line,
     settings::DiagnoseSettings,
     watch::Watch,
@@ -22,7 +21,7 @@ enum Source<'a> {
     /// The agent that runs.
     Agent(&'a DiagnoseSettings),
     /// Nobody: look oneself.
-    Own(Box<Watch>, Visitor),
+    Own(Box<Watch>),
 }
 
 /// Looks once or twice, and prints what follows.
@@ -99,7 +98,7 @@ impl Source<'_> {
         match self {
             Self::Agent(settings) => control::ask_close_wait(&settings.control_socket)?
                 .context("the agent has stopped meanwhile"),
-            Self::Own(watch, visitor) => look(watch, visitor),
+            Self::Own(watch) => look(watch),
         }
     }
 
@@ -109,8 +108,8 @@ impl Source<'_> {
             Self::Agent(settings) => control::ask_connections(&settings.control_socket)
                 .inspect_err(|error| debug!(error = format!("{error:#}"), "no connections"))
                 .unwrap_or_default(),
-            Self::Own(watch, visitor) => watch
-                .connections(visitor)
+            Self::Own(watch) => watch
+                .connections()
                 .map(|found| ConnectionsReport::new(&found)),
         }
     }
@@ -121,21 +120,20 @@ impl Source<'_> {
             Self::Agent(settings) => control::ask_listeners(&settings.control_socket)
                 .inspect_err(|error| debug!(error = format!("{error:#}"), "no listeners"))
                 .unwrap_or_default(),
-            Self::Own(watch, _) => watch.listeners().map(|found| ListeningReport::new(&found)),
+            Self::Own(watch) => watch.listeners().map(|found| ListeningReport::new(&found)),
         }
     }
 }
 
 fn look_oneself<'a>() -> anyhow::Result<(Source<'a>, Report)> {
     let watch = watch_once(&ProgramId::ALL)?;
-    let visitor = Visitor::new().context("cannot open one's own network namespace")?;
-    let report = look(&watch, &visitor)?;
-    Ok((Source::Own(Box::new(watch), visitor), report))
+    let report = look(&watch)?;
+    Ok((Source::Own(Box::new(watch)), report))
 }
 
-fn look(watch: &Watch, visitor: &Visitor) -> anyhow::Result<Report> {
+fn look(watch: &Watch) -> anyhow::Result<Report> {
     let found = watch
-        .close_wait(visitor)
+        .close_wait()
         .context("cannot tell who holds sockets here (`tcpstate-agent check` says why)")?;
     Ok(Report::new(&found))
 }

@@ -102,7 +102,7 @@ fn learn_owners(
     timeline: &mut Timeline,
     filter: &TraceFilter,
 ) -> anyhow::Result<()> {
-    let Some(socket_pass) = socket_pass.filter(|pass| pass.tells_owners()) else {
+    let Some(socket_pass) = socket_pass else {
         anyhow::ensure!(
             !filter.asks_for_owners(),
             "cannot tell who owns sockets here (`tcpstate-agent check` says why)"

@@ -2,13 +2,15 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::ClockSample;
+
 /// Bytes that are copied at most: the bits of all ports.
 pub const BLOCK_BYTES: usize = 8192;
 
 /// Stands for the address of the `struct bpf_array` of the per-CPU array that [`Place`] is about.
 pub const PER_CPU_ARRAY: u64 = 0;
 
-/// Addresses that only a program can tell, as numbers.
+/// What only a program can tell; addresses are numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Place {
@@ -16,6 +18,8 @@ pub struct Place {
     pub task: u64,
     /// The element of a per-CPU array, of the CPU that the program runs on.
     pub per_cpu_element: u64,
+    /// The kernel's clocks, which tell how long a jiffy is.
+    pub clock: ClockSample,
 }
 
 /// What passes between the two sides.
@@ -25,7 +29,9 @@ pub struct Block {
     /// Where to copy from.
     pub address: u64,
     /// How many bytes, [`BLOCK_BYTES`] at most.
-    pub bytes: u64,
+    pub bytes: u32,
+    /// Always 0.
+    pub padding: u32,
     /// Where the program is.
     pub place: Place,
     /// What it has copied.

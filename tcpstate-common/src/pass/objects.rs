@@ -12,7 +12,7 @@ pub const PIECE_WORDS: usize = 8;
 /// The same in bytes.
 pub const PIECE_BYTES: usize = PIECE_WORDS * 8;
 /// Objects that one run copies at most.
-pub const MAX_OBJECTS: usize = 512;
+pub const MAX_OBJECTS: usize = 2048;
 /// Further pieces of one object at most.
 pub const MAX_PIECES: usize = 8;
 /// Kinds of object that differ in what is wanted of them.

@@ -12,11 +12,12 @@ pub const BUCKET_WORDS: usize = 512;
 /// Groups of so many buckets that one run reads at most.
 pub const MAX_GROUPS: u32 = 128;
 /// Objects of one chain that are followed at most.
-pub const MAX_CHAIN: u32 = 512;
+pub const MAX_CHAIN: u32 = 2048;
 /// Buckets that one run reports as not read at most. More cannot be: each has begun with a lane.
 pub const MAX_UNREAD: usize = 8192;
-/// Room for objects that there must be for another group to begin.
-pub const ROOM_FOR_GROUP: u32 = MAX_OBJECTS as u32 / 2;
+/// Objects that one run is expected to meet at most, and that a group is: with more it begins with no
+/// further group, as long as there is room for a chain that is unusually long.
+pub const ROOM_FOR_GROUP: u32 = 256;
 
 /// Which buckets to read, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -36,15 +37,15 @@ pub struct TableRequest {
     pub lanes: u32,
     /// Where in an object its node is, in bytes; a multiple of 8.
     pub node: u32,
-    /// 1 where a chain ends with the number of its bucket (`hlist_nulls`), 0 where it ends with 0.
-    pub nulls: u32,
     /// Where in the beginning of an object its hash is, in bytes; a multiple of 4.
     pub hash: u32,
     /// Which bits of the hash are the number of the bucket. 0: nothing tells whether an object
     /// belongs to the bucket.
     pub mask: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// What the chain of bucket 0 ends with: an odd number for `hlist_nulls`, 0 for `hlist`.
+    pub end_base: u64,
+    /// How much more the chain of each further bucket ends with.
+    pub end_step: u64,
     /// Address of the `struct list_head` by which the network namespace is linked that the table
     /// goes with, 0 for a table that stays. In one that is not linked any more nothing is read.
     pub owner: u64,

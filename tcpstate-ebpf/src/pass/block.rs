@@ -1,11 +1,11 @@
 //! `read_block`: one piece of the kernel's memory, and where the program is.
 
 use aya_ebpf::{
-    helpers::bpf_get_current_task,
+    helpers::{bpf_get_current_task, bpf_ktime_get_ns, generated::bpf_jiffies64},
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use tcpstate_common::pass::{BLOCK_BYTES, Block, PER_CPU_ARRAY, Place};
+use tcpstate_common::{ClockSample, pass::{BLOCK_BYTES, Block, PER_CPU_ARRAY, Place}};
 
 use crate::{MMAPABLE, memory::copy};
 
@@ -29,10 +29,16 @@ extern "C" fn read_block(_ctx: *const u64) -> u64 {
     block.place = Place {
         // SAFETY: the helper takes no argument and cannot fail.
         task: unsafe { bpf_get_current_task() },
+        clock: ClockSample {
+            // SAFETY: as above.
+            monotonic_ns: unsafe { bpf_ktime_get_ns() },
+            // SAFETY: as above.
+            jiffies: unsafe { bpf_jiffies64() },
+        },
         per_cpu_element: PER_CPU.get_ptr(0).map_or(0, |element| element as u64),
     };
     let bytes = block.bytes;
-    if bytes > BLOCK_BYTES as u64 {
+    if bytes as usize > BLOCK_BYTES {
         return 1;
     }
     let to = block.words.as_mut_ptr();
@@ -40,9 +46,9 @@ extern "C" fn read_block(_ctx: *const u64) -> u64 {
     let is_read = unsafe {
         if block.address == PER_CPU_ARRAY {
             // To the verifier this is a map and no number, so there is no other way to what is in it.
-            copy(to, bytes as u32, (&raw const PER_CPU) as u64)
+            copy(to, bytes, (&raw const PER_CPU) as u64)
         } else {
-            copy(to, bytes as u32, block.address)
+            copy(to, bytes, block.address)
         }
     };
     u64::from(!is_read)

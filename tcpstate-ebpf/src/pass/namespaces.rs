@@ -11,7 +11,7 @@ use tcpstate_common::pass::{
 
 use crate::{
     MMAPABLE,
-    memory::{copy, word},
+    memory::{copy, opaque, word},
 };
 
 #[map]
@@ -118,15 +118,17 @@ extern "C" fn namespace_cpu(cpu: u64) -> u64 {
     for counter in 0..MAX_TCP_MIB {
         object.tcp_mib[counter] += tcp[counter];
     }
-    let bytes = request.linux_mibs * 8;
-    if bytes as usize <= MAX_LINUX_MIB * 8
+    // A number of its own, so that the verifier sees what is checked.
+    let counters = opaque(u64::from(request.linux_mibs));
+    if counters <= MAX_LINUX_MIB as u64
         && let Some(mib) = word(object.address + u64::from(request.linux_mib))
     {
-        let counters = &mut namespaces.cpu_linux_mib;
+        let of_cpu = &mut namespaces.cpu_linux_mib;
+        let bytes = counters as u32 * 8;
         // SAFETY: there is room for so many counters.
-        unsafe { copy(counters.as_mut_ptr(), bytes, mib.wrapping_add(here)) };
+        unsafe { copy(of_cpu.as_mut_ptr(), bytes, mib.wrapping_add(here)) };
         for counter in 0..MAX_LINUX_MIB {
-            object.linux_mib[counter] += counters[counter];
+            object.linux_mib[counter] += of_cpu[counter];
         }
     }
     if let Some(in_use) = word(object.address + u64::from(request.in_use)) {

@@ -9,7 +9,7 @@
 
 use aya_ebpf::{macros::map, maps::Array};
 use tcpstate_common::pass::{
-    BUCKET_WORDS, HEAD_BYTES, MAX_CHAIN, MAX_GROUPS, MAX_LANES, MAX_OBJECTS, MAX_UNREAD,
+    BUCKET_WORDS, HEAD_BYTES, MAX_CHAIN, MAX_GROUPS, MAX_LANES, MAX_UNREAD,
     ROOM_FOR_GROUP, Table,
 };
 
@@ -72,7 +72,7 @@ fn is_there(table: &Table) -> bool {
 extern "C" fn table_group() -> u64 {
     let table = table!();
     let (first, end) = (table.next, table.request.end);
-    if first >= end || table.objects.count + ROOM_FOR_GROUP > MAX_OBJECTS as u32 {
+    if first >= end || table.objects.count > 2 * ROOM_FOR_GROUP {
         return DONE;
     }
     let stride = table.request.stride;
@@ -84,24 +84,26 @@ extern "C" fn table_group() -> u64 {
     let wanted = u64::from(table.request.lanes);
     table.next = first + table.request.lanes;
     let step = u64::from(stride / 8);
-    let nulls = u64::from(table.request.nulls);
+    let end_step = table.request.end_step;
     let begin = u64::from(table.request.chain / 8);
     // Most buckets of a host with few sockets are empty.
     let (mut any, mut place) = (0, begin);
-    let mut empty = (u64::from(first) << 1 | 1).wrapping_mul(nulls);
+    let first_empty = end_of(table, first);
+    let mut empty = first_empty;
     for _ in 0..MAX_LANES {
         any |= table.raw_buckets[place as usize & (BUCKET_WORDS - 1)] ^ empty;
         place += step;
-        empty += nulls << 1;
+        empty = empty.wrapping_add(end_step);
     }
     if any == 0 {
         return MORE;
     }
     // Without a branch: to the verifier each would be another path through the loop.
     let (mut lanes, mut place, mut bucket) = (0, begin, u64::from(first));
+    let mut empty = first_empty;
     for lane in 0..MAX_LANES as u64 {
         let node = table.raw_buckets[opaque(place) as usize & (BUCKET_WORDS - 1)];
-        let differs = opaque(node ^ (bucket << 1 | 1).wrapping_mul(nulls));
+        let differs = opaque(node ^ empty);
         // The highest bit of each tells.
         let is_occupied = differs | differs.wrapping_neg();
         let is_asked = lane.wrapping_sub(wanted) & bucket.wrapping_sub(u64::from(end));
@@ -111,6 +113,7 @@ extern "C" fn table_group() -> u64 {
         lanes += opaque(is_occupied & is_asked) >> 63;
         place += step;
         bucket += 1;
+        empty = empty.wrapping_add(end_step);
     }
     table.lanes = lanes as u32;
     for _ in 0..MAX_CHAIN {
@@ -150,8 +153,7 @@ extern "C" fn table_step(lane: u64) -> u64 {
     let (node, bucket) = (table.nodes[lane], table.lane_buckets[lane]);
     // Memory that was freed may read as zeros, which end no chain of the first kind.
     if node & 1 != 0 || node == 0 {
-        let end = (u64::from(bucket) << 1 | 1).wrapping_mul(u64::from(table.request.nulls));
-        if node != end {
+        if node != end_of(table, bucket) {
             leave(table, bucket);
         }
         return DONE;
@@ -190,6 +192,13 @@ extern "C" fn table_leave(lane: u64) -> u64 {
         leave(table, bucket);
     }
     DONE
+}
+
+/// What the chain of a bucket ends with.
+#[inline(always)]
+fn end_of(table: &Table, bucket: u32) -> u64 {
+    let more = u64::from(bucket).wrapping_mul(table.request.end_step);
+    table.request.end_base.wrapping_add(more)
 }
 
 #[inline(always)]

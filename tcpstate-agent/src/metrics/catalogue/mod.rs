@@ -55,7 +55,7 @@ pub struct Metric {
 }
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 68] = [
+pub const ALL: [&Metric; 71] = [
     &sockets::SOCKETS,
     &sockets::TRANSITIONS,
     &close_wait::SOCKETS,
@@ -80,7 +80,6 @@ pub const ALL: [&Metric; 68] = [
     &listeners::SOCKETS,
     &listeners::DROPS,
     &listeners::SYNACK_RETRANSMITS,
-    &listeners::SYNACK_UNLISTED,
     &listeners::SYN_RECV_AGE,
     &listeners::SYN_RECV_RETRANSMITS,
     &listeners::HANDSHAKE_DURATION,
@@ -123,6 +122,10 @@ pub const ALL: [&Metric; 68] = [
     &own::SNAPSHOT_UNCERTAIN,
     &own::UNKNOWN_SOCKETS,
     &own::NAMESPACES,
+    &own::PASS_REDONE,
+    &own::PASS_GIVEN_UP,
+    &own::PASS_FREED,
+    &own::PASS_MISMATCH,
     &own::SERIES_FOLDED,
 ];
 

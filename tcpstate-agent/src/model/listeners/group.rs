@@ -120,7 +120,6 @@ pub(super) mod tests {
             half_open,
             drops: 0,
             synack_retransmits: 0,
-            begun_ns: NonZeroU64::new(1),
         }
     }
 

@@ -1,0 +1,297 @@
+//! One look at all tables of the kernel, a run at a time.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use tcpstate_common::PortSet;
+
+use super::{
+    listeners::OwnerWalk,
+    reader::{Reader, TRIES, cpu_time},
+};
+use crate::{
+    bpf::{Contents, Details, HashTable, ReadError},
+    decode::{KernelNamespace, ListeningSocket, object::Object},
+    model::{Found, Look, close_wait::Holdings},
+};
+
+/// What a look is to find out besides counting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wants {
+    /// Which peers do not answer.
+    pub(super) unanswered: bool,
+    /// Which processes hold sockets in CLOSE_WAIT, and those that listen.
+    pub(super) owners: WantsOwners,
+}
+
+/// Whether to walk over the descriptors of all processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum WantsOwners {
+    /// Not at all.
+    #[default]
+    No,
+    /// Where a socket is in CLOSE_WAIT.
+    OfCloseWait,
+    /// In any case.
+    Always,
+}
+
+impl Wants {
+    /// What two who ask want together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            unanswered: self.unanswered || other.unanswered,
+            owners: self.owners.max(other.owners),
+        }
+    }
+
+    /// Whether a look that was to find out this has found out what `other` wants.
+    pub(super) fn cover(self, other: Self) -> bool {
+        self.and(other) == self
+    }
+}
+
+/// What a look has found.
+pub(super) struct Looked {
+    pub(super) found: Found,
+    /// The listening sockets, by rising [`ListeningSocket::socket`].
+    pub(super) listeners: Vec<ListeningSocket>,
+    /// Who holds what, where that was looked for and can be told.
+    pub(super) owners: Option<FoundOwners>,
+    /// When it began.
+    pub(super) began: Instant,
+    /// How long it took, and how much of it to find the owners.
+    pub(super) took: Duration,
+    pub(super) owners_took: Duration,
+    /// CPU time that it has used.
+    pub(super) cpu: Duration,
+    /// What did not go well.
+    pub(super) faults: Faults,
+    /// What the kernel said itself behind it, by inode number: full sockets, and minisockets.
+    pub(super) expected_after: Vec<(u32, u64, u64)>,
+}
+
+/// Who holds sockets.
+pub(super) struct FoundOwners {
+    pub(super) holdings: Holdings,
+    pub(super) listeners: OwnerWalk,
+}
+
+/// What did not go well with a look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Chains that changed while they were read, and were read again.
+    pub redone: u64,
+    /// Chains that changed each time that they were read, or were too long: their sockets are
+    /// missing.
+    pub given_up: u64,
+    /// Tables that were freed while they were read.
+    pub freed: u64,
+}
+
+/// A look that is under way.
+pub(super) struct Job {
+    wants: Wants,
+    began: Instant,
+    cpu: Duration,
+    faults: Faults,
+    look: Option<Look>,
+    namespaces: Vec<KernelNamespace>,
+    listeners: Vec<ListeningSocket>,
+    tables: VecDeque<(Contents, HashTable)>,
+    next: u32,
+    again: Vec<u32>,
+    stage: Stage,
+    found: Option<Found>,
+    owners: Option<FoundOwners>,
+    owners_took: Duration,
+    expected_after: Vec<(u32, u64, u64)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Begin,
+    Tables,
+    Owners,
+}
+
+impl Job {
+    pub(super) fn new(wants: Wants) -> Self {
+        Self {
+            wants,
+            began: Instant::now(),
+            cpu: Duration::ZERO,
+            faults: Faults::default(),
+            look: None,
+            namespaces: Vec::new(),
+            listeners: Vec::new(),
+            tables: VecDeque::new(),
+            next: 0,
+            again: Vec::new(),
+            stage: Stage::Begin,
+            found: None,
+            owners: None,
+            owners_took: Duration::ZERO,
+            expected_after: Vec::new(),
+        }
+    }
+
+    /// Goes on for one run. Whether everything was looked at.
+    pub(super) fn step(&mut self, reader: &mut Reader) -> Result<bool, ReadError> {
+        let before = cpu_time();
+        let is_done = match self.stage {
+            Stage::Begin => self.begin(reader).map(|()| false),
+            Stage::Tables => self.read(reader).map(|()| false),
+            Stage::Owners => self.find_owners(reader).map(|()| true),
+        };
+        self.cpu += cpu_time().saturating_sub(before);
+        is_done
+    }
+
+    fn begin(&mut self, reader: &mut Reader) -> Result<(), ReadError> {
+        self.began = Instant::now();
+        let clock = reader.tables.clock()?;
+        self.namespaces = reader.tables.namespaces()?;
+        let mut with_ports = Vec::with_capacity(self.namespaces.len());
+        for namespace in self.namespaces.clone() {
+            let is_used = namespace.in_use + namespace.minisockets > 0;
+            let reserved: Option<Box<PortSet>> = if is_used {
+                reader.tables.port_set(namespace.reserved_ports)
+            } else {
+                None
+            };
+            with_ports.push((namespace, reserved));
+        }
+        self.look = Some(Look::new(
+            reader.tables.layout(),
+            clock,
+            with_ports,
+            self.wants.unanswered,
+        ));
+        for what in [Contents::Listeners, Contents::Ports, Contents::Sockets] {
+            let tables = reader.tables.hash_tables(what, &self.namespaces)?;
+            self.tables
+                .extend(tables.into_iter().map(|table| (what, table)));
+        }
+        self.stage = Stage::Tables;
+        Ok(())
+    }
+
+    fn read(&mut self, reader: &mut Reader) -> Result<(), ReadError> {
+        let Some(&(what, table)) = self.tables.front() else {
+            return self.end_tables(reader);
+        };
+        let details = if self.wants.unanswered {
+            Details::WithUnanswered
+        } else {
+            Details::Usual
+        };
+        let (look, listeners) = (&mut self.look, &mut self.listeners);
+        let owners = &reader.owners;
+        let mut each = |bucket: u32, object: &Object<'_>| {
+            let Some(look) = look else { return };
+            match what {
+                Contents::Listeners => listeners.extend(look.listener(object)),
+                Contents::Ports => look.port(bucket, table.size, object),
+                Contents::Sockets => look.socket(object, |socket| {
+                    owners.as_ref().and_then(|owners| owners.since(socket))
+                }),
+            }
+        };
+        if self.next < table.size {
+            let chunk = reader.tables.read(&table, self.next, details, each)?;
+            self.again.extend(chunk.unread);
+            self.next = chunk.next;
+            if !chunk.is_there {
+                self.faults.freed += 1;
+                self.again.clear();
+                self.next = table.size;
+            }
+            return Ok(());
+        }
+        if let Some(bucket) = self.again.pop() {
+            self.faults.redone += 1;
+            for _ in 0..TRIES {
+                let chunk = reader
+                    .tables
+                    .read_one(&table, bucket, details, &mut each)?;
+                if chunk.unread.is_empty() {
+                    return Ok(());
+                }
+            }
+            self.faults.given_up += 1;
+            return Ok(());
+        }
+        self.tables.pop_front();
+        self.next = 0;
+        Ok(())
+    }
+
+    fn end_tables(&mut self, reader: &mut Reader) -> Result<(), ReadError> {
+        self.found = self.look.take().map(Look::finish);
+        self.listeners
+            .sort_unstable_by_key(|listening| listening.socket);
+        let after = reader.tables.namespaces()?;
+        let expected = after.iter();
+        self.expected_after = expected
+            .map(|namespace| (namespace.inode, namespace.in_use, namespace.minisockets))
+            .collect();
+        self.stage = Stage::Owners;
+        Ok(())
+    }
+
+    fn find_owners(&mut self, reader: &mut Reader) -> Result<(), ReadError> {
+        let begun = Instant::now();
+        let Some(found) = &self.found else {
+            return Ok(());
+        };
+        let wants = match self.wants.owners {
+            WantsOwners::No => false,
+            WantsOwners::OfCloseWait => found.close_wait.total().sockets > 0,
+            WantsOwners::Always => true,
+        };
+        let Some(owners) = reader.owners.as_mut().filter(|_| wants) else {
+            return Ok(());
+        };
+        let mut holdings = Holdings::default();
+        let mut walk = OwnerWalk::new(&self.listeners);
+        let walked = owners.owners(|owner| {
+            holdings.add(&owner, &found.close_wait);
+            walk.add(&owner);
+        });
+        match walked {
+            Ok(()) => {
+                self.owners = Some(FoundOwners {
+                    holdings,
+                    listeners: walk,
+                });
+            }
+            Err(error) => tracing::warn!(%error, "cannot tell who holds sockets"),
+        }
+        self.owners_took = begun.elapsed();
+        Ok(())
+    }
+
+    /// What was found.
+    pub(super) fn finish(self) -> Box<Looked> {
+        Box::new(Looked {
+            found: self.found.unwrap_or_else(|| Found {
+                namespaces: Vec::new(),
+                close_wait: crate::model::close_wait::Survey::new(0, None),
+                unanswered: None,
+                unknown: 0,
+            }),
+            listeners: self.listeners,
+            owners: self.owners,
+            began: self.began,
+            took: self.began.elapsed(),
+            owners_took: self.owners_took,
+            cpu: self.cpu,
+            faults: self.faults,
+            expected_after: self.expected_after,
+        })
+    }
+}
+
