@@ -1,7 +1,9 @@
 //! What the agent does for each socket, record or series, each on its own and so many times, for a
 //! tool that counts instructions: `cargo xtask bench instructions`.
 
-use std::{collections::BTreeMap, error::Error, hint::black_box, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, error::Error, hint::black_box, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use tcpstate_agent::{
     decode::{ListeningSocket, Owner, Socket, Transition},
@@ -14,7 +16,7 @@ use tcpstate_agent::{
     watch::ListenersReading,
 };
 use tcpstate_common::{
-    CloseReason, HalfOpenCounts, ListenerRecord, OwnerRecord, SocketFlags, SocketRecord, TcpState,
+    CloseReason, Family, HalfOpenCounts, OwnerRecord, SocketFlags, SocketRecord, TcpState,
     TransitionRecord,
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -107,16 +109,17 @@ fn holders(times: u32) -> Outcome {
 
 fn listening() -> Result<Vec<ListeningSocket>, Box<dyn Error>> {
     let sockets = (0..COUNT).map(|number| {
-        let record = ListenerRecord {
+        Ok(ListeningSocket {
             socket: number.into(),
             namespace: 7,
+            family: Family::Ipv4,
+            address: SocketAddr::from(([0, 0, 0, 0], u16::try_from(10_000 + number)?)),
+            accept_queue: 0,
             accept_limit: 128,
-            family: 2,
-            state: TcpState::Listen as u8,
-            port: u16::try_from(10_000 + number)?,
-            ..ListenerRecord::default()
-        };
-        Ok(ListeningSocket::try_from(record)?)
+            half_open: 0,
+            drops: 0,
+            synack_retransmits: 0,
+        })
     });
     sockets.collect()
 }

@@ -82,8 +82,8 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use crate::{
-        netns::{KernelCounters, Limits},
-        watch::{NamespaceResults, SnapshotState},
+        model::kernel_counters::KernelCounters,
+        watch::{FaultSums, SnapshotState},
     };
 
     use super::*;
@@ -110,13 +110,11 @@ mod tests {
                 duration: Duration::from_micros(2_500),
                 ..SnapshotState::default()
             }),
-            namespaces: NamespaceResults {
-                counted: 1,
-                denied: 1,
-                unreachable: 0,
-            },
+            namespaces: 1,
             kernel_counters: KernelCounters::default(),
-            limits: Limits::default(),
+            limits: None,
+            max_orphans: None,
+            faults: FaultSums::default(),
             segments: None,
             programs: Vec::new(),
         }
@@ -141,7 +139,6 @@ time_wait            0         0         0
 total                2   1234567   1234569
 
 1 network namespace counted in 2.5 ms
-not counted: 1 denied, 0 unreachable
 ";
         assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
@@ -149,7 +146,7 @@ not counted: 1 denied, 0 unreachable
     #[test]
     fn the_json_is_as_documented() {
         let expected = json!({
-            "schema_version": 1,
+            "schema_version": 2,
             "sockets": {
                 "ipv4": {"listen": 2, "syn_sent": 0, "syn_recv": 0, "established": 0,
                          "fin_wait1": 0, "fin_wait2": 0, "close_wait": 0, "closing": 0,
@@ -158,7 +155,7 @@ not counted: 1 denied, 0 unreachable
                          "fin_wait1": 0, "fin_wait2": 0, "close_wait": 1_234_567, "closing": 0,
                          "last_ack": 0, "time_wait": 0},
             },
-            "namespaces": {"counted": 1, "denied": 1, "unreachable": 0},
+            "namespaces": 1,
             "duration_seconds": 0.0025,
         });
         assert_eq!(to_json(&reading()), expected);

@@ -212,8 +212,8 @@ mod tests {
     use super::*;
     use crate::{
         bpf::Resets,
+        decode::Limits,
         metrics::{listeners, outgoing},
-        netns::Limits,
     };
 
     fn reading() -> Reading {
@@ -238,16 +238,17 @@ mod tests {
                 uncertain: Some(0),
                 ..SnapshotState::default()
             }),
-            namespaces: NamespaceResults::default(),
+            namespaces: 1,
             kernel_counters: kernel::tests::all(),
-            limits: Limits {
-                syncookies: Some(1),
-                somaxconn: Some(4096),
-                max_syn_backlog: Some(512),
-                synack_retries: Some(5),
-                max_tw_buckets: Some(65_536),
-                max_orphans: Some(16_384),
-            },
+            limits: Some(Limits {
+                syncookies: 1,
+                somaxconn: 4096,
+                max_syn_backlog: 512,
+                synack_retries: 5,
+                max_tw_buckets: 65_536,
+            }),
+            max_orphans: Some(16_384),
+            faults: FaultSums::default(),
             segments: Some(segments::tests::reading()),
             programs: Vec::new(),
         }

@@ -287,6 +287,52 @@ mod tests {
     }
 
     #[test]
+    fn uncertainty_is_what_moved_during_the_first_snapshot_and_goes_with_a_quiet_one() {
+        let before = live();
+        let mut after = before;
+        for _ in 0..10 {
+            after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
+        }
+        let mut model = NamespaceModel::new(&pass(
+            &found(Family::Ipv4, TcpState::Established, 95),
+            &before,
+            &after,
+        ));
+        assert!(model.uncertain(&after) > 0);
+        // There were none before, and then ten came.
+        assert_eq!(model.census(&after, None).in_state(TcpState::CloseWait), 10);
+        let mut counts = found(Family::Ipv4, TcpState::Established, 90);
+        counts.by_state[0][TcpState::CloseWait.slot()] = 10;
+        model.correct(&pass(&counts, &after, &after));
+        assert_eq!(model.uncertain(&after), 0);
+        let census = model.census(&after, Some(0));
+        assert_eq!(census.in_state(TcpState::CloseWait), 10);
+        assert_eq!(census.in_state(TcpState::Established), 90);
+    }
+
+    #[test]
+    fn what_is_found_agrees_with_the_kernel_give_or_take_what_moved() {
+        let quiet = live();
+        let mut counts = found(Family::Ipv4, TcpState::Established, 5);
+        counts.by_state[1][TcpState::TimeWait.slot()] = 2;
+        counts.fin_wait2_mini[0] = 1;
+        counts.by_state[0][TcpState::NewSynRecv.slot()] = 9;
+        let found = |after| pass(&counts, &quiet, &after);
+        assert!(found(quiet).agrees_with((5, 3), Some((5, 3))));
+        assert!(found(quiet).agrees_with((4, 2), Some((6, 4))));
+        for wrong in [(4, 3), (6, 3), (5, 2), (5, 4)] {
+            assert!(!found(quiet).agrees_with(wrong, Some(wrong)), "{wrong:?}");
+        }
+        let mut moved = quiet;
+        moved.record(Family::Ipv4, TcpState::Established, TcpState::Close);
+        assert!(found(moved).agrees_with((6, 3), Some((6, 3))));
+        // Of one that is gone, or without counters, nothing can be said.
+        assert!(found(quiet).agrees_with((9, 9), None));
+        let none = NamespaceCounters::default();
+        assert!(pass(&counts, &none, &none).agrees_with((9, 9), Some((9, 9))));
+    }
+
+    #[test]
     fn sockets_older_than_the_counters_move_with_them() {
         let quiet = live();
         let model = NamespaceModel::new(&pass(
@@ -432,33 +478,4 @@ mod tests {
         assert!(model.uncertain(&after) > 0);
     }
 
-    #[test]
-    fn uncertainty_is_what_moved_during_the_first_snapshot_and_goes_with_a_quiet_one() {
-        let before = live();
-        let mut after = before;
-        for _ in 0..10 {
-            after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
-        }
-        let mut model = NamespaceModel::new(&pass(
-            &found(Family::Ipv4, TcpState::Established, 95),
-            &before,
-            &after,
-        ));
-        assert!(model.uncertain(&after) > 0);
-        assert_eq!(model.exactly(TcpState::Established, &after), None);
-        // There were none before, and then ten came.
-        assert_eq!(model.exactly(TcpState::CloseWait, &after), Some(10));
-        let mut counts = found(Family::Ipv4, TcpState::Established, 90);
-        counts.by_state[0][TcpState::CloseWait.slot()] = 10;
-        model.correct(&pass(&counts, &after, &after));
-        assert_eq!(model.uncertain(&after), 0);
-        assert_eq!(model.exactly(TcpState::CloseWait, &after), Some(10));
-        assert_eq!(model.exactly(TcpState::Established, &after), Some(90));
-        assert_eq!(
-            model
-                .census(&after, Some(0))
-                .get(Family::Ipv4, TcpState::Established),
-            90
-        );
-    }
 }

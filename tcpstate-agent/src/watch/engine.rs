@@ -152,6 +152,10 @@ impl Engine {
         if let Some(fresh) = self.fresh() {
             self.listeners.note(&fresh.listeners);
         }
+        if self.kernel.orders.is_none() {
+            // Where nothing can be counted, there is nothing to wait for.
+            self.note_ready();
+        }
         loop {
             let before = cpu_time();
             let nap = self.schedule(Instant::now());

@@ -103,8 +103,6 @@ pub fn group(
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::num::NonZeroU64;
-
     use tcpstate_common::{Family, TcpState};
 
     use super::*;

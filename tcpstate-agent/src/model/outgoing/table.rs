@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use rustc_hash::FxHashMap;
 
 /// Destinations of one network namespace that are told apart.
-const MAX_DESTINATIONS: usize = 16_384;
+pub const MAX_DESTINATIONS: usize = 16_384;
 /// So many sockets are kept where another destination needs room; fewer are far from taking all
 /// ports.
 const KEPT: u32 = 16;
