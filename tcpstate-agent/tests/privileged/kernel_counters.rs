@@ -28,9 +28,9 @@ use crate::{
 };
 
 /// Within what a counter has come to be shown, also where scrapes do not read it.
-const SHOWN: Duration = Duration::from_secs(10);
+const SHOWN: Duration = Duration::from_secs(30);
 /// Within what a new namespace is found on a busy host.
-const FOUND: Duration = Duration::from_secs(75);
+const FOUND: Duration = Duration::from_secs(150);
 
 /// What the kernel says in `namespace`.
 fn truth(namespace: &Netns, counter: KernelCounter) -> u64 {
@@ -116,7 +116,7 @@ fn cut_short(namespace: &Netns, connections: u64) {
         set_linger2(server, -1);
         server.shutdown(Shutdown::Write).unwrap();
     }
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let closing = namespace.ss().in_state(TcpState::FinWait2);
         require(
             closing == connections,

@@ -107,7 +107,7 @@ impl Trace {
             }
         });
         let trace = Self { process, lines };
-        within(Duration::from_secs(10), || {
+        within(Duration::from_secs(30), || {
             namespace.enter(|| drop(TcpListener::bind(("127.0.0.1", port)).unwrap()));
             trace
                 .lines
@@ -272,7 +272,7 @@ fn trace_ends_when_no_one_reads() {
     let Trace { mut process, lines } = Trace::start(&namespace, &["--port", "7003"], 7003);
     // The reader stops at the next line, which closes the pipe.
     drop(lines);
-    let ended = within(Duration::from_secs(10), || {
+    let ended = within(Duration::from_secs(30), || {
         one_connection(&namespace, 7003);
         process.try_finish().ok_or_else(|| "it goes on".to_owned())
     });
