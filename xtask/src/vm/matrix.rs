@@ -72,6 +72,8 @@ pub(crate) enum Architecture {
 }
 
 impl Architecture {
+    pub(crate) const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
+
     /// Debian's name.
     pub(crate) fn debian(self) -> &'static str {
         match self {
