@@ -24,9 +24,16 @@ pub(crate) const NEXTEST: CargoTool = CargoTool {
     // Without its own way to update itself.
     features: "default-no-update",
 };
+/// Checks what the project depends on.
+pub(crate) const DENY: CargoTool = CargoTool {
+    package: "cargo-deny",
+    program: "cargo-deny",
+    version: "0.20.2",
+    features: "",
+};
 
 /// All of them.
-pub(crate) const ALL: [&CargoTool; 2] = [&TYPOS, &NEXTEST];
+pub(crate) const ALL: [&CargoTool; 3] = [&TYPOS, &NEXTEST, &DENY];
 
 /// A tool, and what it is built from.
 pub(crate) struct CargoTool {

@@ -7,13 +7,15 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{cargo_tool, ebpf, limits, process, setup, test, tidy, vm, workspace};
+use crate::{cargo_tool, deny, ebpf, limits, msrv, process, setup, test, tidy, vm, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 14] = [
     ("setup", setup::run),
     ("format", format),
+    ("oldest Rust", msrv::check),
+    ("dependencies", deny::check),
     ("clippy", clippy),
     ("clippy, eBPF", ebpf::clippy),
     ("documentation", documentation),

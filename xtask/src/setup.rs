@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
-use crate::{cargo_tool, toolchain, tools, vm};
+use crate::{cargo_tool, msrv, toolchain, tools, vm};
 
 /// `cargo xtask setup`.
 pub(crate) fn run() -> Result<()> {
     toolchain::install()?;
+    msrv::install()?;
     vm::install_targets()?;
     for tool in cargo_tool::ALL {
         println!("{}", tool.install()?.display());
