@@ -19,6 +19,7 @@ mod churn;
 mod close_wait;
 mod closes;
 mod connections;
+mod documented;
 mod harness;
 mod kernel_counters;
 mod listeners;

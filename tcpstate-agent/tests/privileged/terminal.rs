@@ -12,7 +12,10 @@ use std::{
 use rustix::process::Signal;
 use tcpstate_common::{Family, TcpState};
 
-use crate::harness::{AGENT, Netns, Running, run, within};
+use crate::{
+    documented::assert_as_documented,
+    harness::{AGENT, Netns, Running, run, within},
+};
 
 #[test]
 fn check_finds_nothing_wrong_here() {
@@ -64,6 +67,7 @@ fn snapshot_equals_ss_state_by_state() {
     });
     assert!(output.status.success(), "{output:?}");
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_as_documented("snapshot", [&shown]);
     let truth = namespace.ss();
     assert_eq!(truth.in_state(TcpState::Established), 8);
     assert_eq!(truth.in_state(TcpState::CloseWait), 1);
@@ -161,6 +165,7 @@ fn trace_shows_a_handshake_and_a_close_in_the_order_of_the_textbook() {
         .iter()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+    assert_as_documented("trace", &lines);
     let of = |is_server: bool| -> Vec<(String, String)> {
         lines
             .iter()

@@ -24,7 +24,10 @@ use super::{
     packets::{IPV4, frame, ipv4, tcp},
     wire::{FAR, NEAR, Sender, follow, near},
 };
-use crate::harness::{AGENT, Netns, Running, is_excused, require, within};
+use crate::{
+    documented::assert_as_documented,
+    harness::{AGENT, Netns, Running, is_excused, require, within},
+};
 
 const SHOWN: Duration = Duration::from_secs(30);
 
@@ -241,9 +244,14 @@ fn trace_shows_the_handshake_and_the_close_beside_the_transitions() {
     trace.collect();
     connect(80).unwrap();
     let lines = trace.collect();
+    let lines: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of_segments = lines.iter().filter(|line| !line["flags"].is_null());
+    assert_as_documented("trace-segments", of_segments);
     let shown: Vec<String> = lines
         .iter()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .map(|line| match line["flags"].as_str() {
             Some(flags) => {
                 assert_eq!(line["device"], NEAR);
