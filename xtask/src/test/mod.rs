@@ -7,12 +7,12 @@ use std::{env, fs, os::unix::fs::MetadataExt, process::Command};
 
 use anyhow::{Context, Result, bail};
 
-use self::results::Test;
 pub(crate) use self::results::why_skipped;
+use self::{results::Test, verdict::Excuses};
 use crate::{
     cargo_tool, folder, process,
     tools::{self, Tools},
-    workspace,
+    vm, workspace,
 };
 
 /// The test target that loads programs into the kernel and makes network namespaces. A plain
@@ -34,17 +34,20 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     // Before the tests, so that what is missing is not told at their end.
     let tools = if root { Some(tools::find()?) } else { None };
-    let unfetched = tools::unfetched()?;
+    let excuses = Excuses {
+        unfetched: tools::unfetched()?,
+        of_kernel: vm::host_skips()?,
+    };
     if let Some(tools) = &tools
         && is_ci
     {
-        verdict::require(&tools.missing, &unfetched)?;
+        excuses.require(&tools.missing)?;
     }
 
     let mut ended = Vec::new();
     let outcome = run_all(args, tools.as_ref(), &mut ended);
     print!("{}", results::slowest(&ended, SLOWEST));
-    verdict::of(&ended, &unfetched, is_ci, outcome)?;
+    verdict::of(&ended, &excuses, is_ci, outcome)?;
     if tools.is_none() {
         banner(
             "SKIPPED: the privileged tests, for want of root. They test the eBPF programs in \

@@ -35,7 +35,7 @@ use self::{
     report::Row,
     run::{Booted, Job},
 };
-pub(crate) use self::{boot::emulators, build::install_target};
+pub(crate) use self::{boot::emulators, build::install_target, matrix::HostSkip};
 use crate::{folder, process, test, tools, workspace};
 
 /// Relative to the workspace.
@@ -93,6 +93,11 @@ pub(crate) fn install_targets() -> Result<()> {
         install_target(architecture.target())?;
     }
     Ok(())
+}
+
+/// The tests that the kernel of the host need not be fit for.
+pub(crate) fn host_skips() -> Result<Vec<HostSkip>> {
+    Ok(Matrix::read()?.host_skips)
 }
 
 /// Gives the kernels that had to be left out because the archive cannot be reached.
