@@ -7,7 +7,7 @@
 
 use std::{
     env,
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     io,
     os::fd::IntoRawFd as _,
     process,
@@ -18,16 +18,16 @@ use crate::actor;
 /// For all runs on this machine, whoever's checkout they are from.
 const LOCK: &str = "/run/tcpstate-privileged-tests.lock";
 
-// SAFETY: the C library calls what this section has, once each, with arguments that a function
-// without parameters ignores. That is before `main`, but after the C library and the standard
-// library's own entry there, which keeps the arguments, are ready; nothing used here needs more.
+// SAFETY: the C library calls each function of this section once, with arguments that one without
+// parameters ignores. It is itself ready then. Of the standard library `main` would yet prepare the
+// arguments, what SIGPIPE does and what is said of a stack that overflows; none of it is used here.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = before_main;
 
 extern "C" fn before_main() {
     actor::play_if_told();
-    if env::args().any(|argument| argument == "--list") {
+    if is_list() {
         return;
     }
     if let Err(error) = lock() {
@@ -38,6 +38,14 @@ extern "C" fn before_main() {
     }
     // SAFETY: no other thread has been started yet that could read the environment.
     unsafe { env::set_var("RUST_TEST_THREADS", "1") };
+}
+
+/// Whether the tests are not to be run, but named.
+fn is_list() -> bool {
+    let arguments = fs::read("/proc/self/cmdline").unwrap_or_default();
+    arguments
+        .split(|byte| *byte == 0)
+        .any(|argument| argument == b"--list")
 }
 
 /// Waits until nobody else has the lock, and keeps it until this process ends.
