@@ -7,12 +7,15 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{ebpf, limits, process, test, tidy, vm, workspace};
+use crate::{cargo_tool, deny, ebpf, limits, msrv, process, setup, test, tidy, vm, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 14] = [
+    ("setup", setup::run),
     ("format", format),
+    ("oldest Rust", msrv::check),
+    ("dependencies", deny::check),
     ("clippy", clippy),
     ("clippy, eBPF", ebpf::clippy),
     ("documentation", documentation),
@@ -24,8 +27,6 @@ const STEPS: [Step; 11] = [
     ("tests", all_tests),
     ("kernels", vm::ci),
 ];
-
-const TYPOS_VERSION: &str = "1.52.0";
 
 /// `cargo xtask ci`.
 pub(crate) fn run() -> Result<()> {
@@ -66,24 +67,20 @@ fn format() -> Result<()> {
 }
 
 fn spelling() -> Result<()> {
-    let home = workspace::scratch()?.join(format!("typos-{TYPOS_VERSION}"));
-    let program = home.join("bin/typos");
-    if !program.exists() {
-        let mut cargo = process::cargo()?;
-        // Optimizing it takes longer than all its runs.
-        cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
-        process::cargo_install(
-            cargo,
-            &format!("typos-cli@{TYPOS_VERSION}"),
-            "dict,vars",
-            &home,
-        )?;
-    }
-    process::run(Command::new(program).current_dir(workspace::root()?))
+    process::run(Command::new(cargo_tool::TYPOS.find()?).current_dir(workspace::root()?))
 }
 
 fn clippy() -> Result<()> {
-    process::run(process::cargo_all("clippy")?.args(["--all-targets", "--", "-D", "warnings"]))
+    let run = |targets: &[&str]| {
+        process::run(
+            process::cargo_all("clippy")?
+                .args(targets)
+                .args(["--", "-D", "warnings"]),
+        )
+    };
+    run(&["--all-targets"])?;
+    // Cargo counts among all targets only those that a plain `cargo test` runs.
+    run(&["--test", test::PRIVILEGED])
 }
 
 fn documentation() -> Result<()> {

@@ -4,12 +4,13 @@ use anyhow::Result;
 
 use crate::process;
 
-/// `cargo xtask docs`. The test that compares the documentation with the code writes it where it
-/// is told to, so there is one account of what the documentation says.
+/// `cargo xtask docs`. The tests that compare the documentation with the code write it where they
+/// are told to, so there is one account of what the documentation says.
 pub(crate) fn run() -> Result<()> {
     process::run(
         process::cargo()?
-            .args(["test", "--package", "tcpstate-agent", "--test", "docs"])
+            .args(["test", "--package", "tcpstate-agent"])
+            .args(["--test", "docs", "--test", "contract"])
             .env("TCPSTATE_BLESS", "1"),
     )
 }

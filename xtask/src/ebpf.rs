@@ -93,13 +93,13 @@ pub(crate) fn verify() -> Result<()> {
 
 /// `cargo xtask ebpf clippy`.
 pub(crate) fn clippy() -> Result<()> {
-    let toolchain = toolchain::ensure()?;
+    let toolchain = toolchain::find()?;
     process::run(cargo(&toolchain, "clippy")?.args(["--", "-D", "warnings"]))
 }
 
 /// Builds the objects, without the debug information that only making their BTF needed.
 fn compile() -> Result<Vec<Object>> {
-    let toolchain = toolchain::ensure()?;
+    let toolchain = toolchain::find()?;
     // The folders of downloaded sources have to be there to be named below.
     process::run(process::cargo()?.args(["fetch", "--quiet", "--locked"]))?;
     process::run(
@@ -136,7 +136,7 @@ fn cargo(toolchain: &Toolchain, subcommand: &str) -> Result<Command> {
             .chain(env::split_paths(&path)),
     )
     .context("cannot put the folder of bpf-linker into PATH")?;
-    let mut command = toolchain::command("cargo");
+    let mut command = toolchain::command(toolchain::NIGHTLY, "cargo");
     command
         .current_dir(workspace::root()?)
         .args([subcommand, "--locked", "-Zbuild-std=core"])

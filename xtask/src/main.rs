@@ -7,14 +7,19 @@
     reason = "a command-line tool reports on its streams"
 )]
 
+mod apt;
 mod bench;
+mod cargo_tool;
 mod ci;
+mod deny;
 mod docs;
 mod ebpf;
 mod folder;
 mod limits;
+mod msrv;
 mod object_diff;
 mod process;
+mod setup;
 mod test;
 mod tidy;
 mod toolchain;
@@ -40,30 +45,31 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what building the eBPF object needs: the pinned nightly and bpf-linker
+    /// Install what the other commands need and only say that it is missing
     ///
-    /// The nightly is installed with rustup. bpf-linker is built against that nightly's own LLVM
-    /// and put into the project's target folder; cargo's home is left as it is. Does nothing
-    /// where both are there.
+    /// With rustup: the pinned nightly, and the standard libraries that static binaries need. Into
+    /// the project's target folder: bpf-linker, built against that nightly's own LLVM, and the
+    /// tools that check and run the tests; cargo's home is left as it is. As root on Debian:
+    /// the programs that the privileged tests compare with (ss, curl, bpftool, promtool and more)
+    /// and the emulators. What is there already is left alone.
     Setup,
     /// Build, verify or lint the eBPF object that the agent carries
     #[command(subcommand)]
     Ebpf(EbpfCommand),
     /// Run all tests; as root also those that load the programs into the kernel
     ///
-    /// As root, installs the programs that the privileged tests compare with (ss, curl, bpftool,
-    /// promtool, prometheus) where they are missing and there is apt-get. Without root the
-    /// privileged tests are skipped, which is an error where the environment variable CI is set.
+    /// Installs nothing: what is missing is said, with the tests that were skipped for it. Without
+    /// root the privileged tests are left out. Where the environment variable CI is set, either is
+    /// an error, but for what `cargo xtask setup` could not fetch for lack of network.
     Test {
-        /// Arguments for the test binaries, such as a test's name
+        /// Arguments for the test runner, such as a part of a test's name
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
     /// Boot the kernels of xtask/kernels.toml in an emulator and run the privileged tests on each
     ///
     /// Writes docs/kernels.md from what it finds. Kernels are downloaded once, with apt-get from
-    /// the Debian archive that this machine uses, into the project's target folder. As root,
-    /// installs the emulator where it is missing.
+    /// the Debian archive that this machine uses, into the project's target folder.
     Vm {
         /// Boot this kernel alone, and show its console
         #[arg(long, value_name = "NAME")]
@@ -139,7 +145,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Setup => toolchain::setup(),
+        Command::Setup => setup::run(),
         Command::Ebpf(EbpfCommand::Build { out }) => ebpf::build(out.as_deref()),
         Command::Ebpf(EbpfCommand::Verify) => ebpf::verify(),
         Command::Ebpf(EbpfCommand::Clippy) => ebpf::clippy(),

@@ -17,18 +17,16 @@ pub(crate) fn cargo() -> Result<Command> {
     Ok(command)
 }
 
-/// The same for every crate that is built for the machine at hand.
+/// Arguments that stand for every crate that is built for the machine at hand.
 ///
 /// The crates are always the same ones: with others, shared dependencies would have other features
 /// and be built again.
+pub(crate) const ALL_CRATES: [&str; 3] = ["--locked", "--workspace", "--exclude=tcpstate-ebpf"];
+
+/// Cargo for all of them.
 pub(crate) fn cargo_all(subcommand: &str) -> Result<Command> {
     let mut command = cargo()?;
-    command.args([
-        subcommand,
-        "--locked",
-        "--workspace",
-        "--exclude=tcpstate-ebpf",
-    ]);
+    command.arg(subcommand).args(ALL_CRATES);
     Ok(command)
 }
 

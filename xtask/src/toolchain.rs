@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use crate::{folder, process, workspace};
 
 /// The compiler of the eBPF programs. A change of it changes the object.
-const NIGHTLY: &str = "nightly-2026-05-01";
+pub(crate) const NIGHTLY: &str = "nightly-2026-05-01";
 const COMPONENTS: [&str; 3] = ["rust-src", "clippy", "rustfmt"];
 const BPF_LINKER_VERSION: &str = "0.13.0";
 
@@ -42,59 +42,79 @@ impl Toolchain {
     }
 }
 
-/// `cargo xtask setup`.
-pub(crate) fn setup() -> Result<()> {
-    let (toolchain, installed) = install_missing()?;
-    println!("{NIGHTLY}: {}", toolchain.sysroot.display());
+/// Installs what is missing.
+pub(crate) fn install() -> Result<()> {
+    if !has_nightly() {
+        install_rust(NIGHTLY, &COMPONENTS)?;
+    }
+    let nightly = Nightly::ask()?;
+    if !works(&linker_folder()?.join("bpf-linker")) {
+        install_bpf_linker(&nightly)?;
+    }
+    println!("{NIGHTLY}: {}", nightly.sysroot.display());
     println!(
         "bpf-linker {BPF_LINKER_VERSION}: {}",
-        toolchain.linker_folder.display()
+        linker_folder()?.display()
     );
-    if !installed {
-        println!("both were there, nothing to do");
-    }
     Ok(())
 }
 
-/// The tools, installed where they were missing.
-pub(crate) fn ensure() -> Result<Toolchain> {
-    Ok(install_missing()?.0)
-}
-
-/// Gives the tools, and whether one of them had to be installed.
-fn install_missing() -> Result<(Toolchain, bool)> {
-    let mut installed = false;
+/// The tools, which must have been installed.
+pub(crate) fn find() -> Result<Toolchain> {
+    let remedy = "run `cargo xtask setup`";
     if !has_nightly() {
-        install_nightly()?;
-        installed = true;
+        bail!("cannot build the eBPF programs: {NIGHTLY} is not here ({remedy})");
     }
-    let sysroot =
-        PathBuf::from(process::output(command("rustc").args(["--print", "sysroot"]))?.trim());
-    let version = process::output(command("rustc").arg("-vV"))?;
-    let host = version_field(&version, "host")?.to_owned();
-    let llvm = version_field(&version, "LLVM version")?;
-
-    let home = workspace::scratch()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}-{NIGHTLY}"));
-    let linker_folder = home.join("bin");
+    let Nightly { sysroot, host, .. } = Nightly::ask()?;
+    let linker_folder = linker_folder()?;
     if !works(&linker_folder.join("bpf-linker")) {
-        install_bpf_linker(&home, &sysroot, llvm)?;
-        installed = true;
+        bail!(
+            "cannot link the eBPF programs: no bpf-linker that works in {} ({remedy})",
+            linker_folder.display()
+        );
     }
-    Ok((
-        Toolchain {
-            sysroot,
-            linker_folder,
-            host,
-        },
-        installed,
-    ))
+    Ok(Toolchain {
+        sysroot,
+        linker_folder,
+        host,
+    })
 }
 
-/// A command of the nightly, free of what the surrounding `cargo run` and the
+/// What the nightly says of itself.
+struct Nightly {
+    sysroot: PathBuf,
+    host: String,
+    llvm: String,
+}
+
+impl Nightly {
+    fn ask() -> Result<Self> {
+        let rustc = || command(NIGHTLY, "rustc");
+        let sysroot = process::output(rustc().args(["--print", "sysroot"]))?;
+        let version = process::output(rustc().arg("-vV"))?;
+        Ok(Self {
+            sysroot: PathBuf::from(sysroot.trim()),
+            host: version_field(&version, "host")?.to_owned(),
+            llvm: version_field(&version, "LLVM version")?.to_owned(),
+        })
+    }
+}
+
+fn linker_home() -> Result<PathBuf> {
+    Ok(workspace::scratch()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}-{NIGHTLY}")))
+}
+
+fn linker_folder() -> Result<PathBuf> {
+    Ok(linker_home()?.join("bin"))
+}
+
+/// A command of one of rustup's toolchains, free of what the surrounding `cargo run` and the
 /// user's environment say about the everyday toolchain and its flags.
-pub(crate) fn command(program: &str) -> Command {
+pub(crate) fn command(toolchain: &str, program: &str) -> Command {
     let mut command = Command::new("rustup");
-    command.args(["run", NIGHTLY, program]);
+    command.args(["run", toolchain, program]);
+    // It must not be installed on being asked for.
+    command.env("RUSTUP_AUTO_INSTALL", "0");
     for (name, _) in env::vars_os() {
         if belongs_to_other_toolchain(&name) {
             command.env_remove(name);
@@ -132,33 +152,35 @@ fn has_nightly() -> bool {
     })
 }
 
-fn install_nightly() -> Result<()> {
+/// Installs one of rustup's toolchains.
+pub(crate) fn install_rust(toolchain: &str, components: &[&str]) -> Result<()> {
     let mut command = Command::new("rustup");
     command.args([
         "toolchain",
         "install",
-        NIGHTLY,
+        toolchain,
         "--profile=minimal",
         "--no-self-update",
     ]);
-    for component in COMPONENTS {
+    for component in components {
         command.args(["-c", component]);
     }
-    process::run(&mut command).context(
-        "cannot install the compiler of the eBPF programs (it comes with rustup, see https://rustup.rs)",
-    )
+    process::run(&mut command)
+        .with_context(|| format!("cannot install Rust {toolchain} (see https://rustup.rs)"))
 }
 
-fn install_bpf_linker(home: &Path, sysroot: &Path, llvm: &str) -> Result<()> {
+fn install_bpf_linker(nightly: &Nightly) -> Result<()> {
+    let Nightly { sysroot, llvm, .. } = nightly;
     let major = llvm.split('.').next().unwrap_or(llvm);
+    let home = linker_home()?;
     let prefix = home.join("llvm");
     offer_llvm(&prefix.join("lib"), &sysroot.join("lib"))?;
-    let mut cargo = command("cargo");
+    let mut cargo = command(NIGHTLY, "cargo");
     cargo
         .env("LLVM_PREFIX", &prefix)
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     let crate_version = format!("bpf-linker@{BPF_LINKER_VERSION}");
-    process::cargo_install(cargo, &crate_version, &format!("llvm-{major}"), home)
+    process::cargo_install(cargo, &crate_version, &format!("llvm-{major}"), &home)
         .with_context(|| format!("cannot build bpf-linker against LLVM {llvm} of {NIGHTLY}"))
 }
 

@@ -3,13 +3,15 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{folder, process, test, workspace};
+use crate::{apt, folder, process, test, vm, workspace};
 
 /// Each program, and the Debian package it is in.
 const TOOLS: [(&str, &str); 11] = [
@@ -45,81 +47,119 @@ const INSTALL: [&str; 3] = ["install", "--yes", "--no-install-recommends"];
 pub(crate) struct Tools {
     /// PATH with the folders that the programs are in.
     pub(crate) path: OsString,
-    /// Programs that are not there and could not be fetched.
+    /// Programs that are not there.
     pub(crate) missing: Vec<&'static str>,
 }
 
-/// Installs what is missing. That takes root.
-pub(crate) fn provide() -> Result<Tools> {
-    let unpacked = workspace::scratch()?.join("tools");
-    if !missing(&unpacked).is_empty() && process::find("apt-get").is_some() {
-        install(&unpacked)?;
-    }
+/// Finds them.
+pub(crate) fn find() -> Result<Tools> {
+    let unpacked = place()?;
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::split_paths(&path).chain(folders(&unpacked));
+    let missing = TOOLS
+        .into_iter()
+        .filter(|(program, _)| !is_there(&unpacked, program));
     Ok(Tools {
         path: env::join_paths(path).context("cannot put the tests' programs into PATH")?,
-        missing: missing(&unpacked)
-            .into_iter()
-            .map(|(program, _)| program)
-            .collect(),
+        missing: missing.map(|(program, _)| program).collect(),
     })
 }
 
-fn install(unpacked: &Path) -> Result<()> {
-    let online = process::run(&mut apt(&["update", "--error-on=any"])).is_ok();
-    let mut packages: Vec<_> = missing(unpacked)
-        .into_iter()
-        .map(|(_, package)| package)
-        .collect();
-    packages.dedup();
-    for package in packages {
-        let installed = match UNPACKED.iter().find(|(name, _)| *name == package) {
-            Some((_, packages)) => unpack(packages, &unpacked.join(package)),
-            None => process::run(apt(&INSTALL).arg(package)),
-        };
-        // Offline is the one excuse: with the package lists at hand a package that does not
-        // install is a fault to be mended.
-        if let Err(error) = installed {
-            let error = error.context(format!("cannot install {package} for the tests"));
-            if online {
-                return Err(error);
+/// Installs what is missing, with the emulators. That takes root, and Debian.
+pub(crate) fn install() -> Result<()> {
+    let unpacked = place()?;
+    folder::create(&unpacked)?;
+    let missing = || {
+        let mut missing: Vec<_> = TOOLS.into_iter().chain(vm::emulators()).collect();
+        missing.retain(|(program, _)| !is_there(&unpacked, program));
+        missing
+    };
+    let packages = || {
+        let mut packages: Vec<_> = missing().into_iter().map(|(_, package)| package).collect();
+        packages.dedup();
+        packages
+    };
+    if !packages().is_empty() {
+        if !test::is_root()? || process::find("apt-get").is_none() {
+            test::banner(&format!(
+                "NOT INSTALLED, which takes root and Debian: {}",
+                packages().join(", ")
+            ));
+            return Ok(());
+        }
+        let is_online = apt::update()?;
+        for package in packages() {
+            // Offline is the one excuse: with the package lists at hand a package that does not
+            // install is a fault to be mended.
+            if let Err(error) = install_package(package, &unpacked) {
+                let error = error.context(format!("cannot install {package}"));
+                if is_online {
+                    return Err(error);
+                }
+                eprintln!("{error:#}");
             }
-            eprintln!("{error:#}");
+        }
+        if let Some((program, package)) = missing().first()
+            && is_online
+        {
+            bail!("the package {package} has no {program}");
         }
     }
-    match missing(unpacked).first() {
-        Some((program, package)) if online => bail!("the package {package} has no {program}"),
-        _ => Ok(()),
+    let unfetched: Vec<_> = missing().into_iter().map(|(program, _)| program).collect();
+    fs::write(record()?, unfetched.join("\n")).context("cannot write what was not fetched")?;
+    if !unfetched.is_empty() {
+        test::banner(&format!(
+            "NOT INSTALLED for lack of network: {}",
+            unfetched.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// The programs that [`install`] could not fetch for lack of network: the one reason for which
+/// what needs them may be left out where nothing may be. None where it has not been asked.
+pub(crate) fn unfetched() -> Result<Vec<String>> {
+    match fs::read_to_string(record()?) {
+        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).context("cannot read what was not fetched"),
     }
 }
 
-/// Installs a package where its program is missing; `false` if that failed for lack of network.
-pub(crate) fn install_program(program: &str, package: &str) -> Result<bool> {
+fn record() -> Result<PathBuf> {
+    Ok(place()?.join("unfetched"))
+}
+
+fn place() -> Result<PathBuf> {
+    Ok(workspace::scratch()?.join("tools"))
+}
+
+fn install_package(package: &str, unpacked: &Path) -> Result<()> {
+    match UNPACKED.iter().find(|(name, _)| *name == package) {
+        Some((_, packages)) => unpack(packages, &unpacked.join(package)),
+        None => process::run(apt::command(&INSTALL).arg(package)),
+    }
+}
+
+/// Installs a package for `bench` where its program is missing.
+pub(crate) fn install_program(program: &str, package: &str) -> Result<()> {
     if process::find(program).is_some() {
-        return Ok(true);
+        return Ok(());
     }
     if !test::is_root()? || process::find("apt-get").is_none() {
         bail!("cannot run {program}: it is not there (install Debian's package {package})");
     }
-    let online = process::run(&mut apt(&["update", "--error-on=any"])).is_ok();
-    match process::run(apt(&INSTALL).arg(package)) {
-        Ok(()) => Ok(true),
-        Err(error) if online => Err(error.context(format!("cannot install {package}"))),
-        Err(error) => {
-            eprintln!("cannot install {package}: {error:#}");
-            Ok(false)
-        }
-    }
+    apt::update()?;
+    process::run(apt::command(&INSTALL).arg(package))
 }
 
 /// The program `file` of a package, unpacked in the project's target folder where it is not yet.
 pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
-    let folder = workspace::scratch()?.join("tools").join(package);
+    let folder = place()?.join(package);
     let program = folder.join(file);
     if !program.is_file() {
         // The package lists may be too old to download from; if they cannot be had, they will do.
-        let _ = process::run(&mut apt(&["update", "--error-on=any"]));
+        let _ = apt::update();
         unpack(&[package], &folder)?;
     }
     if !program.is_file() {
@@ -133,7 +173,11 @@ fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
     // What an interrupted run left would be a second candidate below.
     folder::remove(folder)?;
     folder::create(folder)?;
-    process::run(apt(&["download"]).args(packages).current_dir(folder))?;
+    process::run(
+        apt::command(&["download"])
+            .args(packages)
+            .current_dir(folder),
+    )?;
     for file in folder::entries(folder)? {
         let needed = process::output(
             Command::new("dpkg-deb")
@@ -148,7 +192,8 @@ fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
             .collect();
         if !libraries.is_empty() {
             process::run(
-                apt(&["satisfy", "--yes", "--no-install-recommends"]).arg(libraries.join(", ")),
+                apt::command(&["satisfy", "--yes", "--no-install-recommends"])
+                    .arg(libraries.join(", ")),
             )?;
         }
         process::run(
@@ -170,28 +215,14 @@ fn is_library(dependency: &&str) -> bool {
             .any(|beginning| dependency.starts_with(beginning))
 }
 
-fn apt(arguments: &[&str]) -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    command
-}
-
-fn missing(unpacked: &Path) -> Vec<(&'static str, &'static str)> {
-    let is_there = |name: &str| {
-        if name == PYTHON_REQUESTS {
-            return Path::new(PYTHON_LIBRARIES).join("requests").is_dir();
-        }
-        process::find(name).is_some()
-            || folders(unpacked)
-                .iter()
-                .any(|folder| folder.join(name).is_file())
-    };
-    TOOLS
-        .into_iter()
-        .filter(|(name, _)| !is_there(name))
-        .collect()
+fn is_there(unpacked: &Path, name: &str) -> bool {
+    if name == PYTHON_REQUESTS {
+        return Path::new(PYTHON_LIBRARIES).join("requests").is_dir();
+    }
+    process::find(name).is_some()
+        || folders(unpacked)
+            .iter()
+            .any(|folder| folder.join(name).is_file())
 }
 
 /// Where programs are, besides the folders of PATH.

@@ -153,7 +153,6 @@ impl Actor {
             None => Command::new(binary),
         };
         command
-            .args(["--exact", "actor::act", "--nocapture", "--test-threads=1"])
             .env(DUTY, serde_json::to_string(&duty).unwrap())
             .env(NAME, name)
             .stdin(Stdio::piped())
@@ -192,9 +191,8 @@ impl Beginning {
     }
 }
 
-/// No test, but the way into an actor.
-#[test]
-fn act() {
+/// Plays the duty that this process was started with, to its end; returns where it has none.
+pub(crate) fn play_if_told() {
     let Some(duty) = env::var_os(DUTY) else {
         return;
     };
@@ -215,7 +213,6 @@ fn act() {
     }
     let duty: Duty = serde_json::from_str(duty.to_str().unwrap()).unwrap();
     duty.play();
-    // Not by returning: the test runner would have more to say, to nobody.
     std::process::exit(0);
 }
 
@@ -291,7 +288,6 @@ impl Duty {
                 #[expect(clippy::zombie_processes, reason = "it outlives this process")]
                 // It ends when the test lets go of the stdin that both have.
                 let _heir = Command::new(env::current_exe().unwrap())
-                    .args(["--exact", "actor::act", "--nocapture", "--test-threads=1"])
                     .env(DUTY, serde_json::to_string(&Self::Idle).unwrap())
                     .env(NAME, HEIR)
                     .stdout(Stdio::null())
@@ -314,8 +310,7 @@ fn until_told(port: u16) {
 
 fn say_ready(port: u16) {
     let mut stdout = io::stdout();
-    // What the test runner has said is not on a line of its own.
-    write!(stdout, "\n{READY}{port}\n").unwrap();
+    writeln!(stdout, "{READY}{port}").unwrap();
     stdout.flush().unwrap();
 }
 

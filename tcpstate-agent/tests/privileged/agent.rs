@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long an agent may take to start, on a busy host too.
-const STARTED: Duration = Duration::from_secs(30);
+const STARTED: Duration = Duration::from_secs(90);
 
 /// A running agent on a port of its own.
 pub(crate) struct Agent {
@@ -218,7 +218,7 @@ fn nothing_stays(signal: Signal) -> Ended {
     }
     let ended = agent.end(signal);
     // The kernel frees them a moment after their last user is gone.
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let mut left = loaded();
         left.retain(|one, _| own.contains(one));
         require(left.is_empty(), format!("still there: {left:?}"))
@@ -282,7 +282,7 @@ fn a_real_prometheus_scrapes_it() {
     }
     let agent = Agent::start();
     let prometheus = Prometheus::start(agent.address);
-    within(Duration::from_secs(30), || {
+    within(Duration::from_secs(90), || {
         let up = prometheus.query("up{job=\"tcpstate\"}")?;
         let series = prometheus.query("count(tcpstate_sockets)")?;
         match (up[0]["value"][1].as_str(), series[0]["value"][1].as_str()) {

@@ -139,7 +139,7 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
             .collect();
         (listener, idle)
     });
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         same(
             &census_of(&watch.read().unwrap(), namespace.inode()),
             &namespace.ss(),
@@ -168,7 +168,7 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
 
     // The last connection's segments may still be on their way when its sockets are closed: on a
     // busy machine ksoftirqd delivers them.
-    let (reading, missed) = within(Duration::from_secs(5), || {
+    let (reading, missed) = within(Duration::from_secs(15), || {
         let reading = watch.read().unwrap();
         let after = reading.by_namespace[&namespace.inode()].live;
         let missed = reading.missed.unwrap() - missed_before;
@@ -182,13 +182,13 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
     // How minisockets divide is told by the next snapshot, which the budget puts off for seconds
     // where there are so many.
     let ended = Instant::now();
-    within(Duration::from_secs(20), || {
+    within(Duration::from_mins(1), || {
         let reading = watch.read().unwrap();
         let counted_at = reading.by_namespace[&namespace.inode()].counted_at;
         require(counted_at > ended, "no snapshot since")
     });
     println!("a snapshot of them came after {:?}", ended.elapsed());
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         same(
             &census_of(&watch.read().unwrap(), namespace.inode()),
             &namespace.ss(),
@@ -219,7 +219,7 @@ fn after_50_000_connections_were_half_closed_during_snapshots_gauges_equal_ss() 
         })
         .collect();
     let watch = busy_watch();
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let shown = census_of(&watch.read().unwrap(), namespace.inode());
         let established = shown.get(Family::Ipv4, TcpState::Established);
         require(
@@ -244,7 +244,7 @@ fn after_50_000_connections_were_half_closed_during_snapshots_gauges_equal_ss() 
         let snapshots = watching.join().unwrap();
         assert!(snapshots >= 2, "{snapshots} snapshots in the meantime");
     });
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let truth = namespace.ss();
         assert_eq!(truth.in_state(TcpState::CloseWait), u64::from(count));
         same(
@@ -304,7 +304,7 @@ fn a_watch_that_starts_in_the_middle_of_a_storm_is_right_soon_after() {
         thread::sleep(Duration::from_millis(500));
         watch
     });
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         same(
             &census_of(&watch.read().unwrap(), namespace.inode()),
             &namespace.ss(),

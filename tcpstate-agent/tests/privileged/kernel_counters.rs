@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// Within what a counter has come to be shown.
-const SHOWN: Duration = Duration::from_secs(10);
+const SHOWN: Duration = Duration::from_secs(30);
 /// Within what a new namespace is found: the next scrape.
-const FOUND: Duration = Duration::from_secs(10);
+const FOUND: Duration = Duration::from_secs(30);
 
 /// What the kernel says in `namespace`.
 fn truth(namespace: &Netns, counter: KernelCounter) -> u64 {
@@ -126,7 +126,7 @@ fn cut_short(namespace: &Netns, connections: u64) {
         set_linger2(server, -1);
         server.shutdown(Shutdown::Write).unwrap();
     }
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let closing = namespace.ss().in_state(TcpState::FinWait2);
         require(
             closing == connections,

@@ -2,7 +2,8 @@
 //! their own.
 //!
 //! A number is compared exactly only within a namespace whose sockets the test made; the ground
-//! truth is `ss`. Run with `cargo xtask test`, one at a time: they share the kernel.
+//! truth is `ss`. Run with `cargo xtask test`, one at a time: they share the kernel. `before_main`
+//! sees to that however they are run.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,10 +14,12 @@
 
 mod actor;
 mod agent;
+mod before_main;
 mod churn;
 mod close_wait;
 mod closes;
 mod connections;
+mod documented;
 mod harness;
 mod kernel_counters;
 mod listeners;

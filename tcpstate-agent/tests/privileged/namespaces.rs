@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -16,14 +16,14 @@ use tcpstate_common::TcpState;
 use crate::{
     agent::Agent,
     harness::{
-        Netns, Running, SETTINGS, census_of, load, load_programs, require, same, scaled_patience,
+        Netns, Running, SETTINGS, census_of, load, load_programs, on_this_cpu, require, same,
         watch, within,
     },
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
 
 /// Within what a new namespace is found: the next scrape, and a busy host may be slow.
-const FOUND: Duration = Duration::from_secs(10);
+const FOUND: Duration = Duration::from_secs(30);
 
 fn listeners(namespace: &Netns, count: usize) -> Vec<TcpListener> {
     namespace.enter(|| {
@@ -42,7 +42,7 @@ fn several_namespaces_equal_their_sum_and_each_equals_ss() {
         .zip(1..)
         .map(|(namespace, count)| listeners(namespace, count))
         .collect();
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let reading = watch.read().unwrap();
         for namespace in &namespaces {
             same(&census_of(&reading, namespace.inode()), &namespace.ss())?;
@@ -98,15 +98,17 @@ fn a_namespace_without_a_process_is_found_through_a_descriptor() {
 fn a_namespace_stays_in_the_gauges_when_the_processes_that_led_to_it_end() {
     let namespace = Netns::new();
     let inode = namespace.inode();
-    let sleep = || {
+    let resident = || {
         let way = format!("--net={}", namespace.way_in());
-        Running::start(Command::new("nsenter").args([&way, "sleep", "600"]))
+        // It reads until it is ended.
+        let mut command = Command::new("nsenter");
+        Running::start(command.args([&way, "cat"]).stdin(Stdio::piped()))
     };
-    let first: Vec<Running> = (0..10).map(|_| sleep()).collect();
-    let last = sleep();
+    let first: Vec<Running> = (0..10).map(|_| resident()).collect();
+    let last = resident();
     let _listeners = listeners(&namespace, 5);
     // Those that nsenter has not yet taken inside would be left outside.
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let inside = std::iter::once(&last).chain(&first).all(|process| {
             let link = format!("/proc/{}/ns/net", process.pid());
             std::fs::read_link(link).is_ok_and(|link| link.ends_with(format!("net:[{inode}]")))
@@ -135,7 +137,7 @@ fn a_connection_half_opened_in_a_quiet_namespace_beside_many_is_seen_within_seco
     let watch = watch();
     std::thread::sleep(Duration::from_secs(5));
     peer.half_open((PEER_V4, 4000).into(), kernel);
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let half_open =
             census_of(&watch.read().unwrap(), namespace.inode()).in_state(TcpState::SynRecv);
         require(half_open == 1, format!("{half_open} half open"))
@@ -208,7 +210,7 @@ fn bpf_and_perfmon_suffice_for_the_sockets_of_every_namespace() {
     let _listeners = listeners(&namespace, 7);
     let (_, _sockets) = kept_by_sockets(4);
     let agent = Agent::start_with_capabilities("-all,+bpf,+perfmon");
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let metrics = agent.metrics();
         let namespaces = metrics.value("tcpstate_namespaces");
         let listening = metrics.value(r#"tcpstate_sockets{family="ipv4",state="listen"}"#);
@@ -240,7 +242,7 @@ fn a_watch_that_cannot_count_is_ready_and_shows_transitions_alone() {
     let loaded = load_programs(&[ProgramId::Transition], 4096);
     let watch = Watch::start(loaded, SETTINGS).unwrap();
     assert!(
-        watch.wait_until_ready(scaled_patience(Duration::from_secs(10))),
+        watch.wait_until_ready(on_this_cpu(Duration::from_secs(30))),
         "never ready"
     );
     let reading = watch.read().unwrap();

@@ -14,7 +14,7 @@ use std::{
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::harness::{Netns, scaled_patience};
+use crate::harness::{Netns, on_this_cpu};
 
 pub(crate) const KERNEL_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 pub(crate) const PEER_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -315,7 +315,7 @@ impl Peer {
         connection: &Connection,
         is_wanted: impl Fn(&Segment) -> bool,
     ) -> Segment {
-        let deadline = Instant::now() + scaled_patience(Duration::from_secs(5));
+        let deadline = Instant::now() + on_this_cpu(Duration::from_secs(15));
         loop {
             let segment = self
                 .next(deadline)

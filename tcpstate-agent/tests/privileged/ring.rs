@@ -34,7 +34,7 @@ fn reset_connections(namespace: &Netns, count: u32) {
 /// What became of at least `due` records, once all of them have been accounted for. There is none
 /// of a transition that the kernel did not show to the program.
 fn account(watch: &Watch, due: u64) -> tcpstate_agent::watch::Events {
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let reading = watch.read().unwrap();
         let (events, missed) = (reading.events.unwrap(), reading.missed.unwrap());
         let emitted = events.kernel.emitted;
@@ -74,7 +74,7 @@ fn with_a_ring_too_small_emitted_is_decoded_plus_lost() {
 
 /// Empties the ring until the account is even: a reset of someone else's may come in between.
 fn settle(flow: &Flow, ring: &mut EventRing, taken: &mut u64) -> EventCounters {
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         assert_eq!(ring.drain(|_| *taken += 1), None);
         let counted = flow.events().unwrap();
         let accounted = ring.records_read().decoded + counted.lost;

@@ -183,7 +183,7 @@ impl Sockets<'_> {
 
 fn await_end_of_file(socket: &Socket) {
     let mut byte = [std::mem::MaybeUninit::uninit()];
-    within(Duration::from_secs(5), || match socket.recv(&mut byte) {
+    within(Duration::from_secs(15), || match socket.recv(&mut byte) {
         Ok(0) => Ok(()),
         other => Err(format!("no end of file yet: {other:?}")),
     });
@@ -233,7 +233,7 @@ fn every_state_equals_ss(speech: Speech, family: Family) {
         (&before, "a watch that saw it"),
         (&after, "a watch that came later"),
     ] {
-        within(Duration::from_secs(5), || {
+        within(Duration::from_secs(15), || {
             let shown = census_of(&watch.read().unwrap(), namespace.inode());
             let truth = namespace.ss();
             for (state, count) in PLAN {
@@ -290,7 +290,7 @@ fn a_reset_connection_is_kept_among_the_recent_ends() {
         sockets.peer.reset(&connection);
         socket
     });
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let recent = watch.recent_ends();
         let found = recent
             .top_peers(1000)
@@ -309,7 +309,7 @@ fn an_unspecified_listener_of_both_families_counts_as_ipv6() {
     let watch = watch();
     let _listener =
         namespace.enter(|| std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap());
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(15), || {
         let shown = census_of(&watch.read().unwrap(), namespace.inode());
         same(&shown, &namespace.ss())?;
         match shown.get(Family::Ipv6, TcpState::Listen) {

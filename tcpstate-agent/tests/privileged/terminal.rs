@@ -12,7 +12,10 @@ use std::{
 use rustix::process::Signal;
 use tcpstate_common::{Family, TcpState};
 
-use crate::harness::{AGENT, Netns, Running, run, within};
+use crate::{
+    documented::assert_as_documented,
+    harness::{AGENT, Netns, Running, run, within},
+};
 
 #[test]
 fn check_finds_nothing_wrong_here() {
@@ -64,6 +67,7 @@ fn snapshot_equals_ss_state_by_state() {
     });
     assert!(output.status.success(), "{output:?}");
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_as_documented("snapshot", [&shown]);
     let truth = namespace.ss();
     assert_eq!(truth.in_state(TcpState::Established), 8);
     assert_eq!(truth.in_state(TcpState::CloseWait), 1);
@@ -107,7 +111,7 @@ impl Trace {
             }
         });
         let trace = Self { process, lines };
-        within(Duration::from_secs(10), || {
+        within(Duration::from_secs(30), || {
             namespace.enter(|| drop(TcpListener::bind(("127.0.0.1", port)).unwrap()));
             trace
                 .lines
@@ -161,6 +165,7 @@ fn trace_shows_a_handshake_and_a_close_in_the_order_of_the_textbook() {
         .iter()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+    assert_as_documented("trace", &lines);
     let of = |is_server: bool| -> Vec<(String, String)> {
         lines
             .iter()
@@ -272,7 +277,7 @@ fn trace_ends_when_no_one_reads() {
     let Trace { mut process, lines } = Trace::start(&namespace, &["--port", "7003"], 7003);
     // The reader stops at the next line, which closes the pipe.
     drop(lines);
-    let ended = within(Duration::from_secs(10), || {
+    let ended = within(Duration::from_secs(30), || {
         one_connection(&namespace, 7003);
         process.try_finish().ok_or_else(|| "it goes on".to_owned())
     });

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use thiserror::Error;
 
 use super::{matrix::Architecture, sources};
-use crate::{folder, process};
+use crate::{apt, folder, process};
 
 /// The archive cannot be reached: the one reason for which a kernel may be left out.
 #[derive(Debug, Error)]
@@ -24,11 +24,11 @@ pub(crate) struct Unreachable {
 }
 
 impl Unreachable {
-    /// A package that has to be installed, of which apt has said why it could not.
+    /// A package that has to be installed and could not be.
     pub(crate) fn of(package: &str) -> Self {
         Self {
             suite: package.to_owned(),
-            said: "see above".to_owned(),
+            said: "`cargo xtask setup` has found it so".to_owned(),
         }
     }
 }
@@ -95,7 +95,7 @@ impl Suite {
                  archive (add one)"
             );
         }
-        if refusals.iter().all(|said| is_network_failure(said)) {
+        if refusals.iter().all(|said| apt::is_network_failure(said)) {
             let suite = suite.to_owned();
             return Err(Unreachable { suite, said }.into());
         }
@@ -227,33 +227,6 @@ fn how_to_acquire(dump: &str) -> String {
         .collect()
 }
 
-/// Whether apt complains of the way to the archive, not of what it found there.
-fn is_network_failure(said: &str) -> bool {
-    let of_the_way = [
-        "Could not resolve",
-        "Temporary failure resolving",
-        "Could not connect",
-        "Cannot initiate the connection",
-        "Unable to connect",
-        "Connection failed",
-        "Connection refused",
-        "connection timed out",
-        "Connection timed out",
-        "Network is unreachable",
-        "No route to host",
-    ];
-    let of_what_is_there = [
-        "404",
-        "403",
-        "NO_PUBKEY",
-        "not signed",
-        "Hash Sum",
-        "expired",
-    ];
-    of_the_way.iter().any(|words| said.contains(words))
-        && !of_what_is_there.iter().any(|words| said.contains(words))
-}
-
 fn packages(shown: &str) -> Vec<Package> {
     shown
         .split("\n\n")
@@ -307,24 +280,5 @@ mod tests {
                     Acquire::Languages:: \"en\";\nAcquire::IndexTargets::deb::X::MetaKey \"k\";\n\
                     Dir::State \"/var/lib/apt\";\nDPkg::Post-Invoke:: \"rm -f y\";\n";
         assert_eq!(how_to_acquire(dump), "Acquire::http::Proxy \"p\";\n");
-    }
-
-    #[test]
-    fn only_a_network_that_fails_is_unreachable() {
-        for said in [
-            "Err:1 http://a.example/debian x InRelease\n  Temporary failure resolving 'a.example'",
-            "E: Failed to fetch http://a/ Could not connect to a:80 (1.2.3.4), connection timed out",
-            "Cannot initiate the connection to a:80. - connect (101: Network is unreachable)",
-        ] {
-            assert!(is_network_failure(said), "{said}");
-        }
-        for said in [
-            "",
-            "E: The repository 'http://a/debian x Release' does not have a Release file.",
-            "Err:2 http://a/debian x Release\n  404  Not Found",
-            "W: GPG error: the public key is not available: NO_PUBKEY 1. Could not connect",
-        ] {
-            assert!(!is_network_failure(said), "{said}");
-        }
     }
 }

@@ -122,6 +122,11 @@ pub(crate) fn emulator(architecture: Architecture) -> (&'static str, &'static st
     }
 }
 
+/// All of them.
+pub(crate) fn emulators() -> [(&'static str, &'static str); 2] {
+    Architecture::ALL.map(emulator)
+}
+
 /// Ended when this is dropped, and when xtask ends, however that comes about.
 struct Emulator(Child);
 

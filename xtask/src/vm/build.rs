@@ -25,7 +25,11 @@ pub(crate) struct Binaries {
 
 pub(crate) fn build(architecture: Architecture) -> Result<Binaries> {
     let target = architecture.target();
-    install_target(target)?;
+    if !has_target(target)? {
+        bail!(
+            "cannot build for {target}: no standard library for it here (run `cargo xtask setup`)"
+        );
+    }
     let mut cargo = process::cargo()?;
     cargo
         .args(["build", "--locked", "--package", PACKAGE])
@@ -60,18 +64,23 @@ pub(crate) fn build(architecture: Architecture) -> Result<Binaries> {
     })
 }
 
+/// Installs the standard library for `target` where it is missing.
 pub(crate) fn install_target(target: &str) -> Result<()> {
+    if has_target(target)? {
+        return Ok(());
+    }
+    process::run(Command::new("rustup").args(["target", "add", target]))
+        .with_context(|| format!("cannot install the standard library for {target}"))
+}
+
+fn has_target(target: &str) -> Result<bool> {
     let folder = process::output(Command::new("rustc").args([
         "--print",
         "target-libdir",
         "--target",
         target,
     ]))?;
-    if PathBuf::from(folder.trim()).is_dir() {
-        return Ok(());
-    }
-    process::run(Command::new("rustup").args(["target", "add", target]))
-        .with_context(|| format!("cannot install the standard library for {target}"))
+    Ok(PathBuf::from(folder.trim()).is_dir())
 }
 
 /// The program in a message of cargo's, if it is the one that is looked for.

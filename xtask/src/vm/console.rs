@@ -1,5 +1,7 @@
 //! What a virtual machine has printed, line by line, and what follows from it. Pure.
 
+use crate::test;
+
 /// What is known of a virtual machine so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Console {
@@ -126,9 +128,7 @@ fn outcome(code: i32, output: &[String]) -> Outcome {
         .iter()
         .any(|line| line.starts_with("test result: ok. 1 passed"));
     match code {
-        0 if has_run => output
-            .iter()
-            .find_map(|line| Some(line.split_once("SKIPPED: ")?.1.to_owned()))
+        0 if has_run => test::why_skipped(output.iter().map(String::as_str))
             .map_or(Outcome::Passed, Outcome::Skipped),
         KILLED => Outcome::TimedOut,
         _ => Outcome::Failed,

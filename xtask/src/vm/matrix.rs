@@ -16,6 +16,17 @@ pub(crate) struct Matrix {
     pub(crate) kernels: Vec<Kernel>,
     #[serde(rename = "skip", default)]
     pub(crate) skips: Vec<Skip>,
+    #[serde(rename = "host_skip", default)]
+    pub(crate) host_skips: Vec<HostSkip>,
+}
+
+/// A test that the kernel of the host may be unfit for, because one of the others runs it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HostSkip {
+    pub(crate) test: String,
+    /// What it says.
+    pub(crate) says: String,
 }
 
 /// A kernel of Debian's, in its flavour for virtual machines.
@@ -57,6 +68,16 @@ pub(crate) struct Skip {
     pub(crate) kernels: Vec<String>,
 }
 
+impl Kernel {
+    /// Whether its results need the test to pass.
+    fn vouches_for(&self, test: &str, skips: &[Skip]) -> bool {
+        let is_run =
+            self.tests.is_empty() || self.tests.iter().any(|words| test.contains(&**words));
+        let is_skipped = |skip: &Skip| skip.test == test && skip.holds_for(self);
+        is_run && !self.may_fail && !skips.iter().any(is_skipped)
+    }
+}
+
 impl Skip {
     pub(crate) fn holds_for(&self, kernel: &Kernel) -> bool {
         self.kernels.is_empty() || self.kernels.contains(&kernel.name)
@@ -72,6 +93,8 @@ pub(crate) enum Architecture {
 }
 
 impl Architecture {
+    pub(crate) const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
+
     /// Debian's name.
     pub(crate) fn debian(self) -> &'static str {
         match self {
@@ -130,6 +153,12 @@ fn parse(text: &str) -> Result<Matrix> {
             }
         }
     }
+    for HostSkip { test, .. } in &matrix.host_skips {
+        let mut kernels = matrix.kernels.iter();
+        if !kernels.any(|kernel| kernel.vouches_for(test, &matrix.skips)) {
+            bail!("{test} may be skipped on the host, and no kernel runs it");
+        }
+    }
     Ok(matrix)
 }
 
@@ -186,6 +215,19 @@ mod tests {
         assert!(twice.to_string().contains("two kernels"), "{twice}");
         let unknown = parse(&format!("{kernel}{skip}")).unwrap_err();
         assert!(unknown.to_string().contains("6.2"), "{unknown}");
+    }
+
+    #[test]
+    fn what_the_host_may_skip_is_run_on_another_kernel() {
+        let kernel = "[[kernel]]\nname = \"6.1\"\narchitecture = \"arm64\"\nsuite = \"s\"\n\
+                      version = \"1\"\ntests = [\"a::b\"]\n";
+        let host = |test| format!("[[host_skip]]\ntest = \"{test}\"\nsays = \"s\"\n");
+        let skip = "[[skip]]\ntest = \"a::bond\"\nsays = \"s\"\nwhy = \"w\"\n";
+        let read = |parts: &[&str]| parse(&parts.concat());
+        assert!(read(&[kernel, &host("a::bond")]).is_ok());
+        assert!(read(&[kernel, &host("a::c")]).is_err());
+        assert!(read(&[kernel, &host("a::bond"), skip]).is_err());
+        assert!(read(&[kernel, "may_fail = true\n", &host("a::bond")]).is_err());
     }
 
     #[test]

@@ -26,7 +26,6 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::build::install_target;
 use self::{
     archive::Unreachable,
     build::Binaries,
@@ -36,7 +35,8 @@ use self::{
     report::Row,
     run::{Booted, Job},
 };
-use crate::{folder, test, tools, workspace};
+pub(crate) use self::{boot::emulators, build::install_target, matrix::HostSkip};
+use crate::{folder, process, test, tools, workspace};
 
 /// Relative to the workspace.
 const PAGE: &str = "docs/kernels.md";
@@ -85,6 +85,19 @@ pub(crate) fn ci() -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Installs what their programs are built with, where it is missing.
+pub(crate) fn install_targets() -> Result<()> {
+    for architecture in Architecture::ALL {
+        install_target(architecture.target())?;
+    }
+    Ok(())
+}
+
+/// The tests that the kernel of the host need not be fit for.
+pub(crate) fn host_skips() -> Result<Vec<HostSkip>> {
+    Ok(Matrix::read()?.host_skips)
 }
 
 /// Gives the kernels that had to be left out because the archive cannot be reached.
@@ -143,8 +156,11 @@ fn matrix(options: &Options) -> Result<Vec<String>> {
 
 fn prepare(kernel: &Kernel, is_wanted_new: bool) -> Result<Prepared> {
     let (program, package) = boot::emulator(kernel.architecture);
-    if !tools::install_program(program, package)? {
-        return Err(Unreachable::of(package).into());
+    if process::find(program).is_none() {
+        if tools::unfetched()?.iter().any(|name| name == program) {
+            return Err(Unreachable::of(package).into());
+        }
+        bail!("cannot emulate it: {program} is not here (run `cargo xtask setup`)");
     }
     let userland = cache::userland(kernel.architecture)?;
     let cached = cache::kernel(kernel, is_wanted_new)?;

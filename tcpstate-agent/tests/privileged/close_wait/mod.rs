@@ -26,7 +26,7 @@ use crate::{
 /// Within what a group is shown as it is: the longest pause between two looks at the owners, and
 /// what a namespace may take to be found, with half a minute more until one is tried again that
 /// could not be counted.
-pub(crate) const SHOWN: Duration = Duration::from_secs(75);
+pub(crate) const SHOWN: Duration = Duration::from_secs(150);
 
 /// Flags of an agent that looks at the owners as often as it ever does, on a busy host too.
 const BUSY: [&str; 2] = ["--snapshot.cpu-percent", "100"];

@@ -375,7 +375,7 @@ fn a_real_prometheus_takes_the_series_of_containers_apart() {
     });
     prometheus::check(agent.metrics().text());
     let prometheus = Prometheus::start(agent.address());
-    within(Duration::from_secs(30), || {
+    within(Duration::from_secs(90), || {
         for one in &all {
             let (id, port) = (&one.container.id, one.actor.port);
             let found = prometheus.query(&format!(

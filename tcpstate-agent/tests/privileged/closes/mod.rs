@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Within what the kernel has done what it does at once.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const RING_BYTES: u32 = 4 * 1024 * 1024;
 
 /// The programs, each transition recorded.

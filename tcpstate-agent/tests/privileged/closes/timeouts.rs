@@ -13,7 +13,7 @@ use crate::{
 
 /// Within what the kernel has given up, with the settings below. Usually it takes a tenth of that; a
 /// host that stalls during a handshake makes the kernel take the way for a long one.
-const GIVEN_UP: Duration = Duration::from_mins(2);
+const GIVEN_UP: Duration = Duration::from_mins(4);
 
 #[test]
 fn peers_that_vanish_are_timeouts_in_every_state_and_while_connecting() {

@@ -20,7 +20,7 @@ fn used(watch: &Watch, to: SocketAddr) -> f64 {
 }
 
 fn wait_until_used(watch: &Watch, to: SocketAddr, expected: f64) {
-    within(Duration::from_secs(10), || {
+    within(Duration::from_secs(30), || {
         let shown = used(watch, to);
         require(
             (shown - expected).abs() < 1e-9,
@@ -119,7 +119,7 @@ fn the_part_is_1_exactly_when_connect_finds_no_port() {
         .find(|found| found.namespace == cable.near.inode() && found.remote_port == to.port())
         .unwrap();
     assert_eq!((destination.reusable, destination.left()), (8, 8));
-    let taken_over = within(Duration::from_secs(5), || {
+    let taken_over = within(Duration::from_secs(15), || {
         connect(&cable.near, to).map_err(|error| error.to_string())
     });
     drop(taken_over);

@@ -38,7 +38,7 @@ fn outgoing_ones_are_grouped_by_destination_as_ss_shows_them() {
     let truth = ss_time_wait(&cable.near, here.port());
     assert_eq!(truth.values().sum::<u64>(), 15);
     let watch = watch();
-    within(Duration::from_secs(10), || {
+    within(Duration::from_secs(30), || {
         let found: BTreeMap<SocketAddr, u64> = shown(&watch)
             .series
             .time_wait
@@ -74,7 +74,7 @@ fn those_beyond_the_limit_are_shown_as_other_and_counted() {
     };
     let watch = Watch::start(load(512 * 1024), settings).unwrap();
     assert!(watch.wait_until_ready(Duration::from_mins(1)));
-    let reading = within(Duration::from_secs(10), || {
+    let reading = within(Duration::from_secs(30), || {
         let reading = shown(&watch);
         let all: u64 = reading.series.time_wait.values().sum();
         let made = (MOST + SECOND + 6) as u64;
@@ -108,7 +108,7 @@ fn at_the_limit_of_a_namespace_connections_are_closed_without_time_wait_and_coun
         let counters = watch.read().unwrap().kernel_counters;
         counters.get(KernelCounter::TimeWaitOverflow).unwrap()
     };
-    let before = within(Duration::from_secs(10), || {
+    let before = within(Duration::from_secs(30), || {
         let reading = watch.read().unwrap();
         let is_counted = reading.by_namespace.contains_key(&namespace.inode());
         require(is_counted, "the namespace is not counted yet")?;
@@ -119,7 +119,7 @@ fn at_the_limit_of_a_namespace_connections_are_closed_without_time_wait_and_coun
         close_from_client(client, server.accept().unwrap().0);
     }
     assert_eq!(ss_time_wait(&namespace, to.port()).values().sum::<u64>(), 4);
-    within(Duration::from_secs(10), || {
+    within(Duration::from_secs(30), || {
         let part = shown(&watch).buckets_used;
         require(part == Some(1.0), format!("{part:?} of the buckets"))?;
         let more = overflows(&watch) - before;

@@ -20,6 +20,7 @@ use crate::{
     actor::{Actor, Duty, listen},
     agent::Agent,
     close_wait,
+    documented::assert_as_documented,
     harness::{AGENT, Netns, require, run, within},
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
@@ -120,6 +121,7 @@ fn an_accept_loop_that_has_stopped_is_named_with_its_full_queue_and_all_that_wai
     assert_eq!(ss_listener(&namespace, PORT), truth);
 
     let listening = socket.ask("listeners", &[]);
+    assert_as_documented("listeners", [&listening]);
     let listener = of_port(&listening["listeners"], "halted");
     let diagnosis = socket.ask("diagnose", &["--interval", "0"]);
     let diagnosed = of_port(&diagnosis["listeners"], "halted");

@@ -42,7 +42,7 @@ const RESENT: &str = "tcpstate_synack_retransmits_total";
 
 /// Within what a listener is shown as it is: a snapshot of its namespace, or a walk over all
 /// processes, on a busy host too, where a namespace may have to be tried again.
-const SHOWN: Duration = Duration::from_secs(75);
+const SHOWN: Duration = Duration::from_secs(150);
 
 /// A watch and its metrics.
 struct Look {

@@ -23,7 +23,7 @@ const PYTHON: &str = "/usr/bin/python3";
 const PYTHON_PACKAGE: &str = "python3-requests";
 
 /// How long programs have to start.
-const STARTED: Duration = Duration::from_secs(30);
+const STARTED: Duration = Duration::from_secs(90);
 
 /// A program in a namespace.
 struct Program {

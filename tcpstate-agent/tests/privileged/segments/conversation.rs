@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use serde_json::Value;
 use tcpstate_agent::{
     bpf::{SegmentOptions, XdpMode},
     decode::packet::{Framing, tcp_flags},
@@ -23,9 +24,12 @@ use super::{
     packets::{IPV4, frame, ipv4, tcp},
     wire::{FAR, NEAR, Sender, follow, near},
 };
-use crate::harness::{AGENT, Netns, Running, is_excused, require, within};
+use crate::{
+    documented::assert_as_documented,
+    harness::{AGENT, Netns, Running, is_excused, require, within},
+};
 
-const SHOWN: Duration = Duration::from_secs(10);
+const SHOWN: Duration = Duration::from_secs(30);
 
 /// Two namespaces with a wire between them: 10.8.0.1 is the near end, 10.8.0.2 the far one.
 fn two_hosts() -> (Netns, Netns) {
@@ -107,7 +111,7 @@ fn captured(file: &[u8], own: &[u8]) -> Seen {
 
 fn hardware_address(namespace: &Netns) -> Vec<u8> {
     let shown = namespace.command("ip", &["-j", "link", "show", NEAR]);
-    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let shown: Value = serde_json::from_str(&shown).unwrap();
     let address = shown[0]["address"].as_str().unwrap();
     address
         .split(':')
@@ -240,9 +244,14 @@ fn trace_shows_the_handshake_and_the_close_beside_the_transitions() {
     trace.collect();
     connect(80).unwrap();
     let lines = trace.collect();
+    let lines: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of_segments = lines.iter().filter(|line| !line["flags"].is_null());
+    assert_as_documented("trace-segments", of_segments);
     let shown: Vec<String> = lines
         .iter()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
         .map(|line| match line["flags"].as_str() {
             Some(flags) => {
                 assert_eq!(line["device"], NEAR);

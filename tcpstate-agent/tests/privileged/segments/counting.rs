@@ -14,7 +14,7 @@ use super::{
 };
 use crate::harness::{require, within};
 
-const SHOWN: Duration = Duration::from_secs(10);
+const SHOWN: Duration = Duration::from_secs(30);
 
 /// Sends every combination over IPv4 and IPv6 in both directions, and some that is no segment.
 fn every_combination_is_counted(xdp: Option<XdpMode>) {

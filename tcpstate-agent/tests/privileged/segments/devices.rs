@@ -20,7 +20,7 @@ use crate::{
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
 
-const SHOWN: Duration = Duration::from_secs(10);
+const SHOWN: Duration = Duration::from_secs(30);
 
 /// A SYN that comes by the near end.
 fn send_syn(namespace: &Netns) {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::harness::{AGENT, Netns, require, run, say_skipped, within};
 
-const SHOWN: Duration = Duration::from_secs(10);
+const SHOWN: Duration = Duration::from_secs(30);
 const OURS: &str = "tcpstate-segments";
 const NUMBER: u32 = 77;
 
@@ -169,7 +169,7 @@ fn a_filter_that_comes_before_ours_is_overtaken_and_one_of_ours_that_is_removed_
     decide(&namespace, "3");
     let patience = if needs_filters(&follower) {
         assert_eq!(filters(&namespace, Direction::Egress)[0].0, "u32");
-        Duration::from_secs(40)
+        Duration::from_mins(2)
     } else {
         SHOWN
     };
