@@ -21,16 +21,16 @@ mod handshake;
 mod kernel_field;
 mod listener;
 mod names;
+pub mod pass;
 mod record;
 mod resets;
 mod segment;
 mod state;
-pub mod pass;
 pub mod stopwatch;
 mod unanswered;
 
 pub use close::{CloseCounters, CloseReason, SentReset, SocketEnd, errno};
-pub use close_wait::{ClockSample, OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
+pub use close_wait::{ClockSample, SocketFlags, SocketRecord};
 pub use counters::{
     CpuCounters, EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix,
 };

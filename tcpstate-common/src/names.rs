@@ -21,8 +21,15 @@ pub mod program {
     pub const LISTENERS: &str = "tcp_listeners";
     /// `tp_btf/tcp_retransmit_synack`: counts SYN-ACKs that are sent again.
     pub const SYNACK: &str = "tcp_synack";
-    /// `iter/task_file`: tells which processes hold the sockets in CLOSE_WAIT.
-    pub const OWNERS: &str = "tcp_owners";
+    /// Run on request: tells which processes hold the sockets in CLOSE_WAIT.
+    pub const OWNERS: &str = "read_owners";
+    /// Run on request: goes along the accept queue of a listener.
+    pub const CHAIN: &str = "read_chain";
+    /// Run on request: reads the path of a cgroup.
+    pub const CGROUP: &str = "read_cgroup";
+    /// Run once: tells where the addresses in [`map::STOPWATCH`](super::map::STOPWATCH) are
+    /// measured from.
+    pub const ORIGIN: &str = "tcp_origin";
 }
 
 /// Maps.
@@ -36,6 +43,14 @@ pub mod map {
     pub const LIVE: &str = "LIVE";
     /// Array of [`Row`](crate::stopwatch::Row): since when sockets are in CLOSE_WAIT.
     pub const STOPWATCH: &str = "STOPWATCH";
+    /// Array of one `u64`: the address that those of sockets are measured from there.
+    pub const ORIGIN: &str = "ORIGIN";
+    /// Array of one [`Owners`](crate::pass::Owners).
+    pub const OWNERS: &str = "OWNERS";
+    /// Array of one [`Chain`](crate::pass::Chain).
+    pub const CHAIN: &str = "CHAIN";
+    /// Array of one [`Cgroup`](crate::pass::Cgroup).
+    pub const CGROUP: &str = "CGROUP";
     /// Array of [`BriefRow`](crate::stopwatch::BriefRow): since when sockets are in another state.
     pub const BRIEF: &str = "BRIEF";
     /// Per-CPU array of one [`ResetCounters`](crate::ResetCounters).
@@ -69,9 +84,6 @@ pub mod global {
     pub const RECORD_MASK: &str = "RECORD_MASK";
     /// `u32`: unread bytes in the ring at which its reader is woken.
     pub const WAKE_UP_BYTES: &str = "WAKE_UP_BYTES";
-    /// `u8`: 1 if `tcp_owners` is to write a record of every TCP socket, 0 if only of those that
-    /// have to do with CLOSE_WAIT.
-    pub const EVERY_OWNER: &str = "EVERY_OWNER";
     /// `u8`: 1 if `tcp_send_reset` tells why the reset is sent.
     pub const RESETS_HAVE_REASONS: &str = "RESET_REASON";
     /// `u8`: the level of aya-log, 0 for off.

@@ -5,7 +5,7 @@ use tcpstate_common::{SocketRecord, TcpState};
 
 use crate::{
     clock, count_sockets,
-    kernel::{BareSock, Look, SeqFile, Sock},
+    kernel::{BareSock, SeqFile, Sock},
     stopwatch,
 };
 
@@ -38,14 +38,8 @@ fn describe(sock: Sock, state: TcpState) -> Option<SocketRecord> {
     let look = BareSock::at(sock.identity()).look()?;
     let mut record = look.describe()?;
     if matches!(state, TcpState::CloseWait) {
-        record.since_ns = since(&look);
-        look.describe_connection(&mut record, false)?;
+        record.since_ns = stopwatch::since(look.sock.key(), clock::monotonic_ns());
+        look.describe_connection(&mut record)?;
     }
     Some(record)
-}
-
-/// Since when a socket is in CLOSE_WAIT, 0 where that is not known.
-#[inline(always)]
-pub(crate) fn since(look: &Look) -> u64 {
-    stopwatch::since(look.sock.key(), clock::monotonic_ns())
 }

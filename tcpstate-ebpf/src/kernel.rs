@@ -5,10 +5,8 @@
 //! the type, and the kernel turns a fault into a zero. Anything else is copied by a helper that
 //! checks the address ([`copy`], [`read`]).
 
-mod accept_queue;
 mod bare_sock;
 mod block;
-mod file;
 mod request;
 mod seq_file;
 mod sock;
@@ -22,13 +20,11 @@ use aya_ebpf::{
 };
 use tcpstate_common::MISSING;
 
-pub(crate) use accept_queue::AcceptQueue;
-pub(crate) use bare_sock::{BareSock, Look};
-pub(crate) use file::File;
+pub(crate) use bare_sock::BareSock;
 pub(crate) use request::Request;
 pub(crate) use seq_file::SeqFile;
 pub(crate) use sock::{BindBucket, Sock, TcpSock, TimewaitSock};
-pub(crate) use task::{Caller, Task};
+pub(crate) use task::Caller;
 
 macro_rules! offsets {
     ($($name:ident $(= $default:ident)?),+ $(,)?) => {
@@ -68,7 +64,6 @@ offsets!(
     RCV_TSTAMP,
     SENT_AGAIN,
     PROBES_OUT,
-    ACCEPT_HEAD,
     ACK_BACKLOG,
     MAX_ACK_BACKLOG,
     SK_DROPS,
@@ -81,22 +76,11 @@ offsets!(
     TOTAL_RETRANSMITS,
     DATA_SEGMENTS_IN,
     FASTOPEN_REQUEST,
-    REQ_SK,
-    REQ_NEXT,
-    FILE_INODE,
-    FILE_PRIVATE,
-    INODE_MODE,
-    SOCKET_FILE,
-    SOCKET_SK,
     TASK_TGID,
     TASK_LEADER,
     TASK_COMM,
-    TASK_START,
     SEQ_FILE,
-    FILE_REF = MISSING,
-    FILE_COUNT = MISSING,
     TCP_CLOCK = MISSING,
-    MPTCP_FIRST = MISSING,
 );
 
 /// `IPPROTO_TCP`. MPTCP's own sockets (262) and SCTP's (132) pass the same tracepoint; MPTCP
@@ -170,8 +154,14 @@ fn distance(pointer: *const u8) -> u64 {
     distance
 }
 
+/// What [`distance`] measures from.
+#[inline(always)]
+pub(crate) fn origin() -> u64 {
+    as_number((&raw const SK_STATE).cast())
+}
+
 /// The [`distance`] of what lies at `address`.
 #[inline(always)]
 fn distance_of(address: u64) -> u64 {
-    address.wrapping_sub(as_number((&raw const SK_STATE).cast()))
+    address.wrapping_sub(origin())
 }

@@ -11,7 +11,7 @@
 //! | `tcp_listeners` | `listeners.rs`: the queues of the listening sockets |
 //! | `tcp_synack` | `synack.rs`: SYN-ACKs that are sent again |
 //! | `tcp_reset_sent`, `tcp_reset_recv` | `resets.rs`: resets |
-//! | `tcp_owners` | `owners.rs`: which processes hold those |
+//! | `tcp_origin` | `stopwatch.rs`: where addresses are measured from, once |
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -31,7 +31,6 @@ mod handshake;
 mod kernel;
 mod listeners;
 mod namespaces;
-mod owners;
 mod ports;
 mod resets;
 mod services;

@@ -6,13 +6,33 @@ use tcpstate_common::{
     stopwatch::{self, BriefRow, ROWS, Row, StopwatchKey},
 };
 
+use crate::kernel;
+
+/// `BPF_F_MMAPABLE`: the agent looks sockets up in its own memory.
+const MMAPABLE: u32 = 1 << 10;
+
 /// For CLOSE_WAIT.
 #[map]
-static STOPWATCH: Array<Row> = Array::with_max_entries(ROWS, 0);
+static STOPWATCH: Array<Row> = Array::with_max_entries(ROWS, MMAPABLE);
 
 /// For the other states.
 #[map]
 static BRIEF: Array<BriefRow> = Array::with_max_entries(ROWS, 0);
+
+/// What [`Sock::key`](crate::kernel::Sock::key) measures from, for the agent, which has addresses.
+#[map]
+static ORIGIN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Tells it. The agent runs it once.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+extern "C" fn tcp_origin(_ctx: *const u64) -> u64 {
+    if let Some(at) = ORIGIN.get_ptr_mut(0) {
+        // SAFETY: the map gave a valid element; it runs once.
+        unsafe { *at = kernel::origin() };
+    }
+    0
+}
 
 const CLOSE_WAIT: u64 = TimedState::CloseWait as u64;
 

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, path::Path};
 use procfs::process::Process;
 use tcpstate_common::FIELDS;
 
-use super::kernel_btf::{FieldError, KERNEL_BTF, KernelBtf};
+use super::{
+    kernel_btf::{FieldError, KERNEL_BTF, KernelBtf},
+    pass::OwnerLayout,
+};
 
 /// What the agent needs to know of kernel and permissions.
 #[derive(Clone, Debug)]
@@ -32,8 +35,10 @@ pub struct BtfFacts {
     pub has_state_tracepoint: bool,
     /// `iter/tcp` exists.
     pub has_tcp_iterator: bool,
-    /// `iter/task_file` exists.
-    pub has_task_file_iterator: bool,
+    /// Raw tracepoint programs can be run on request.
+    pub has_run_on_request: bool,
+    /// Where the kernel keeps what a walk over its processes reads.
+    pub owners: Result<OwnerLayout, FieldError>,
     /// Iterators over the elements of a map exist.
     pub has_map_iterator: bool,
     /// The tracepoint `tcp_retransmit_synack` can be attached to.
@@ -121,7 +126,8 @@ impl BtfFacts {
         Ok(Self {
             has_state_tracepoint: btf.has_typedef("btf_trace_inet_sock_set_state"),
             has_tcp_iterator: btf.has_function("bpf_iter_tcp"),
-            has_task_file_iterator: btf.has_function("bpf_iter_task_file"),
+            has_run_on_request: btf.has_function("bpf_prog_test_run_raw_tp"),
+            owners: OwnerLayout::resolve(&btf),
             has_map_iterator: btf.has_function("bpf_iter_bpf_map_elem"),
             has_synack_tracepoint: btf.has_typedef("btf_trace_tcp_retransmit_synack"),
             has_reset_sent_tracepoint: btf.has_typedef("btf_trace_tcp_send_reset"),

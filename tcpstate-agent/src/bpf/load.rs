@@ -11,7 +11,7 @@ use aya::{
 use rustix::io::Errno;
 use tcpstate_common::{NamespaceCounters, RecordMask, global, map};
 use thiserror::Error;
-use tracing::{Level, debug, enabled};
+use tracing::{Level, debug, enabled, warn};
 
 use super::{
     event_ring::EventRing,
@@ -21,6 +21,7 @@ use super::{
     kernel_log::{KernelLog, KernelLogLevel},
     listener_table::ListenerTable,
     map_iterator::MapIterator,
+    pass::{OwnersError, OwnersReader, Stopwatch},
     plan::{Obstacle, ProgramId, plan},
     reset_table::ResetTable,
     service_table::ServiceTable,
@@ -171,6 +172,7 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     // piece of memory that it ever holds.
     let btf = Btf::parse_file(Path::new(KERNEL_BTF), Endianness::default())?;
     let mut reset_links = Vec::new();
+    let mut owners = None;
     for program in allowed {
         let outcome = match program {
             ProgramId::Transition => {
@@ -179,7 +181,7 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
             ProgramId::CountSockets | ProgramId::CloseWait | ProgramId::Unanswered => {
                 load_iterator(&mut ebpf, &btf, program, "tcp")
             }
-            ProgramId::Owners => load_iterator(&mut ebpf, &btf, program, "task_file"),
+            ProgramId::Owners => load_owners(&mut ebpf, facts, options, &mut owners),
             ProgramId::Listeners => start_listeners(&mut ebpf, &btf, &mut loaded)?,
             ProgramId::SynAck => start_synack(&mut ebpf, &btf, &mut loaded),
             ProgramId::ResetSent | ProgramId::ResetReceived => attach(&mut ebpf, &btf, program)
@@ -207,7 +209,7 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     };
     if runs(ProgramId::CountSockets) {
         let tells_unanswered = runs(ProgramId::Unanswered);
-        let tells_owners = runs(ProgramId::CloseWait) && runs(ProgramId::Owners);
+        let owners = owners.filter(|_| runs(ProgramId::CloseWait));
         let counts = take_map(&mut ebpf, map::SOCKET_COUNTS)?;
         let clock = take_map(&mut ebpf, map::CLOCK)?;
         let port_range = take_map(&mut ebpf, map::PORT_RANGE)?;
@@ -219,7 +221,7 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
             port_range,
             destinations,
             passes: 0,
-            tells_owners,
+            owners,
             tells_unanswered,
         });
     }
@@ -236,7 +238,6 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
     let record_mask = options.record_mask.bits();
     let wake_up_bytes = options.event_ring_bytes / 4;
     let log_level = options.kernel_log.global();
-    let every_owner = u8::from(options.every_owner);
     let reset_reasons = facts.btf.iter().any(|btf| !btf.reset_reasons.is_empty());
     let reset_reasons = u8::from(reset_reasons);
 
@@ -249,7 +250,6 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
         .override_global(global::RECORD_MASK, &record_mask, true)
         .override_global(global::WAKE_UP_BYTES, &wake_up_bytes, true)
         .override_global(global::LOG_LEVEL, &log_level, true)
-        .override_global(global::EVERY_OWNER, &every_owner, true)
         .override_global(global::RESETS_HAVE_REASONS, &reset_reasons, true)
         .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE))
         .map_max_entries(map::LIVE, namespaces_that_fit(cpus))
@@ -347,6 +347,32 @@ fn start_listeners(
         ServiceTable::new(services),
     ));
     Ok(Ok(verified))
+}
+
+/// The programs that are run for it are an object of their own.
+fn load_owners(
+    ebpf: &mut Ebpf,
+    facts: &Facts,
+    options: &LoadOptions<'_>,
+    owners: &mut Option<OwnersReader>,
+) -> Result<u32, ProgramError> {
+    let layout = facts
+        .btf
+        .as_ref()
+        .ok()
+        .and_then(|btf| btf.owners.as_ref().ok());
+    let layout = layout.ok_or(ProgramError::NotLoaded)?;
+    let stopwatch = Stopwatch::take(ebpf)
+        .inspect_err(|error| warn!(%error, "cannot tell since when sockets are in CLOSE_WAIT"))
+        .ok();
+    let reader = OwnersReader::load(layout, options.every_owner, stopwatch);
+    let reader = reader.map_err(|error| match error {
+        OwnersError::Run(error) => error,
+        error => ProgramError::IOError(std::io::Error::other(error)),
+    })?;
+    let verified = reader.verified();
+    *owners = Some(reader);
+    Ok(verified)
 }
 
 fn load_iterator(

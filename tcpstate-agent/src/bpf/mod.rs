@@ -12,6 +12,7 @@ mod kernel_log;
 mod listener_table;
 mod load;
 mod map_iterator;
+mod pass;
 pub mod plan;
 mod reset_table;
 mod segments;
@@ -26,6 +27,10 @@ pub use flow::{AddError, Counted, Flow};
 pub use kernel_log::{KernelLog, KernelLogLevel};
 pub use listener_table::ListenerTable;
 pub use load::{LoadError, LoadOptions, Loaded, ProgramStatus, load};
+pub use pass::{
+    HeldProcess, HeldProcesses, OwnerLayout, OwnerWalk, OwnersError, OwnersReader, Progress,
+    Stopwatch, WalkAccount,
+};
 pub use reset_table::{ResetTable, Resets};
 pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};
 pub use service_table::ServiceTable;

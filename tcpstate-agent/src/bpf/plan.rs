@@ -76,7 +76,7 @@ impl ProgramId {
         match self {
             Self::Transition => "tp_btf/inet_sock_set_state",
             Self::CountSockets | Self::CloseWait | Self::Unanswered => "iter/tcp",
-            Self::Owners => "iter/task_file",
+            Self::Owners => "BPF_PROG_TEST_RUN of raw tracepoints",
             Self::Listeners => "iter/bpf_map_elem",
             Self::SynAck => "tp_btf/tcp_retransmit_synack",
             Self::ResetSent => "tp_btf/tcp_send_reset",
@@ -103,12 +103,9 @@ impl ProgramId {
     /// The oldest kernel that has what the program needs.
     const fn since(self) -> &'static str {
         match self {
-            Self::Transition
-            | Self::Owners
-            | Self::SynAck
-            | Self::ResetSent
-            | Self::ResetReceived => "5.8",
+            Self::Transition | Self::SynAck | Self::ResetSent | Self::ResetReceived => "5.8",
             Self::CountSockets | Self::CloseWait | Self::Unanswered | Self::Listeners => "5.9",
+            Self::Owners => "5.10",
         }
     }
 }
@@ -162,7 +159,7 @@ fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), 
         ProgramId::CountSockets | ProgramId::CloseWait | ProgramId::Unanswered => {
             btf.has_tcp_iterator
         }
-        ProgramId::Owners => btf.has_task_file_iterator,
+        ProgramId::Owners => btf.has_run_on_request,
         ProgramId::Listeners => btf.has_map_iterator,
         ProgramId::SynAck => btf.has_synack_tracepoint,
         ProgramId::ResetSent => btf.has_reset_sent_tracepoint,
@@ -192,6 +189,10 @@ fn fields_exist(btf: &BtfFacts, program: ProgramId) -> Result<(), Obstacle> {
                 "{}.{} was not looked up",
                 field.structure, field.path
             )),
+        })
+        .or_else(|| match &btf.owners {
+            Err(error) if program == ProgramId::Owners => Some(error.to_string()),
+            _ => None,
         })
         .map_or(Ok(()), |cause| {
             Err(Obstacle {
@@ -223,7 +224,7 @@ fn may_load(facts: &Facts) -> Result<(), Obstacle> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::{facts::Capabilities, kernel_btf::FieldError};
+    use crate::bpf::{facts::Capabilities, kernel_btf::FieldError, pass::OwnerLayout};
 
     const EVERY_CAPABILITY: Capabilities = Capabilities(u64::MAX);
 
@@ -231,7 +232,8 @@ mod tests {
         BtfFacts {
             has_state_tracepoint: true,
             has_tcp_iterator: true,
-            has_task_file_iterator: true,
+            has_run_on_request: true,
+            owners: Ok(OwnerLayout::default()),
             has_map_iterator: true,
             has_synack_tracepoint: true,
             has_reset_sent_tracepoint: true,
@@ -333,12 +335,12 @@ mod tests {
                 None
             ]
         );
-        let without_files = BtfFacts {
-            has_task_file_iterator: false,
+        let without_runs = BtfFacts {
+            has_run_on_request: false,
             ..btf()
         };
         assert_eq!(
-            causes(&facts(EVERY_CAPABILITY, Ok(without_files))),
+            causes(&facts(EVERY_CAPABILITY, Ok(without_runs))),
             [
                 None,
                 None,
@@ -348,7 +350,7 @@ mod tests {
                 None,
                 None,
                 None,
-                Some("kernel 6.1.0-test has no iter/task_file".to_owned())
+                Some("kernel 6.1.0-test has no BPF_PROG_TEST_RUN of raw tracepoints".to_owned())
             ]
         );
         let without_tracepoint = BtfFacts {
@@ -418,6 +420,22 @@ mod tests {
                 None
             ]
         );
+    }
+
+    #[test]
+    fn a_field_that_the_walk_over_processes_lacks_turns_it_off_and_is_named() {
+        let missing = FieldError::NoMember {
+            structure: "task_struct",
+            member: "files".to_owned(),
+            path: "files",
+        };
+        let moved = BtfFacts {
+            owners: Err(missing.clone()),
+            ..btf()
+        };
+        let found = causes(&facts(EVERY_CAPABILITY, Ok(moved)));
+        let causes: Vec<_> = found.into_iter().flatten().collect();
+        assert_eq!(causes, [missing.to_string()]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The snapshot engine's passes: walks over all sockets of a network namespace, or over all files
-//! of all processes, inside the kernel.
+//! The snapshot engine's passes: walks over all sockets of a network namespace, or over all
+//! descriptors of all processes, inside the kernel.
 
 use std::{fs::File, io};
 
@@ -9,14 +9,17 @@ use aya::{
     programs::{Iter, ProgramError, links::LinkError},
 };
 use tcpstate_common::{
-    ClockSample, DESTINATIONS_TOGETHER, Destinations, MAX_DESTINATIONS, OwnerRecord, PortSet,
-    SocketCounts, SocketRecord, UnansweredRecord, program,
+    ClockSample, DESTINATIONS_TOGETHER, Destinations, MAX_DESTINATIONS, PortSet, SocketCounts,
+    SocketRecord, UnansweredRecord, program,
 };
 use thiserror::Error;
-use tracing::warn;
+use tracing::{debug, warn};
 use zerocopy::FromBytes;
 
-use super::wire::Wire;
+use super::{
+    pass::{HeldProcesses, OwnerWalk, OwnersError, OwnersReader, Progress},
+    wire::Wire,
+};
 use crate::decode::{DecodeError, Outgoing, Owner, Socket, Unanswered};
 
 /// The loaded iterators.
@@ -29,8 +32,9 @@ pub struct SocketPass {
     pub(super) destinations: Array<MapData, Wire<Destinations>>,
     /// Passes so far.
     pub(super) passes: u32,
-    /// The programs that describe sockets in CLOSE_WAIT and tell their owners are loaded.
-    pub(super) tells_owners: bool,
+    /// Walks over descriptors, where the program that describes sockets in CLOSE_WAIT is loaded
+    /// too.
+    pub(super) owners: Option<OwnersReader>,
     /// The program that describes sockets whose peers do not answer is loaded.
     pub(super) tells_unanswered: bool,
 }
@@ -56,7 +60,7 @@ impl SocketPass {
     /// Whether [`SocketPass::describe`] and [`SocketPass::owners`] can be used.
     #[must_use]
     pub const fn tells_owners(&self) -> bool {
-        self.tells_owners
+        self.owners.is_some()
     }
 
     /// Whether [`SocketPass::unanswered`] can be used.
@@ -120,14 +124,27 @@ impl SocketPass {
         self.counts()
     }
 
-    /// Hands over every descriptor of every process that is a socket in CLOSE_WAIT, or a listener
-    /// with some in its accept queue. Of all network namespaces; of the processes that the
-    /// caller's PID namespace shows, the lowest number first.
-    pub fn owners(&mut self, each: impl FnMut(Owner)) -> Result<(), PassError> {
-        Ok(read_decoded::<OwnerRecord, _>(
-            self.open(program::OWNERS)?,
-            each,
-        )?)
+    /// Hands over every descriptor of every process that is a socket in CLOSE_WAIT or a listener,
+    /// of all network namespaces. Those of one socket come in the order of their processes' numbers,
+    /// but for what is beyond [`MAX_SHARED`]. Returns who these processes are.
+    pub fn owners(&mut self, mut each: impl FnMut(Owner)) -> Result<HeldProcesses, OwnersError> {
+        let reader = self.owners.as_mut().ok_or(ProgramError::NotLoaded)?;
+        let mut walk = OwnerWalk::default();
+        let mut shared = Vec::new();
+        let mut progress = Progress::More;
+        while progress == Progress::More {
+            progress = reader.step(&mut walk, |owner| {
+                if owner.is_shared && shared.len() < MAX_SHARED {
+                    shared.push(owner);
+                } else {
+                    each(owner);
+                }
+            })?;
+        }
+        shared.sort_by_key(|owner| owner.process);
+        shared.into_iter().for_each(each);
+        debug!(account = ?walk.account(), "walked over all processes");
+        reader.processes(&walk)
     }
 
     /// The kernel's clocks at the end of the last [`SocketPass::describe`]; zeros before.
@@ -184,6 +201,9 @@ fn report(refused: Option<DecodeError>) {
         warn!(%error, "a malformed record from the kernel side was dropped");
     }
 }
+
+/// Descriptors of shared sockets that are put in order.
+const MAX_SHARED: usize = 65_536;
 
 /// The kernel side keeps four bits beside the number of a pass.
 const MAX_PASSES: u32 = 1 << 28;

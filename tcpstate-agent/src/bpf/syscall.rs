@@ -6,6 +6,7 @@ use std::{
 };
 
 /// `enum bpf_cmd`.
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 pub(super) const BPF_LINK_CREATE: libc::c_long = 28;
 pub(super) const BPF_ITER_CREATE: libc::c_long = 33;
 
@@ -43,6 +44,39 @@ pub(super) fn link_to_interface(
     };
     // SAFETY: the attributes have the layout that this command reads; the descriptor is open.
     unsafe { bpf(BPF_LINK_CREATE, &attributes) }
+}
+
+/// The part of `union bpf_attr` that runs a program without arguments.
+#[repr(C)]
+struct TestRun {
+    program: i32,
+    return_value: u32,
+    input_bytes: u32,
+    output_bytes: u32,
+}
+
+/// Runs a program once, in the context of the caller.
+pub(super) fn run_program(program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = TestRun {
+        program: program.as_raw_fd(),
+        return_value: 0,
+        input_bytes: 0,
+        output_bytes: 0,
+    };
+    // SAFETY: the attributes have the layout that this command reads and writes, and the kernel
+    // takes bytes behind the given size as zeros; the descriptor is open.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            &raw mut attributes,
+            size_of_u32::<TestRun>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Calls bpf(2) with a command that gives a descriptor.

@@ -20,7 +20,6 @@ use crate::{
     },
     cli::Output,
     decode::{DecodeError, Transition},
-    process::Processes,
     segments::{Follower, SegmentLine},
     settings::{LogSettings, TraceFilter, TraceSettings},
     timeline::{self, Clock, Observed, Timeline},
@@ -109,15 +108,16 @@ fn learn_owners(
         );
         return Ok(());
     };
-    let mut processes = Processes::default();
-    let now = Instant::now();
-    socket_pass
-        .owners(|owner| {
-            if let Some(process) = processes.get(owner.process, now) {
-                timeline.ownership.hold(&owner, &process.name);
-            }
-        })
-        .context("cannot find out who owns sockets")
+    let mut owners = Vec::new();
+    let processes = socket_pass
+        .owners(|owner| owners.push(owner))
+        .context("cannot find out who owns sockets")?;
+    for owner in owners {
+        if let Some(process) = processes.get(&owner.process) {
+            timeline.ownership.hold(&owner, &process.name);
+        }
+    }
+    Ok(())
 }
 
 fn print_new(

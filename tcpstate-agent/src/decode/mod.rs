@@ -3,6 +3,7 @@
 //! Pure, and total: whatever the bytes, the answer is a value or a [`DecodeError`]. Nothing here
 //! knows the BPF library.
 
+mod held;
 mod listener;
 mod outgoing;
 pub mod packet;
@@ -16,6 +17,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tcpstate_common::{Family, TcpState};
 use thiserror::Error;
 
+pub use held::{
+    HeldLayout, HeldTimes, Queued, References, cgroup_path, descriptors, process_id, process_name,
+};
 pub use listener::ListeningSocket;
 pub use outgoing::Outgoing;
 pub use segment::Segment;

@@ -9,7 +9,9 @@ pub const BLOCK_BYTES: usize = 8192;
 pub const PER_CPU_ARRAY: u64 = 0;
 
 /// Addresses that only a program can tell, as numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct Place {
     /// The task that asks.

@@ -19,7 +19,9 @@ pub const MAX_UNREAD: usize = 8192;
 pub const ROOM_FOR_GROUP: u32 = MAX_OBJECTS as u32 / 2;
 
 /// Which buckets to read, and how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct TableRequest {
     /// Address of bucket 0.

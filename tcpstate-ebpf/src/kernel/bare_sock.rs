@@ -6,17 +6,14 @@ use tcpstate_common::{
 };
 
 use super::{
-    ACK_BACKLOG, COPIED_SEQ, IPPROTO_TCP, MAX_ACK_BACKLOG, MISSING, MPTCP_FIRST, NET_INUM,
-    PROBES_OUT, RCV_NXT, RCV_TSTAMP, REQ_QUEUE_LENGTH, SENT_AGAIN, SK_DADDR, SK_DPORT, SK_DROPS,
-    SK_FAMILY, SK_NET, SK_NUM, SK_PROTOCOL, SK_RCV_SADDR, SK_SOCKET, SK_STATE, SK_V6_DADDR,
-    SK_V6_RCV_SADDR, SND_UNA, WRITE_SEQ,
+    ACK_BACKLOG, COPIED_SEQ, MAX_ACK_BACKLOG, NET_INUM, PROBES_OUT, RCV_NXT, RCV_TSTAMP,
+    REQ_QUEUE_LENGTH, SENT_AGAIN, SK_DADDR, SK_DPORT, SK_DROPS, SK_FAMILY, SK_NET, SK_NUM,
+    SK_RCV_SADDR, SK_SOCKET, SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, SND_UNA, WRITE_SEQ,
     block::{Block, CACHE_LINE, Part},
     copy, distance_of, read,
 };
 use crate::clock;
 
-/// `IPPROTO_MPTCP`: a connection that has TCP sockets for its subflows.
-const IPPROTO_MPTCP: u16 = 262;
 /// The address of a `struct sock`, to the verifier a number.
 #[derive(Clone, Copy)]
 pub(crate) struct BareSock(*const u8);
@@ -24,10 +21,6 @@ pub(crate) struct BareSock(*const u8);
 impl BareSock {
     pub(crate) const fn at(address: u64) -> Self {
         Self(address as *const u8)
-    }
-
-    pub(super) const fn address(self) -> *const u8 {
-        self.0
     }
 
     /// Who it is among the sockets that live at the same time.
@@ -107,24 +100,6 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// The TCP socket that this one is or, where it is of Multipath TCP, its first subflow.
-    #[inline(always)]
-    pub(crate) fn tcp(self) -> Option<Self> {
-        let protocol: u16 = read(self.sock.0, &SK_PROTOCOL)?;
-        if protocol == IPPROTO_MPTCP && MPTCP_FIRST.load() != MISSING {
-            let first: u64 = read(self.sock.0, &MPTCP_FIRST)?;
-            return BareSock::at(first).look();
-        }
-        // A raw socket can have the same number there, but not the state of one that matters.
-        (protocol == IPPROTO_TCP).then_some(self)
-    }
-
-    /// For a listener: how many sockets its accept queue holds.
-    #[inline(always)]
-    pub(crate) fn accept_queue_length(&self) -> u32 {
-        read(self.sock.0, &ACK_BACKLOG).unwrap_or(0)
-    }
-
     /// What there is to say of any socket.
     #[inline(always)]
     pub(crate) fn describe(&self) -> Option<SocketRecord> {
@@ -143,15 +118,11 @@ impl Look {
     /// is left at 0: each field is in a cache line of its own, which nobody has looked at for
     /// long.
     #[inline(always)]
-    pub(crate) fn describe_connection(
-        &self,
-        record: &mut SocketRecord,
-        is_accepted: bool,
-    ) -> Option<()> {
+    pub(crate) fn describe_connection(&self, record: &mut SocketRecord) -> Option<()> {
         let port: [u8; 2] = self.head.field(&SK_DPORT)?;
         record.remote_port = u16::from_be_bytes(port);
         self.remote_address(&mut record.remote_address)?;
-        let is_accepted = is_accepted || read::<u64>(self.sock.0, &SK_SOCKET)? != 0;
+        let is_accepted = read::<u64>(self.sock.0, &SK_SOCKET)? != 0;
         if is_accepted {
             record.flags = SocketFlags::ACCEPTED;
         }

@@ -4,6 +4,9 @@
 //! | program | file |
 //! | --- | --- |
 //! | `read_table` | `table.rs`: the objects in some buckets of a hash table |
+//! | `read_owners` | `owners.rs`: processes, and the sockets that their descriptors lead to |
+//! | `read_chain` | `chain.rs`: the accept queue of a listener |
+//! | `read_cgroup` | `cgroup.rs`: the path of a cgroup |
 //! | `read_block` | `block.rs`: one piece of memory |
 #![no_std]
 #![no_main]
@@ -18,8 +21,11 @@
 )]
 
 mod block;
+mod cgroup;
+mod chain;
 mod memory;
 mod objects;
+mod owners;
 mod table;
 
 /// `BPF_F_MMAPABLE`: the agent has the map in its memory.

@@ -146,11 +146,10 @@ impl Shared {
             holdings.add(&owner, &survey);
             listeners.add(&owner);
         });
-        if let Err(error) = walked {
-            warn!(%error, "cannot tell who holds the sockets in CLOSE_WAIT");
-            return None;
-        }
-        self.end_owner_walk(listeners);
+        let processes = walked
+            .inspect_err(|error| warn!(%error, "cannot tell who holds the sockets in CLOSE_WAIT"))
+            .ok()?;
+        self.end_owner_walk(listeners, &processes);
         let groups = holdings.into_groups();
         let mut held = FxHashMap::<u32, u64>::default();
         let mut total = Tally::default();
@@ -169,7 +168,7 @@ impl Shared {
         }
         Some(CloseWait {
             is_surveyed: false,
-            ..self.with_owners(groups?, total, begun)
+            ..self.with_owners(groups?, total, &processes, begun)
         })
     }
 }

@@ -21,12 +21,13 @@ use super::{
     shared::{Shared, lock},
 };
 use crate::{
+    bpf::HeldProcesses,
     model::close_wait::{
         Cause, Group, Holdings, OwnerLabels, Series, SeriesKey, Service, Survey, Tally, TickRate,
         attribute, top,
     },
     netns::{Namespace, Visitor},
-    process::{Descriptors, Process, ProcessId, Processes},
+    process::{Descriptors, Process, ProcessId},
 };
 
 /// Who keeps sockets in CLOSE_WAIT.
@@ -70,8 +71,6 @@ pub struct OwnedGroup {
 #[derive(Debug)]
 pub(super) struct Naming {
     limit: usize,
-    /// Locked while `/proc` is read, which scrapes do not wait for.
-    processes: Mutex<Processes>,
     known: Mutex<Known>,
 }
 
@@ -98,7 +97,6 @@ impl Naming {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            processes: Mutex::default(),
             known: Mutex::default(),
         }
     }
@@ -208,27 +206,28 @@ impl Shared {
                 listeners.add(&owner);
             }
         });
-        if let Err(error) = walked {
-            warn!(%error, "cannot tell who holds the sockets in CLOSE_WAIT");
-            return None;
-        }
+        let processes = walked
+            .inspect_err(|error| warn!(%error, "cannot tell who holds the sockets in CLOSE_WAIT"))
+            .ok()?;
         if let Some(listeners) = listeners {
-            self.end_owner_walk(listeners);
+            self.end_owner_walk(listeners, &processes);
         }
         let groups = attribute(&survey, &holdings, begun.elapsed());
-        let found = self.with_owners(groups, total, begun);
+        let found = self.with_owners(groups, total, &processes, begun);
         let after = self.standings();
         let is_plain = found.are_all_held() && are_exact(&after) && before == after;
         lock(&self.naming.known).trust.surveyed(is_plain);
         Some(found)
     }
 
-    fn with_owners(&self, groups: Vec<Group>, total: Tally, begun: Instant) -> CloseWait {
-        let owners: BTreeSet<ProcessId> = groups.iter().filter_map(|group| group.owner).collect();
-        let mut processes = lock(&self.naming.processes);
-        let groups = named(groups, &mut processes);
-        processes.keep_only(|id| owners.contains(id));
-        drop(processes);
+    fn with_owners(
+        &self,
+        groups: Vec<Group>,
+        total: Tally,
+        processes: &HeldProcesses,
+        begun: Instant,
+    ) -> CloseWait {
+        let groups = named(groups, processes);
         let mut all = BTreeMap::<SeriesKey, Series>::new();
         for group in &groups {
             all.entry(group.key()).or_default().add(&group.tally);
@@ -264,20 +263,18 @@ impl OwnedGroup {
     }
 }
 
-/// Looks the processes up. Sockets of one that has ended meanwhile have no owner: it took them
-/// with it, or somebody else has them now.
-fn named(groups: Vec<Group>, processes: &mut Processes) -> Vec<OwnedGroup> {
-    let now = Instant::now();
+/// Looks the processes up. Sockets of those that the walk did not remember have no owner.
+fn named(groups: Vec<Group>, processes: &HeldProcesses) -> Vec<OwnedGroup> {
     let mut named = BTreeMap::<(Option<ProcessId>, Service, Cause), OwnedGroup>::new();
     for group in groups {
-        let owner = group.owner.and_then(|id| processes.get(id, now));
+        let owner = group.owner.and_then(|id| processes.get(&id).cloned());
         let key = (
             owner.as_ref().map(|process| process.id),
             group.service,
             group.cause,
         );
         match named.entry(key) {
-            // Only those of nobody: processes that have ended are not told apart any more.
+            // Only those of nobody: processes that are not known are not told apart.
             std::collections::btree_map::Entry::Occupied(mut same) => {
                 same.get_mut().tally.merge(&group.tally);
             }
@@ -305,15 +302,11 @@ fn descriptors(
         if let Some(process) = &group.owner
             && series.contains_key(&group.key())
         {
-            by_process.insert(process.id, group.labels());
+            by_process.insert(process.id, (group.labels(), process.descriptors));
         }
     }
     let mut worst = BTreeMap::<OwnerLabels, Descriptors>::new();
-    for (id, labels) in by_process {
-        // A process that has ended has none.
-        let Ok(found) = Descriptors::read(id.tgid) else {
-            continue;
-        };
+    for (labels, found) in by_process.into_values() {
         let is_worse = worst
             .get(&labels)
             .is_none_or(|known| headroom(&found) < headroom(known));
@@ -362,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_processes_had_that_have_ended_is_one_group_of_nobody() {
+    fn what_processes_have_that_are_not_known_is_one_group_of_nobody() {
         // No process has such a number.
         let group = |tgid: Option<u32>, sockets: u64| Group {
             owner: tgid.map(|tgid| ProcessId {
@@ -391,7 +384,7 @@ mod tests {
             group(None, 4),
             group(Some(u32::MAX - 1), 5),
         ];
-        let named = named(groups, &mut Processes::default());
+        let named = named(groups, &HeldProcesses::default());
         let [nobodys] = &named[..] else {
             panic!("{named:?}");
         };

@@ -29,14 +29,13 @@ use crate::{
         Assignment, Increments, Labelled, Listener, ListenerKey, ListenerSeries, Place, Served,
         Totals, group, top,
     },
-    process::{Process, ProcessId, Processes},
+    process::{Process, ProcessId},
 };
 
 /// What is kept from one look to the next.
 pub(super) struct Listening {
     table: Mutex<ListenerTable>,
     owners: Mutex<Arc<Owners>>,
-    processes: Mutex<Processes>,
     services: Mutex<Services>,
     found: Mutex<Found>,
     shown: Mutex<Shown>,
@@ -102,7 +101,6 @@ impl Listening {
         Self {
             table: Mutex::new(table),
             owners: Mutex::default(),
-            processes: Mutex::default(),
             services: Mutex::new(Services::new(services)),
             found: Mutex::default(),
             shown: Mutex::new(Shown {
@@ -246,10 +244,8 @@ impl Shared {
             }
         }
         let listeners = group(known, &lock(&listening.found).served);
-        let now = Instant::now();
-        let mut processes = lock(&listening.processes);
         let owned = listeners.into_iter().map(|listener| OwnedListener {
-            process: listener.place.owner.and_then(|id| processes.get(id, now)),
+            process: listener.place.owner.and_then(|id| owners.process(id)),
             co_owners: co_owners.remove(&listener.place).unwrap_or_default(),
             listener,
         });

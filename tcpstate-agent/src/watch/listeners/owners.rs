@@ -12,14 +12,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::{ListenAddress, TcpState};
 use tracing::warn;
 
-use super::{
-    super::shared::{Shared, lock},
-    Listening,
-};
+use super::super::shared::{Shared, lock};
 use crate::{
+    bpf::HeldProcesses,
     decode::{ListeningSocket, Owner, Socket},
     model::close_wait::OwnerLabels,
-    process::ProcessId,
+    process::{Process, ProcessId},
 };
 
 /// How often to look who holds them at most where none is new: a descriptor can be handed over.
@@ -39,6 +37,8 @@ pub(super) struct Owners {
     labels: Vec<Arc<OwnerLabels>>,
     /// Who else holds a socket.
     others: FxHashMap<u64, Vec<ProcessId>>,
+    /// The holders.
+    processes: HeldProcesses,
     at: Option<Instant>,
     /// How many sockets had begun to listen before it.
     begun: u64,
@@ -94,6 +94,7 @@ impl Default for Owners {
             by_socket: Vec::new(),
             labels: vec![Arc::default()],
             others: FxHashMap::default(),
+            processes: HeldProcesses::default(),
             at: None,
             begun: 0,
         }
@@ -133,7 +134,21 @@ impl Owners {
         self.others.get(&socket).map_or(&[], Vec::as_slice)
     }
 
-    fn new(walk: OwnerWalk, by_process: &FxHashMap<ProcessId, Arc<OwnerLabels>>) -> Self {
+    /// Who a holder is.
+    pub(super) fn process(&self, id: ProcessId) -> Option<Arc<Process>> {
+        self.processes.get(&id).cloned()
+    }
+
+    fn new(walk: OwnerWalk, all: &HeldProcesses) -> Self {
+        let ids = walk.by_socket.values().collect::<FxHashSet<_>>();
+        let processes: HeldProcesses = ids
+            .into_iter()
+            .filter_map(|id| Some((*id, Arc::clone(all.get(id)?))))
+            .collect();
+        let by_process: FxHashMap<ProcessId, Arc<OwnerLabels>> = processes
+            .iter()
+            .map(|(id, process)| (*id, Arc::new(OwnerLabels::of(process))))
+            .collect();
         let mut labels: Vec<_> = by_process.values().map(Arc::clone).collect();
         labels.push(Arc::default());
         labels.sort_unstable();
@@ -158,6 +173,7 @@ impl Owners {
             by_socket: by_socket.collect(),
             labels,
             others: walk.co_owners,
+            processes,
             at: Some(walk.at),
             begun: walk.begun,
         }
@@ -247,7 +263,7 @@ impl Shared {
         };
         let walked = lock(socket_pass).owners(|owner| walk.add(&owner));
         match walked {
-            Ok(()) => self.end_owner_walk(walk),
+            Ok(processes) => self.end_owner_walk(walk, &processes),
             Err(error) => warn!(%error, "cannot tell who holds the listening sockets"),
         }
     }
@@ -275,12 +291,11 @@ impl Shared {
     }
 
     /// After it.
-    pub(in super::super) fn end_owner_walk(&self, walk: OwnerWalk) {
+    pub(in super::super) fn end_owner_walk(&self, walk: OwnerWalk, processes: &HeldProcesses) {
         let Some(listening) = &self.listening else {
             return;
         };
-        let by_process = listening.labels_of(&walk);
-        let owners = Owners::new(walk, &by_process);
+        let owners = Owners::new(walk, processes);
         {
             let mut known = lock(&listening.owners);
             // Two threads make such walks, and the one that began later knows more.
@@ -299,24 +314,6 @@ impl Shared {
                 let from_any = matrix.count.iter();
                 from_any.map(|to| to[TcpState::Listen as usize]).sum()
             })
-    }
-}
-
-impl Listening {
-    /// The labels of each process that was met. What a process held that has ended meanwhile,
-    /// another may hold, or nobody.
-    fn labels_of(&self, walk: &OwnerWalk) -> FxHashMap<ProcessId, Arc<OwnerLabels>> {
-        let now = Instant::now();
-        let ids: FxHashSet<ProcessId> = walk.by_socket.values().copied().collect();
-        let mut processes = lock(&self.processes);
-        let mut labels = FxHashMap::default();
-        for &id in &ids {
-            if let Some(process) = processes.get(id, now) {
-                labels.insert(id, Arc::new(OwnerLabels::of(&process)));
-            }
-        }
-        processes.keep_only(|id| ids.contains(id));
-        labels
     }
 }
 
@@ -355,7 +352,7 @@ mod tests {
                 is_cut: false,
             });
         }
-        let owners = Owners::new(walk, &FxHashMap::default());
+        let owners = Owners::new(walk, &HeldProcesses::default());
         let expected: Vec<_> = (2..).take(MAX_CO_OWNERS).map(process).collect();
         assert_eq!(owners.co_owners(7), expected);
         assert!(owners.co_owners(8).is_empty());
