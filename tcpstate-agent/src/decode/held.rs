@@ -197,7 +197,9 @@ impl HeldLayout {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "128")]
 const HEAD: u32 = HEAD_BYTES as u32;
+#[expect(clippy::cast_possible_truncation, reason = "64")]
 const PIECE: u32 = PIECE_BYTES as u32;
 
 /// Sockets begin with a cache line, and no field lies in two.

@@ -16,6 +16,7 @@ pub const MAX_CHAIN: u32 = 512;
 /// Buckets that one run reports as not read at most. More cannot be: each has begun with a lane.
 pub const MAX_UNREAD: usize = 8192;
 /// Room for objects that there must be for another group to begin.
+#[expect(clippy::cast_possible_truncation, reason = "a thousand")]
 pub const ROOM_FOR_GROUP: u32 = MAX_OBJECTS as u32 / 2;
 
 /// Which buckets to read, and how.

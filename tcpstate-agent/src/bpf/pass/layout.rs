@@ -160,36 +160,3 @@ fn controller(btf: &KernelBtf) -> Option<u32> {
     });
     Some(all.ok()? + bytes(place)?)
 }
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::bpf::kernel_btf::KERNEL_BTF;
-
-    #[test]
-    fn the_running_kernel_has_everything() {
-        if !Path::new(KERNEL_BTF).exists() {
-            eprintln!("skipped: this kernel shows no BTF");
-            return;
-        }
-        let btf = KernelBtf::open(Path::new(KERNEL_BTF)).unwrap();
-        let layout = OwnerLayout::resolve(&btf).unwrap();
-        assert_ne!(layout.owners.cgroups_pids, NO_OFFSET);
-    }
-
-    #[test]
-    fn a_field_without_any_of_its_names_is_named_as_it_is_called_today() {
-        if !Path::new(KERNEL_BTF).exists() {
-            eprintln!("skipped: this kernel shows no BTF");
-            return;
-        }
-        let btf = KernelBtf::open(Path::new(KERNEL_BTF)).unwrap();
-        let old = offset(&btf, "task_struct", &[("gone", 4), ("tgid", 4)]);
-        let tgid = offset(&btf, "task_struct", &[("tgid", 4)]);
-        assert_eq!(old, tgid);
-        let error = offset(&btf, "task_struct", &[("gone", 4), ("older", 4)]).unwrap_err();
-        assert!(error.to_string().contains("gone"), "{error}");
-    }
-}

@@ -175,8 +175,9 @@ mod tests {
             let mut is_done = false;
             for run in 0..10_000 {
                 for (tgid, when) in &gone {
-                    if *when == run {
-                        kernel.list.retain(|other| other.tgid != *tgid);
+                    let place = kernel.list.iter().position(|other| other.tgid == *tgid);
+                    if let Some(place) = place.filter(|_| *when == run) {
+                        kernel.list.remove(place);
                         kernel.list.push_back(anchor(1000 + tgid));
                     }
                 }

@@ -31,7 +31,7 @@ pub const PROGRAM_UP: Metric = Metric {
         name: "program",
         values: "`tcp_transition` (transitions, and gauges that move with them), `tcp_count` \
                  (sockets by state), `tcp_close_wait` (causes of CLOSE_WAIT), \
-                 `tcp_unanswered` (peers that do not answer), `tcp_owners` (who holds sockets), \
+                 `tcp_unanswered` (peers that do not answer), `read_owners` (who holds sockets), \
                  `tcp_listeners` (queues of listening sockets), `tcp_synack` (SYN-ACKs sent again), \
                  `tcp_reset_sent`, `tcp_reset_recv` (resets); where `--segments.device` asks \
                  for segments, `segments_xdp` or `segments_frags` (what comes in), `segments_tc_in` \
