@@ -28,8 +28,8 @@ pub use kernel_log::{KernelLog, KernelLogLevel};
 pub use listener_table::ListenerTable;
 pub use load::{LoadError, LoadOptions, Loaded, ProgramStatus, load};
 pub use pass::{
-    HeldProcess, HeldProcesses, OwnerLayout, OwnerWalk, OwnersError, OwnersReader, Progress,
-    Stopwatch, WalkAccount,
+    HeldProcesses, OwnerLayout, OwnerWalk, OwnersError, OwnersReader, Progress, Stopwatch,
+    WalkAccount,
 };
 pub use reset_table::{ResetTable, Resets};
 pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};

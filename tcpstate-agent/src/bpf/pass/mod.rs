@@ -11,7 +11,5 @@ mod stopwatch;
 mod trail;
 
 pub use layout::OwnerLayout;
-pub use owners::{
-    HeldProcess, HeldProcesses, OwnerWalk, OwnersError, OwnersReader, Progress, WalkAccount,
-};
+pub use owners::{HeldProcesses, OwnerWalk, OwnersError, OwnersReader, Progress, WalkAccount};
 pub use stopwatch::Stopwatch;

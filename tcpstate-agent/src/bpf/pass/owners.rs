@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     decode::{self, DecodeError, HeldLayout, HeldTimes, Owner},
-    process::{Descriptors, Process, ProcessId},
+    process::{Process, ProcessId},
 };
 
 /// The programs, built by `cargo xtask ebpf build`.
@@ -86,7 +86,7 @@ pub enum OwnersError {
 pub struct OwnerWalk {
     trail: Trail,
     reached: Reached,
-    processes: FxHashMap<ProcessId, HeldProcess>,
+    processes: FxHashMap<ProcessId, TaskRecord>,
     queues: FxHashMap<u64, Waiting>,
     account: WalkAccount,
     begun: Option<Instant>,
@@ -94,12 +94,6 @@ pub struct OwnerWalk {
 
 /// Who the processes are that a walk has met.
 pub type HeldProcesses = FxHashMap<ProcessId, Arc<Process>>;
-
-/// A process that holds wanted sockets.
-#[derive(Clone, Debug)]
-pub struct HeldProcess {
-    record: TaskRecord,
-}
 
 /// How a walk went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,7 +166,8 @@ impl OwnersReader {
     }
 
     /// Instructions that the verifier went through, of all programs together.
-    pub(in super::super) const fn verified(&self) -> u32 {
+    #[must_use]
+    pub const fn verified(&self) -> u32 {
         self.program.verified() + self.chains.verified() + self.cgroups.verified()
     }
 
@@ -281,24 +276,16 @@ impl OwnersReader {
     /// Who the processes are that a walk has met.
     pub fn processes(&mut self, walk: &OwnerWalk) -> Result<HeldProcesses, OwnersError> {
         let mut processes = FxHashMap::default();
-        for (&id, held) in &walk.processes {
+        for (&id, record) in &walk.processes {
             let process = Process {
                 id,
-                name: decode::process_name(&held.record),
-                cgroup: self.cgroups.identity(&held.record)?,
-                descriptors: held.descriptors(),
+                name: decode::process_name(record),
+                cgroup: self.cgroups.identity(record)?,
+                descriptors: decode::descriptors(record),
             };
             processes.insert(id, Arc::new(process));
         }
         Ok(processes)
-    }
-}
-
-impl HeldProcess {
-    /// How many descriptors it has.
-    #[must_use]
-    pub fn descriptors(&self) -> Descriptors {
-        decode::descriptors(&self.record)
     }
 }
 
@@ -335,9 +322,9 @@ impl OwnerWalk {
             self.reached.note(*id, next);
             let has_room = self.processes.len() < MAX_PROCESSES;
             match self.processes.entry(*id) {
-                Entry::Occupied(mut known) => known.get_mut().record = *record,
+                Entry::Occupied(mut known) => *known.get_mut() = *record,
                 Entry::Vacant(place) if has_room => {
-                    place.insert(HeldProcess { record: *record });
+                    place.insert(*record);
                 }
                 Entry::Vacant(_) => {}
             }
