@@ -6,18 +6,19 @@ use std::{
 };
 
 use tcpstate_agent::{
-    decode::{ListeningSocket, Owner, Socket, Transition},
+    decode::{HeldLayout, HeldTimes, ListeningSocket, References, Socket, Transition},
     metrics::{self, Spare},
     model::{
         close_wait::{Holdings, OwnerLabels, Survey},
         listeners::{Assignment, Increments, Labelled, ListenerSeries, Totals, top},
     },
+    process::ProcessId,
     recent_ends::RecentEnds,
     watch::ListenersReading,
 };
 use tcpstate_common::{
-    CloseReason, Family, HalfOpenCounts, OwnerRecord, SocketFlags, SocketRecord, TcpState,
-    TransitionRecord,
+    CloseReason, Family, HalfOpenCounts, SocketFlags, SocketRecord, TcpState, TransitionRecord,
+    pass::HeldRecord,
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
@@ -90,17 +91,49 @@ fn survey(times: u32) -> Outcome {
 
 /// The same, as a walk over descriptors does.
 fn holders(times: u32) -> Outcome {
+    // Where Linux 6.18 has them.
+    let layout = HeldLayout {
+        state: 18,
+        family: 16,
+        net: 48,
+        local_port: 14,
+        remote_port: 12,
+        remote_ipv4: 0,
+        remote_ipv6: 56,
+        received: 1664,
+        read: 1464,
+        written: 1576,
+        acknowledged: 1672,
+        last_ack: 1724,
+        accept_queue: 600,
+        references: References::FromZero,
+    };
+    let wanted = layout.wanted(false);
+    let process = ProcessId {
+        tgid: 1000,
+        start_boottime_ns: 1,
+    };
+    let mut record = HeldRecord {
+        namespace: 7,
+        ..HeldRecord::default()
+    };
+    let head = record.head.as_mut_bytes();
+    head[..4].copy_from_slice(&[10, 0, 0, 1]);
+    head[14..16].copy_from_slice(&8080_u16.to_ne_bytes());
+    head[16..19].copy_from_slice(&[2, 0, TcpState::CloseWait as u8]);
+    let seen = HeldTimes {
+        since: |socket| Some(socket + 1),
+        jiffies: 0,
+    };
     for _ in 0..times {
         let survey = Survey::of_listeners(u64::MAX / 2, None, [7], [(7, 8080)]);
         let mut holdings = Holdings::default();
         for number in 0..COUNT {
-            let record = OwnerRecord {
-                socket: close_wait(number),
-                start_ns: 1,
-                process: 1000,
-                unaccepted_or_descriptor: number,
-            };
-            holdings.add(&Owner::try_from(black_box(record))?, &survey);
+            record.sock = u64::from(number) * 64;
+            record.descriptor = number;
+            let found = layout.owner(&wanted, black_box(&record), process, &seen)?;
+            let (owner, _) = found.ok_or("no owner")?;
+            holdings.add(&owner, &survey);
         }
         black_box(holdings.into_groups());
     }

@@ -20,15 +20,15 @@ mod handshake;
 mod kernel_field;
 mod listener;
 mod names;
+pub mod pass;
 mod record;
 mod resets;
 mod segment;
 mod state;
-pub mod pass;
 pub mod stopwatch;
 
 pub use close::{CloseCounters, CloseReason, SentReset, SocketEnd, errno};
-pub use close_wait::{ClockSample, OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
+pub use close_wait::{ClockSample, SocketFlags, SocketRecord};
 pub use counters::{
     CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix,
 };
@@ -40,9 +40,7 @@ pub use listener::{
     HALF_OPEN_AGES, HALF_OPEN_RETRANSMITS, HalfOpen, HalfOpenCounts, ListenAddress,
     MAX_SYNACK_LISTENERS, PORT_WORDS, PortSet, ServiceCounts,
 };
-pub use names::{
-    global, map, pass_map, pass_program, program, segment_global, segment_map, segment_program,
-};
+pub use names::{global, map, program, segment_global, segment_map, segment_program};
 pub use record::{RecordMask, TransitionKind, TransitionRecord};
 pub use resets::{RESET_REASONS, ResetCounters};
 pub use segment::{

@@ -12,8 +12,21 @@ pub mod program {
     pub const RESET_RECEIVED: &str = "tcp_reset_recv";
     /// `tp_btf/tcp_retransmit_synack`: counts SYN-ACKs that are sent again.
     pub const SYNACK: &str = "tcp_synack";
-    /// `iter/task_file`: tells which processes hold the sockets in CLOSE_WAIT.
-    pub const OWNERS: &str = "tcp_owners";
+    /// Run on request: reads a range of buckets of a hash table.
+    pub const READ_TABLE: &str = "read_table";
+    /// Run on request: reads the list of network namespaces.
+    pub const READ_NAMESPACES: &str = "read_namespaces";
+    /// Run on request: reads one piece of memory.
+    pub const READ_BLOCK: &str = "read_block";
+    /// Run on request: tells which processes hold the sockets in CLOSE_WAIT.
+    pub const OWNERS: &str = "read_owners";
+    /// Run on request: goes along the accept queue of a listener.
+    pub const CHAIN: &str = "read_chain";
+    /// Run on request: reads the path of a cgroup.
+    pub const CGROUP: &str = "read_cgroup";
+    /// Run once: tells where the addresses in [`map::STOPWATCH`](super::map::STOPWATCH) are
+    /// measured from.
+    pub const ORIGIN: &str = "tcp_origin";
 }
 
 /// Maps.
@@ -27,6 +40,20 @@ pub mod map {
     pub const LIVE: &str = "LIVE";
     /// Array of [`Row`](crate::stopwatch::Row): since when sockets are in CLOSE_WAIT.
     pub const STOPWATCH: &str = "STOPWATCH";
+    /// Array of one `u64`: the address that those of sockets are measured from there.
+    pub const ORIGIN: &str = "ORIGIN";
+    /// Array of one [`Table`](crate::pass::Table).
+    pub const TABLE: &str = "TABLE";
+    /// Array of one [`Namespaces`](crate::pass::Namespaces).
+    pub const KERNEL_NAMESPACES: &str = "NETS";
+    /// Array of one [`Block`](crate::pass::Block).
+    pub const BLOCK: &str = "BLOCK";
+    /// Array of one [`Owners`](crate::pass::Owners).
+    pub const OWNERS: &str = "OWNERS";
+    /// Array of one [`Chain`](crate::pass::Chain).
+    pub const CHAIN: &str = "CHAIN";
+    /// Array of one [`Cgroup`](crate::pass::Cgroup).
+    pub const CGROUP: &str = "CGROUP";
     /// Array of [`BriefRow`](crate::stopwatch::BriefRow): since when sockets are in another state.
     pub const BRIEF: &str = "BRIEF";
     /// Per-CPU array of one [`ResetCounters`](crate::ResetCounters).
@@ -48,9 +75,6 @@ pub mod global {
     pub const RECORD_MASK: &str = "RECORD_MASK";
     /// `u32`: unread bytes in the ring at which its reader is woken.
     pub const WAKE_UP_BYTES: &str = "WAKE_UP_BYTES";
-    /// `u8`: 1 if `tcp_owners` is to write a record of every TCP socket, 0 if only of those that
-    /// have to do with CLOSE_WAIT.
-    pub const EVERY_OWNER: &str = "EVERY_OWNER";
     /// `u8`: 1 if `tcp_send_reset` tells why the reset is sent.
     pub const RESETS_HAVE_REASONS: &str = "RESET_REASON";
     /// `u8`: the level of aya-log, 0 for off.
@@ -85,26 +109,4 @@ pub mod segment_map {
 pub mod segment_global {
     /// `u32`: telling segments that may be recorded by each CPU in a window; 0 for none.
     pub const RECORD_LIMIT: &str = "RECORD_LIMIT";
-}
-
-/// Programs of the object that reads the kernel's own tables. They are run, not attached.
-pub mod pass_program {
-    /// Reads a range of buckets of a hash table.
-    pub const READ_TABLE: &str = "read_table";
-    /// Reads the list of network namespaces.
-    pub const READ_NAMESPACES: &str = "read_namespaces";
-    /// Reads one piece of memory.
-    pub const READ_BLOCK: &str = "read_block";
-    /// All of them.
-    pub const ALL: [&str; 3] = [READ_TABLE, READ_NAMESPACES, READ_BLOCK];
-}
-
-/// Maps of that object: each an array of one element, which the agent has in its memory.
-pub mod pass_map {
-    /// A [`Table`](crate::pass::Table).
-    pub const TABLE: &str = "TABLE";
-    /// A [`Namespaces`](crate::pass::Namespaces).
-    pub const NAMESPACES: &str = "NAMESPACES";
-    /// A [`Block`](crate::pass::Block).
-    pub const BLOCK: &str = "BLOCK";
 }

@@ -7,7 +7,7 @@
 //! | `tcp_transition` | `transition.rs`: every state transition |
 //! | `tcp_synack` | `synack.rs`: SYN-ACKs that are sent again |
 //! | `tcp_reset_sent`, `tcp_reset_recv` | `resets.rs`: resets |
-//! | `tcp_owners` | `owners.rs`: which processes hold those |
+//! | `tcp_origin` | `stopwatch.rs`: where addresses are measured from, once |
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -23,7 +23,6 @@ mod event_ring;
 mod handshake;
 mod kernel;
 mod namespaces;
-mod owners;
 mod resets;
 mod stopwatch;
 mod synack;

@@ -11,6 +11,7 @@ use tcpstate_common::FIELDS;
 use super::{
     kernel_btf::{FieldError, KERNEL_BTF, KernelBtf},
     layout::Layout,
+    pass::OwnerLayout,
 };
 
 /// What the agent needs to know of kernel and permissions.
@@ -33,8 +34,8 @@ pub struct Facts {
 pub struct BtfFacts {
     /// The tracepoint `inet_sock_set_state` can be attached to.
     pub has_state_tracepoint: bool,
-    /// `iter/task_file` exists.
-    pub has_task_file_iterator: bool,
+    /// Raw tracepoint programs can be run on request.
+    pub has_run_on_request: bool,
     /// The tracepoint `tcp_retransmit_synack` can be attached to.
     pub has_synack_tracepoint: bool,
     /// The tracepoint `tcp_send_reset` can be attached to.
@@ -45,6 +46,8 @@ pub struct BtfFacts {
     pub reset_reasons: Vec<String>,
     /// BPF ring buffers exist.
     pub has_ring_buffer: bool,
+    /// Where the kernel keeps what a walk over its processes reads, or what is missing.
+    pub owners: Result<OwnerLayout, FieldError>,
     /// Where things lie in the kernel's tables, or what is missing.
     pub layout: Result<Box<Layout>, FieldError>,
     /// Offset by the name of the global that wants it.
@@ -121,12 +124,13 @@ impl BtfFacts {
         let btf = KernelBtf::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self {
             has_state_tracepoint: btf.has_typedef("btf_trace_inet_sock_set_state"),
-            has_task_file_iterator: btf.has_function("bpf_iter_task_file"),
+            has_run_on_request: btf.has_function("bpf_prog_test_run_raw_tp"),
             has_synack_tracepoint: btf.has_typedef("btf_trace_tcp_retransmit_synack"),
             has_reset_sent_tracepoint: btf.has_typedef("btf_trace_tcp_send_reset"),
             has_reset_received_tracepoint: btf.has_typedef("btf_trace_tcp_receive_reset"),
             reset_reasons: reset_reasons(&btf),
             has_ring_buffer: btf.has_enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF"),
+            owners: OwnerLayout::resolve(&btf),
             layout: Layout::find(&btf).map(Box::new),
             offsets: FIELDS
                 .iter()

@@ -5,13 +5,13 @@ use std::{error::Error, os::fd::AsFd as _, path::Path};
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapData, MapError, RingBuf},
-    programs::{BtfTracePoint, Iter, ProgramError, tp_btf::BtfTracePointLink},
+    programs::{BtfTracePoint, ProgramError, tp_btf::BtfTracePointLink},
     util::nr_cpus,
 };
 use rustix::io::Errno;
 use tcpstate_common::{NamespaceCounters, RecordMask, global, map};
 use thiserror::Error;
-use tracing::{Level, debug, enabled};
+use tracing::{Level, debug, enabled, warn};
 
 use super::{
     event_ring::EventRing,
@@ -19,10 +19,9 @@ use super::{
     flow::{Flow, FlowMaps},
     kernel_btf::KERNEL_BTF,
     kernel_log::{KernelLog, KernelLogLevel},
-    pass::{KernelTables, OpenError},
+    pass::{KernelTables, OpenError, OwnersError, OwnersReader, PassObject, Stopwatch},
     plan::{Obstacle, ProgramId, plan},
     reset_table::ResetTable,
-    socket_pass::SocketPass,
     synack_table::SynAckTable,
 };
 
@@ -56,8 +55,8 @@ pub struct Loaded {
     pub events: Option<EventRing>,
     /// The kernel's own tables.
     pub tables: Option<KernelTables>,
-    /// The walk over descriptors.
-    pub socket_pass: Option<SocketPass>,
+    /// The kernel's list of processes.
+    pub owners: Option<OwnersReader>,
     /// The counter of SYN-ACKs.
     pub synacks: Option<SynAckTable>,
     /// The counters of resets.
@@ -131,7 +130,7 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
         flow: None,
         events: None,
         tables: None,
-        socket_pass: None,
+        owners: None,
         synacks: None,
         resets: None,
         kernel_log: None,
@@ -153,8 +152,14 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
 
     raise_locked_memory_limit();
-    if allowed == [ProgramId::Tables] {
-        open_tables(facts, &mut loaded);
+    let runs_on_request: Vec<ProgramId> = allowed
+        .iter()
+        .copied()
+        .filter(|program| ProgramId::SNAPSHOT.contains(program))
+        .collect();
+    if runs_on_request.len() == allowed.len() {
+        // Nothing that is attached is wanted, nor what that would know.
+        load_readers(facts, options, &runs_on_request, None, &mut loaded);
         return Ok(loaded);
     }
     // The library rounds up in the same way.
@@ -174,15 +179,13 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     // piece of memory that it ever holds.
     let btf = Btf::parse_file(Path::new(KERNEL_BTF), Endianness::default())?;
     let mut reset_links = Vec::new();
-    let wants_tables = allowed.contains(&ProgramId::Tables);
     for program in allowed {
         let outcome = match program {
             ProgramId::Transition => {
                 start_transition(&mut ebpf, &btf, event_ring_bytes, &mut loaded)?
             }
             // After the others: by then the kernel's types take no memory any more.
-            ProgramId::Tables => continue,
-            ProgramId::Owners => load_iterator(&mut ebpf, &btf, program, "task_file"),
+            ProgramId::Tables | ProgramId::Owners => continue,
             ProgramId::SynAck => start_synack(&mut ebpf, &btf, &mut loaded)?,
             ProgramId::ResetSent | ProgramId::ResetReceived => attach(&mut ebpf, &btf, program)
                 .map(|(verified, link)| {
@@ -195,9 +198,12 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
     drop(btf);
     return_free_memory();
-    if wants_tables {
-        open_tables(facts, &mut loaded);
-    }
+    let stopwatch = runs_on_request.contains(&ProgramId::Owners).then(|| {
+        Stopwatch::take(&mut ebpf)
+            .inspect_err(|error| warn!(%error, "cannot tell since when sockets are in CLOSE_WAIT"))
+            .ok()
+    });
+    load_readers(facts, options, &runs_on_request, stopwatch.flatten(), &mut loaded);
     loaded.programs.sort_by_key(|status| status.program);
     if !reset_links.is_empty() {
         let counters = take_map(&mut ebpf, map::RESETS)?;
@@ -206,13 +212,6 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
         loaded.resets = Some(ResetTable::new(counters, reasons, reset_links));
     }
 
-    let runs = |wanted| {
-        let mut programs = loaded.programs.iter();
-        programs.any(|status| status.program == wanted && status.outcome.is_ok())
-    };
-    if runs(ProgramId::Owners) {
-        loaded.socket_pass = Some(SocketPass { ebpf });
-    }
     Ok(loaded)
 }
 
@@ -226,7 +225,6 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
     let record_mask = options.record_mask.bits();
     let wake_up_bytes = options.event_ring_bytes / 4;
     let log_level = options.kernel_log.global();
-    let every_owner = u8::from(options.every_owner);
     let reset_reasons = facts.btf.iter().any(|btf| !btf.reset_reasons.is_empty());
     let reset_reasons = u8::from(reset_reasons);
 
@@ -239,7 +237,6 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
         .override_global(global::RECORD_MASK, &record_mask, true)
         .override_global(global::WAKE_UP_BYTES, &wake_up_bytes, true)
         .override_global(global::LOG_LEVEL, &log_level, true)
-        .override_global(global::EVERY_OWNER, &every_owner, true)
         .override_global(global::RESETS_HAVE_REASONS, &reset_reasons, true)
         .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE))
         .map_max_entries(map::LIVE, namespaces_that_fit(cpus))
@@ -305,30 +302,48 @@ fn start_synack(
     Ok(Ok(verified))
 }
 
-/// Loads the programs that read the kernel's tables.
-fn open_tables(facts: &Facts, loaded: &mut Loaded) {
-    let layout = facts.btf.as_ref().ok().map(|btf| btf.layout.as_ref());
-    let Some(Ok(layout)) = layout else {
+/// Loads the programs that are run on request.
+fn load_readers(
+    facts: &Facts,
+    options: &LoadOptions<'_>,
+    programs: &[ProgramId],
+    stopwatch: Option<Stopwatch>,
+    loaded: &mut Loaded,
+) {
+    let Ok(btf) = &facts.btf else {
         // The plan has said why.
         return;
     };
-    let outcome = match KernelTables::open(layout) {
-        Ok(tables) => {
-            let verified = tables.verified_instructions();
-            loaded.tables = Some(tables);
-            Ok(verified)
+    let mut object = match PassObject::load() {
+        Ok(object) => object,
+        Err(error) => {
+            loaded.refuse(programs, &object_refusal(&error));
+            return;
         }
-        Err(OpenError::Program(error)) => Err(refusal(ProgramId::Tables, &error)),
-        Err(OpenError::Object(error)) => Err(object_refusal(&error)),
-        Err(error) => Err(Obstacle {
-            cause: error.to_string(),
-            remedy: "report it with the output of `uname -r`".to_owned(),
-        }),
     };
-    loaded.programs.push(ProgramStatus {
-        program: ProgramId::Tables,
-        outcome,
-    });
+    let mut stopwatch = stopwatch;
+    for &program in programs {
+        let outcome = match (program, &btf.layout, &btf.owners) {
+            (ProgramId::Tables, Ok(layout), _) => object
+                .tables(layout)
+                .map(|tables| loaded.tables.insert(tables).verified())
+                .map_err(|error| match error {
+                    OpenError::Program(error) => refusal(program, &error),
+                    error => unexpected(&error),
+                }),
+            (ProgramId::Owners, _, Ok(layout)) => object
+                .owners(layout, options.every_owner, stopwatch.take())
+                .map(|owners| loaded.owners.insert(owners).verified())
+                .map_err(|error| match error {
+                    OwnersError::Run(error) => refusal(program, &error),
+                    error => unexpected(&error),
+                }),
+            // The plan has said why.
+            _ => continue,
+        };
+        loaded.programs.push(ProgramStatus { program, outcome });
+    }
+    loaded.programs.sort_by_key(|status| status.program);
 }
 
 /// Attaches a program to its tracepoint.
@@ -344,15 +359,11 @@ fn attach(
     Ok((verified_instructions(&program.info()?), link))
 }
 
-fn load_iterator(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    id: ProgramId,
-    kind: &str,
-) -> Result<u32, ProgramError> {
-    let program: &mut Iter = program(ebpf, id)?.try_into()?;
-    program.load(kind, btf)?;
-    Ok(verified_instructions(&program.info()?))
+fn unexpected(error: &dyn Error) -> Obstacle {
+    Obstacle {
+        cause: error.to_string(),
+        remedy: "report it with the output of `uname -r`".to_owned(),
+    }
 }
 
 fn program(ebpf: &mut Ebpf, id: ProgramId) -> Result<&mut aya::programs::Program, ProgramError> {

@@ -15,7 +15,6 @@ mod pass;
 pub mod plan;
 mod reset_table;
 mod segments;
-mod socket_pass;
 mod synack_table;
 mod syscall;
 mod wire;
@@ -25,8 +24,10 @@ pub use event_ring::{EventRing, RecordsRead, WakeUp};
 pub use flow::{AddError, Counted, Flow};
 pub use kernel_log::{KernelLog, KernelLogLevel};
 pub use load::{LoadError, LoadOptions, Loaded, ProgramStatus, load};
-pub use pass::{Chunk, Contents, Details, HashTable, KernelTables, OpenError, ReadError};
+pub use pass::{
+    Chunk, Contents, Details, HashTable, HeldProcesses, KernelTables, OpenError, OwnerLayout, OwnerWalk,
+    OwnersError, OwnersReader, Progress, ReadError, Stopwatch, WalkAccount,
+};
 pub use reset_table::{ResetTable, Resets};
 pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};
-pub use socket_pass::SocketPass;
 pub use synack_table::SynAckTable;

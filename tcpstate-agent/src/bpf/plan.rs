@@ -2,7 +2,7 @@
 //!
 //! A pure function. A program whose needs are not met is left out, visibly; the others run.
 
-use tcpstate_common::{FIELDS, pass_program, program};
+use tcpstate_common::{FIELDS, program};
 
 use super::{
     facts::{BtfFacts, Capability, Facts},
@@ -44,7 +44,7 @@ impl ProgramId {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Transition => program::TRANSITION,
-            Self::Tables => pass_program::READ_TABLE,
+            Self::Tables => program::READ_TABLE,
             Self::Owners => program::OWNERS,
             Self::SynAck => program::SYNACK,
             Self::ResetSent => program::RESET_SENT,
@@ -58,7 +58,7 @@ impl ProgramId {
         match self {
             Self::Transition => "tp_btf/inet_sock_set_state",
             Self::Tables => "run on request",
-            Self::Owners => "iter/task_file",
+            Self::Owners => "run on request",
             Self::SynAck => "tp_btf/tcp_retransmit_synack",
             Self::ResetSent => "tp_btf/tcp_send_reset",
             Self::ResetReceived => "tp_btf/tcp_receive_reset",
@@ -84,12 +84,8 @@ impl ProgramId {
     /// The oldest kernel that has what the program needs.
     const fn since(self) -> &'static str {
         match self {
-            Self::Transition
-            | Self::Owners
-            | Self::SynAck
-            | Self::ResetSent
-            | Self::ResetReceived => "5.8",
-            Self::Tables => "5.10",
+            Self::Transition | Self::SynAck | Self::ResetSent | Self::ResetReceived => "5.8",
+            Self::Tables | Self::Owners => "5.10",
         }
     }
 }
@@ -140,14 +136,14 @@ fn verdict(facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
 fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
     let hook = match program {
         ProgramId::Transition => btf.has_state_tracepoint,
-        // It is attached to nothing.
-        ProgramId::Tables => true,
-        ProgramId::Owners => btf.has_task_file_iterator,
+        ProgramId::Tables | ProgramId::Owners => btf.has_run_on_request,
         ProgramId::SynAck => btf.has_synack_tracepoint,
         ProgramId::ResetSent => btf.has_reset_sent_tracepoint,
         ProgramId::ResetReceived => btf.has_reset_received_tracepoint,
     };
-    let missing = if !hook {
+    let missing = if !hook && is_run(program) {
+        "BPF_PROG_TEST_RUN of raw tracepoints"
+    } else if !hook {
         program.hook()
     } else if !btf.has_ring_buffer {
         "BPF ring buffers"
@@ -160,10 +156,17 @@ fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), 
     })
 }
 
+/// Whether it is attached to nothing.
+const fn is_run(program: ProgramId) -> bool {
+    matches!(program, ProgramId::Tables | ProgramId::Owners)
+}
+
 fn fields_exist(btf: &BtfFacts, program: ProgramId) -> Result<(), Obstacle> {
-    let layout = btf.layout.as_ref().err().map(ToString::to_string);
-    let missing = layout.filter(|_| program == ProgramId::Tables);
-    let missing = missing.or_else(|| missing_field(btf, program));
+    let missing = match program {
+        ProgramId::Tables => btf.layout.as_ref().err().map(ToString::to_string),
+        ProgramId::Owners => btf.owners.as_ref().err().map(ToString::to_string),
+        _ => missing_field(btf, program),
+    };
     missing.map_or(Ok(()), |cause| {
         Err(Obstacle {
             cause,
@@ -206,14 +209,17 @@ fn may_load(facts: &Facts) -> Result<(), Obstacle> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::{facts::Capabilities, kernel_btf::FieldError, layout::Layout};
+    use crate::bpf::{
+        facts::Capabilities, kernel_btf::FieldError, layout::Layout, pass::OwnerLayout,
+    };
 
     const EVERY_CAPABILITY: Capabilities = Capabilities(u64::MAX);
 
     fn btf() -> BtfFacts {
         BtfFacts {
             has_state_tracepoint: true,
-            has_task_file_iterator: true,
+            has_run_on_request: true,
+            owners: Ok(OwnerLayout::default()),
             has_synack_tracepoint: true,
             has_reset_sent_tracepoint: true,
             has_reset_received_tracepoint: true,
@@ -296,10 +302,6 @@ mod tests {
 
     #[test]
     fn a_missing_hook_turns_off_its_program_alone() {
-        let without_files = BtfFacts {
-            has_task_file_iterator: false,
-            ..btf()
-        };
         let without_tracepoint = BtfFacts {
             has_state_tracepoint: false,
             ..btf()
@@ -309,7 +311,6 @@ mod tests {
             ..btf()
         };
         for (btf, hook) in [
-            (without_files, "iter/task_file"),
             (without_tracepoint, "tp_btf/inet_sock_set_state"),
             (without_resets, "tp_btf/tcp_send_reset"),
         ] {
@@ -359,6 +360,23 @@ mod tests {
             ..btf()
         };
         assert_eq!(turned_off(moved), [ProgramId::Tables]);
+        let moved = BtfFacts {
+            owners: Err(missing.clone()),
+            ..btf()
+        };
+        assert_eq!(turned_off(moved), [ProgramId::Owners]);
+    }
+
+    #[test]
+    fn a_kernel_that_runs_nothing_on_request_still_shows_what_happens() {
+        let old = BtfFacts {
+            has_run_on_request: false,
+            ..btf()
+        };
+        let causes = causes(&facts(EVERY_CAPABILITY, Ok(old)));
+        let missing = "kernel 6.1.0-test has no BPF_PROG_TEST_RUN of raw tracepoints".to_owned();
+        let expected = [None, None, None, None, Some(missing.clone()), Some(missing)];
+        assert_eq!(causes, expected);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     cli::Output,
     control,
     diagnosis::{ConnectionsReport, Diagnosis, ListeningReport, Report, write_text},
-    process::command_line,
+    process::{command_line, executable},
     settings::DiagnoseSettings,
     watch::Watch,
 };
@@ -87,8 +87,14 @@ fn diagnose(
         diagnosis = diagnosis.with_connections(first, connections, &settings.filter, own_namespace);
     }
     for group in &mut diagnosis.groups {
-        let process = group.group.process.as_ref();
-        group.command_line = process.and_then(|process| command_line(process.pid));
+        let Some(process) = &mut group.group.process else {
+            continue;
+        };
+        group.command_line = command_line(process.id());
+        // The agent may not be allowed to see what root is.
+        if process.executable.is_none() {
+            process.executable = executable(process.id());
+        }
     }
     Ok(diagnosis)
 }

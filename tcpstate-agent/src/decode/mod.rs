@@ -3,6 +3,7 @@
 //! Pure, and total: whatever the bytes, the answer is a value or a [`DecodeError`]. Nothing here
 //! knows the BPF library.
 
+mod held;
 mod kernel_socket;
 mod listener;
 mod namespace;
@@ -18,6 +19,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tcpstate_common::{Family, TcpState};
 use thiserror::Error;
 
+pub use held::{
+    HeldLayout, HeldTimes, Queued, References, cgroup_path, descriptors, process_id, process_name,
+};
 pub use kernel_socket::KernelSocket;
 pub use listener::{ListeningSocket, listener_of};
 pub use namespace::{KernelNamespace, Limits, wanted as wanted_of_namespace};

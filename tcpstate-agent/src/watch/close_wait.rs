@@ -8,11 +8,12 @@ use std::{
 };
 
 use crate::{
+    bpf::HeldProcesses,
     model::close_wait::{
         Cause, Group, Holdings, OwnerLabels, Series, SeriesKey, Service, Survey, Tally, attribute,
         top,
     },
-    process::{Descriptors, Process, ProcessId, Processes},
+    process::{Descriptors, Process, ProcessId},
 };
 
 /// Who keeps sockets in CLOSE_WAIT.
@@ -53,7 +54,6 @@ pub struct OwnedGroup {
 /// What is kept from one time to the next.
 pub(super) struct CloseWaits {
     limit: usize,
-    processes: Processes,
     folded: u64,
     last: Option<Arc<CloseWait>>,
 }
@@ -62,7 +62,6 @@ impl CloseWaits {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            processes: Processes::default(),
             folded: 0,
             last: None,
         }
@@ -80,12 +79,18 @@ impl CloseWaits {
 
     /// Takes note of what a look that took so long has found: the sockets, and what processes hold
     /// of them.
-    pub(super) fn learn(&mut self, survey: &Survey, holdings: &Holdings, took: Duration) {
+    pub(super) fn learn(
+        &mut self,
+        survey: &Survey,
+        holdings: &Holdings,
+        processes: &HeldProcesses,
+        took: Duration,
+    ) {
         let total = survey.total();
         let found = if total.sockets == 0 {
             CloseWait::nothing(Instant::now(), took)
         } else {
-            self.with_owners(attribute(survey, holdings, took), total, took)
+            self.with_owners(attribute(survey, holdings, took), total, processes, took)
         };
         self.last = Some(Arc::new(found));
     }
@@ -95,10 +100,14 @@ impl CloseWaits {
         self.last = Some(Arc::new(CloseWait::nothing(Instant::now(), took)));
     }
 
-    fn with_owners(&mut self, groups: Vec<Group>, total: Tally, took: Duration) -> CloseWait {
-        let owners: BTreeSet<ProcessId> = groups.iter().filter_map(|group| group.owner).collect();
-        let groups = named(groups, &mut self.processes);
-        self.processes.keep_only(|id| owners.contains(id));
+    fn with_owners(
+        &mut self,
+        groups: Vec<Group>,
+        total: Tally,
+        processes: &HeldProcesses,
+        took: Duration,
+    ) -> CloseWait {
+        let groups = named(groups, processes);
         let mut all = BTreeMap::<SeriesKey, Series>::new();
         for group in &groups {
             all.entry(group.key()).or_default().add(&group.tally);
@@ -147,20 +156,18 @@ impl OwnedGroup {
     }
 }
 
-/// Looks the processes up. Sockets of one that has ended meanwhile have no owner: it took them
-/// with it, or somebody else has them now.
-fn named(groups: Vec<Group>, processes: &mut Processes) -> Vec<OwnedGroup> {
-    let now = Instant::now();
+/// Looks the processes up. Sockets of those that the walk did not remember have no owner.
+fn named(groups: Vec<Group>, processes: &HeldProcesses) -> Vec<OwnedGroup> {
     let mut named = BTreeMap::<(Option<ProcessId>, Service, Cause), OwnedGroup>::new();
     for group in groups {
-        let owner = group.owner.and_then(|id| processes.get(id, now));
+        let owner = group.owner.and_then(|id| processes.get(&id).cloned());
         let key = (
             owner.as_ref().map(|process| process.id),
             group.service,
             group.cause,
         );
         match named.entry(key) {
-            // Only those of nobody: processes that have ended are not told apart any more.
+            // Only those of nobody: processes that are not known are not told apart.
             Entry::Occupied(mut same) => {
                 same.get_mut().tally.merge(&group.tally);
             }
@@ -188,15 +195,11 @@ fn descriptors(
         if let Some(process) = &group.owner
             && series.contains_key(&group.key())
         {
-            by_process.insert(process.id, group.labels());
+            by_process.insert(process.id, (group.labels(), process.descriptors));
         }
     }
     let mut worst = BTreeMap::<OwnerLabels, Descriptors>::new();
-    for (id, labels) in by_process {
-        // A process that has ended has none.
-        let Ok(found) = Descriptors::read(id.tgid) else {
-            continue;
-        };
+    for (labels, found) in by_process.into_values() {
         let is_worse = worst
             .get(&labels)
             .is_none_or(|known| headroom(&found) < headroom(known));
@@ -213,4 +216,66 @@ fn headroom(descriptors: &Descriptors) -> u64 {
         .limit
         .unwrap_or(u64::MAX)
         .saturating_sub(descriptors.open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::close_wait::{Age, Role};
+
+    #[test]
+    fn what_began_earlier_does_not_replace_what_began_later() {
+        let begun = Instant::now();
+        let found = || Arc::new(CloseWait::nothing(None, begun));
+        let [first, slow, quick] = [found(), found(), found()];
+        let mut known = Known::default();
+        let second = Duration::from_secs(1);
+        for (found, begun, expected) in [
+            (&first, begun, &first),
+            (&quick, begun + 2 * second, &quick),
+            (&slow, begun + second, &quick),
+        ] {
+            known.learn(found, begun);
+            assert!(Arc::ptr_eq(known.last.as_ref().unwrap(), expected));
+        }
+    }
+
+    #[test]
+    fn what_processes_have_that_are_not_known_is_one_group_of_nobody() {
+        // No process has such a number.
+        let group = |tgid: Option<u32>, sockets: u64| Group {
+            owner: tgid.map(|tgid| ProcessId {
+                tgid,
+                start_boottime_ns: 1,
+            }),
+            co_owners: BTreeSet::new(),
+            service: Service {
+                namespace: 1,
+                role: Role::Server,
+                port: 80,
+            },
+            cause: Cause::EofRead,
+            oldest_descriptor: tgid,
+            tally: Tally {
+                sockets,
+                oldest: Some(Age {
+                    time: Duration::from_secs(sockets),
+                    is_exact: true,
+                }),
+                ..Tally::default()
+            },
+        };
+        let groups = vec![
+            group(Some(u32::MAX), 3),
+            group(None, 4),
+            group(Some(u32::MAX - 1), 5),
+        ];
+        let named = named(groups, &HeldProcesses::default());
+        let [nobodys] = &named[..] else {
+            panic!("{named:?}");
+        };
+        assert!(nobodys.owner.is_none() && nobodys.oldest_descriptor.is_none());
+        assert_eq!(nobodys.tally.sockets, 12);
+        assert_eq!(nobodys.tally.oldest.map(|age| age.time.as_secs()), Some(5));
+    }
 }

@@ -435,9 +435,14 @@ impl Engine {
         let mut owners_at = self.last.and_then(|last| last.owners_at);
         let mut owners_took_last = self.last.map_or(Duration::ZERO, |last| last.owners_took);
         if let Some(owners) = owners {
-            self.listeners.learn_owners(owners.listeners, began);
-            self.close_waits
-                .learn(&found.close_wait, &owners.holdings, took);
+            self.close_waits.learn(
+                &found.close_wait,
+                &owners.holdings,
+                &owners.processes,
+                took,
+            );
+            self.listeners
+                .learn_owners(owners.listeners, &owners.processes, began);
             owners_at = Some(began);
             owners_took_last = owners_took;
             self.owners_cost = cpu.min(owners_took);

@@ -8,12 +8,12 @@ use std::{
 use tcpstate_common::PortSet;
 
 use super::{
-    listeners::OwnerWalk,
+    listeners::HolderWalk,
     reader::{Reader, TRIES, cpu_time},
 };
 use crate::{
-    bpf::{Contents, Details, HashTable, ReadError},
-    decode::{KernelNamespace, ListeningSocket, object::Object},
+    bpf::{Contents, Details, HashTable, HeldProcesses, OwnerWalk, Progress, ReadError},
+    decode::{KernelNamespace, ListeningSocket, Owner, object::Object},
     model::{Found, Look, close_wait::Holdings},
 };
 
@@ -76,7 +76,9 @@ pub(super) struct Looked {
 /// Who holds sockets.
 pub(super) struct FoundOwners {
     pub(super) holdings: Holdings,
-    pub(super) listeners: OwnerWalk,
+    pub(super) listeners: HolderWalk,
+    /// Who they are.
+    pub(super) processes: HeldProcesses,
 }
 
 /// What did not go well with a look.
@@ -98,6 +100,8 @@ pub(super) struct Job {
     cpu: Duration,
     faults: Faults,
     look: Option<Look>,
+    /// What `CLOCK_MONOTONIC` said when it began.
+    now_ns: u64,
     namespaces: Vec<KernelNamespace>,
     listeners: Vec<ListeningSocket>,
     tables: VecDeque<(Contents, HashTable)>,
@@ -105,10 +109,24 @@ pub(super) struct Job {
     again: Vec<u32>,
     stage: Stage,
     found: Option<Found>,
+    walk: Option<Walk>,
     owners: Option<FoundOwners>,
     owners_took: Duration,
     expected_after: Vec<(u32, u64, u64)>,
 }
+
+/// A walk over the descriptors of all processes that is under way.
+struct Walk {
+    begun: Instant,
+    progress: OwnerWalk,
+    holdings: Holdings,
+    listeners: HolderWalk,
+    /// Descriptors of sockets that several may hold: they are put in order.
+    shared: Vec<Owner>,
+}
+
+/// Descriptors of shared sockets that are put in order at most.
+const MAX_SHARED: usize = 65_536;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -125,6 +143,7 @@ impl Job {
             cpu: Duration::ZERO,
             faults: Faults::default(),
             look: None,
+            now_ns: 0,
             namespaces: Vec::new(),
             listeners: Vec::new(),
             tables: VecDeque::new(),
@@ -132,6 +151,7 @@ impl Job {
             again: Vec::new(),
             stage: Stage::Begin,
             found: None,
+            walk: None,
             owners: None,
             owners_took: Duration::ZERO,
             expected_after: Vec::new(),
@@ -144,7 +164,7 @@ impl Job {
         let is_done = match self.stage {
             Stage::Begin => self.begin(reader).map(|()| false),
             Stage::Tables => self.read(reader).map(|()| false),
-            Stage::Owners => self.find_owners(reader).map(|()| true),
+            Stage::Owners => Ok(self.find_owners(reader)),
         };
         self.cpu += cpu_time().saturating_sub(before);
         is_done
@@ -153,6 +173,7 @@ impl Job {
     fn begin(&mut self, reader: &mut Reader) -> Result<(), ReadError> {
         self.began = Instant::now();
         let clock = reader.tables.clock()?;
+        self.now_ns = clock.monotonic_ns;
         self.namespaces = reader.tables.namespaces()?;
         let mut with_ports = Vec::with_capacity(self.namespaces.len());
         for namespace in self.namespaces.clone() {
@@ -189,14 +210,14 @@ impl Job {
             Details::Usual
         };
         let (look, listeners) = (&mut self.look, &mut self.listeners);
-        let owners = &reader.owners;
+        let (owners, now_ns) = (&reader.owners, self.now_ns);
         let mut each = |bucket: u32, object: &Object<'_>| {
             let Some(look) = look else { return };
             match what {
                 Contents::Listeners => listeners.extend(look.listener(object)),
                 Contents::Ports => look.port(bucket, table.size, object),
                 Contents::Sockets => look.socket(object, |socket| {
-                    owners.as_ref().and_then(|owners| owners.since(socket))
+                    owners.as_ref().and_then(|owners| owners.since(socket, now_ns))
                 }),
             }
         };
@@ -242,36 +263,75 @@ impl Job {
         Ok(())
     }
 
-    fn find_owners(&mut self, reader: &mut Reader) -> Result<(), ReadError> {
-        let begun = Instant::now();
+    /// One run of the walk over descriptors. Whether that has come to its end, or none is wanted.
+    fn find_owners(&mut self, reader: &mut Reader) -> bool {
         let Some(found) = &self.found else {
-            return Ok(());
+            return true;
         };
-        let wants = match self.wants.owners {
-            WantsOwners::No => false,
-            WantsOwners::OfCloseWait => found.close_wait.total().sockets > 0,
-            WantsOwners::Always => true,
+        let Some(owners) = &mut reader.owners else {
+            return true;
         };
-        let Some(owners) = reader.owners.as_mut().filter(|_| wants) else {
-            return Ok(());
-        };
-        let mut holdings = Holdings::default();
-        let mut walk = OwnerWalk::new(&self.listeners);
-        let walked = owners.owners(|owner| {
-            holdings.add(&owner, &found.close_wait);
-            walk.add(&owner);
-        });
-        match walked {
-            Ok(()) => {
-                self.owners = Some(FoundOwners {
-                    holdings,
-                    listeners: walk,
-                });
+        let walk = match &mut self.walk {
+            Some(walk) => walk,
+            None => {
+                let is_wanted = match self.wants.owners {
+                    WantsOwners::No => false,
+                    WantsOwners::OfCloseWait => found.close_wait.total().sockets > 0,
+                    WantsOwners::Always => true,
+                };
+                if !is_wanted {
+                    return true;
+                }
+                self.walk.insert(Walk {
+                    begun: Instant::now(),
+                    progress: OwnerWalk::default(),
+                    holdings: Holdings::default(),
+                    listeners: HolderWalk::new(&self.listeners),
+                    shared: Vec::new(),
+                })
             }
-            Err(error) => tracing::warn!(%error, "cannot tell who holds sockets"),
-        }
+        };
+        let Walk {
+            begun,
+            progress,
+            holdings,
+            listeners,
+            shared,
+        } = walk;
+        let mut add = |owner: &Owner| {
+            holdings.add(owner, &found.close_wait);
+            listeners.add(owner);
+        };
+        let went = owners.step(progress, |owner| {
+            if owner.is_shared && shared.len() < MAX_SHARED {
+                shared.push(owner);
+            } else {
+                add(&owner);
+            }
+        });
+        let ended = match went {
+            Ok(Progress::More) => return false,
+            Ok(Progress::Done) => {
+                shared.sort_by_key(|owner| owner.process);
+                shared.iter().for_each(add);
+                owners.processes(progress)
+            }
+            Err(error) => Err(error),
+        };
         self.owners_took = begun.elapsed();
-        Ok(())
+        if let Some(walk) = self.walk.take() {
+            match ended {
+                Ok(processes) => {
+                    self.owners = Some(FoundOwners {
+                        holdings: walk.holdings,
+                        listeners: walk.listeners,
+                        processes,
+                    });
+                }
+                Err(error) => tracing::warn!(%error, "cannot tell who holds sockets"),
+            }
+        }
+        true
     }
 
     /// What was found.

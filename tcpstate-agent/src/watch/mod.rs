@@ -120,7 +120,7 @@ impl Watch {
             flow,
             events,
             tables,
-            socket_pass,
+            owners,
             synacks,
             resets,
             kernel_log,
@@ -133,15 +133,12 @@ impl Watch {
             is_stopped: Arc::default(),
             threads: Vec::new(),
         };
-        let tells_owners = tables.is_some() && socket_pass.is_some();
+        let tells_owners = tables.is_some() && owners.is_some();
         let mut orders = None;
         if let Some(tables) = tables {
             let (sender, receiver) = channel();
             orders = Some(sender);
-            let reader = Reader {
-                tables,
-                owners: socket_pass,
-            };
+            let reader = Reader { tables, owners };
             let engine = engine.clone();
             watch.spawn("ts-reader", move || {
                 reader::run(reader, &receiver, &engine);

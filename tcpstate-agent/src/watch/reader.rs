@@ -18,7 +18,7 @@ use super::{
     look::{Job, Looked, Wants},
 };
 use crate::{
-    bpf::{Contents, Details, KernelTables, ReadError, SocketPass},
+    bpf::{Contents, Details, KernelTables, OwnersReader, ReadError},
     decode::{KernelNamespace, KernelSocket, ListeningSocket, listener_of, object::Object},
 };
 
@@ -48,7 +48,7 @@ pub(super) struct Fresh {
 /// What the thread works with.
 pub(super) struct Reader {
     pub(super) tables: KernelTables,
-    pub(super) owners: Option<SocketPass>,
+    pub(super) owners: Option<OwnersReader>,
 }
 
 /// How often a bucket is read whose chain changes each time.

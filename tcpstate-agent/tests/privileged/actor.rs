@@ -65,6 +65,8 @@ pub(crate) enum Duty {
     },
     /// Listens, starts a process that inherits the socket, and waits to be killed.
     Bequeath { address: SocketAddr },
+    /// Keeps sockets in CLOSE_WAIT, by another thread than the first, which ends.
+    Outlive(Sockets),
     /// Does nothing.
     Idle,
 }
@@ -96,6 +98,11 @@ impl Actor {
     /// The same, with a name that may be any bytes.
     pub(crate) fn start_named(namespace: &Netns, name: &[u8], duty: Duty) -> Self {
         Self::begin(Some(namespace), OsStr::from_bytes(name), duty, None).wait()
+    }
+
+    /// The same, in the test's own network namespace.
+    pub(crate) fn start_here(name: &str, duty: Duty) -> Self {
+        Self::begin(None, name.as_ref(), duty, None).wait()
     }
 
     /// The same, in the cgroup that has this folder, and in a process namespace of its own.
@@ -297,9 +304,24 @@ impl Duty {
                 // Not for stdin to end, which is when the heir ends.
                 thread::sleep(Duration::from_mins(10));
             }
+            Self::Outlive(sockets) => outlive(sockets),
             Self::Idle => until_told(0),
         }
     }
+}
+
+/// Keeps sockets by a thread that goes on when the first has ended.
+fn outlive(sockets: Sockets) -> ! {
+    thread::spawn(move || {
+        let made = sockets.make();
+        until_told(made.port());
+        std::process::exit(0);
+    });
+    // With one test thread the runner has none but the first, which this is.
+    assert_eq!(rustix::thread::gettid(), rustix::process::getpid());
+    // SAFETY: it ends this thread alone, of whose stack nobody borrows.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("the first thread has ended");
 }
 
 /// Says that all is there, and waits for the end.

@@ -30,8 +30,8 @@ pub struct Block {
     pub address: u64,
     /// How many bytes, [`BLOCK_BYTES`] at most.
     pub bytes: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// 1 where they were read.
+    pub is_read: u32,
     /// Where the program is.
     pub place: Place,
     /// What it has copied.

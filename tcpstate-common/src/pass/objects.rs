@@ -19,7 +19,9 @@ pub const MAX_PIECES: usize = 8;
 pub const MAX_KINDS: usize = 4;
 
 /// What is wanted of objects besides their beginnings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct Wanted {
     /// Where in the beginning the byte is that tells the kind of an object: its state.

@@ -67,6 +67,10 @@ pub struct Table {
     pub next: u32,
     /// How many chains broke off, led elsewhere, were too long, or did not fit.
     pub unread: u32,
+    /// 1 where the namespace is gone that the table went with.
+    pub is_gone: u32,
+    /// Always 0.
+    pub padding: u32,
     /// For the program's own use: the chains that it follows.
     pub lanes: u32,
     /// For the program's own use: those of them that go on.

@@ -17,7 +17,6 @@ static BLOCK: Array<Block> = Array::with_max_entries(1, MMAPABLE);
 #[map]
 static PER_CPU: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// 0 where it was read.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp/sys_enter")]
 extern "C" fn read_block(_ctx: *const u64) -> u64 {
@@ -37,6 +36,7 @@ extern "C" fn read_block(_ctx: *const u64) -> u64 {
         },
         per_cpu_element: PER_CPU.get_ptr(0).map_or(0, |element| element as u64),
     };
+    block.is_read = 0;
     let bytes = block.bytes;
     if bytes as usize > BLOCK_BYTES {
         return 1;
@@ -51,5 +51,6 @@ extern "C" fn read_block(_ctx: *const u64) -> u64 {
             copy(to, bytes, block.address)
         }
     };
-    u64::from(!is_read)
+    block.is_read = u32::from(is_read);
+    0
 }

@@ -5,6 +5,9 @@
 //! | --- | --- |
 //! | `read_table` | `table.rs`: the objects in some buckets of a hash table |
 //! | `read_namespaces` | `namespaces.rs`: the list of network namespaces |
+//! | `read_owners` | `owners.rs`: processes, and the sockets that their descriptors lead to |
+//! | `read_chain` | `chain.rs`: the accept queue of a listener |
+//! | `read_cgroup` | `cgroup.rs`: the path of a cgroup |
 //! | `read_block` | `block.rs`: one piece of memory |
 #![no_std]
 #![no_main]
@@ -19,9 +22,12 @@
 )]
 
 mod block;
+mod cgroup;
+mod chain;
 mod memory;
 mod namespaces;
 mod objects;
+mod owners;
 mod table;
 
 /// `BPF_F_MMAPABLE`: the agent has the map in its memory.

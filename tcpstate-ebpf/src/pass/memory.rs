@@ -24,6 +24,14 @@ pub(crate) fn word(from: u64) -> Option<u64> {
     unsafe { copy(&raw mut word, 8, from) }.then_some(word)
 }
 
+/// The half word at an address, if it can be read.
+#[inline(always)]
+pub(crate) fn half_word(from: u64) -> Option<u32> {
+    let mut half = 0_u32;
+    // SAFETY: there is room for it.
+    unsafe { copy(&raw mut half, 4, from) }.then_some(half)
+}
+
 /// The same number, of which the compiler and the verifier know nothing any more.
 #[inline(always)]
 pub(crate) fn opaque(mut number: u64) -> u64 {

@@ -15,11 +15,11 @@ use crate::{
 };
 
 #[map]
-static NAMESPACES: Array<Namespaces> = Array::with_max_entries(1, MMAPABLE);
+static NETS: Array<Namespaces> = Array::with_max_entries(1, MMAPABLE);
 
 macro_rules! namespaces {
     () => {
-        match NAMESPACES.get_ptr_mut(0) {
+        match NETS.get_ptr_mut(0) {
             // SAFETY: the map gave a valid element; the agent lets one run follow the other.
             Some(namespaces) => unsafe { &mut *namespaces },
             None => return DONE,

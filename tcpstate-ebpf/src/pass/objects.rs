@@ -15,8 +15,14 @@ pub(crate) fn take_head(objects: &mut Objects, address: u64) -> Option<usize> {
         return None;
     }
     // SAFETY: a head has room for so many bytes.
-    unsafe { copy(objects.heads[number].as_mut_ptr(), HEAD_BYTES as u32, address) }
-        .then_some(number)
+    unsafe {
+        copy(
+            objects.heads[number].as_mut_ptr(),
+            HEAD_BYTES as u32,
+            address,
+        )
+    }
+    .then_some(number)
 }
 
 /// Counts in an object whose beginning was taken, and takes the pieces that are wanted of it.
@@ -61,8 +67,9 @@ pub(crate) fn half(head: &[u64], offset: u32) -> u32 {
     unsafe { head.as_ptr().cast::<u32>().byte_add(place).read_volatile() }
 }
 
+/// The byte there.
 #[inline(always)]
-fn byte(head: &[u64], offset: u32) -> u8 {
+pub(crate) fn byte(head: &[u64], offset: u32) -> u8 {
     let place = offset as usize & (HEAD_BYTES - 1);
     // SAFETY: it is within the head.
     unsafe { head.as_ptr().cast::<u8>().byte_add(place).read_volatile() }

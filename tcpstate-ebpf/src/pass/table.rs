@@ -44,7 +44,8 @@ extern "C" fn read_table(_ctx: *const u64) -> u64 {
     table.objects.count = 0;
     table.unread = 0;
     table.next = table.request.first;
-    if !is_there(table) {
+    table.is_gone = u32::from(!is_there(table));
+    if table.is_gone != 0 {
         return DONE;
     }
     for _ in 0..MAX_GROUPS {
@@ -78,7 +79,13 @@ extern "C" fn table_group() -> u64 {
     let stride = table.request.stride;
     let from = table.request.buckets + u64::from(first) * u64::from(stride);
     // SAFETY: there is room for so many words.
-    if !unsafe { copy(table.raw_buckets.as_mut_ptr(), BUCKET_WORDS as u32 * 8, from) } {
+    if !unsafe {
+        copy(
+            table.raw_buckets.as_mut_ptr(),
+            BUCKET_WORDS as u32 * 8,
+            from,
+        )
+    } {
         return DONE;
     }
     let wanted = u64::from(table.request.lanes);
@@ -164,7 +171,8 @@ extern "C" fn table_step(lane: u64) -> u64 {
         return DONE;
     };
     let mask = table.request.mask;
-    if mask != 0 && objects::half(&table.objects.heads[number], table.request.hash) & mask != bucket {
+    if mask != 0 && objects::half(&table.objects.heads[number], table.request.hash) & mask != bucket
+    {
         leave(table, bucket);
         return DONE;
     }

@@ -6,9 +6,11 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use aya::util::nr_cpus;
 use rustix::net::{AddressFamily, SocketType, socket};
 use tcpstate_common::pass::{MAX_CPUS, PER_CPU_ARRAY, PROTOCOLS};
-use tcpstate_common::pass_program;
 
-use super::{KernelTables, OpenError, ReadError};
+use super::{
+    super::layout::Field,
+    tables::{KernelTables, OpenError, ReadError},
+};
 
 /// What was found out.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +72,7 @@ fn in_use_place(
     let table = tables.word(files, task.table, WHAT)?;
     let descriptors = tables.word(table, task.descriptors, WHAT)?;
     let number = u64::try_from(socket.as_raw_fd()).unwrap_or(0);
-    let pointer = super::Field { offset: 0, size: 8 };
+    let pointer = Field { offset: 0, size: 8 };
     let file = tables.word(descriptors + number * 8, pointer, WHAT)?;
     let socket = tables.word(file, task.private, WHAT)?;
     let sock = tables.word(socket, task.sock, WHAT)?;
@@ -93,7 +95,7 @@ fn cpu_offsets(tables: &mut KernelTables) -> Result<Vec<u64>, OpenError> {
     let cpus = nr_cpus().map_err(|(_, error)| OpenError::Cpus(error))?;
     let mut offsets = Vec::new();
     for cpu in (0_u32..).take(cpus.min(MAX_CPUS)) {
-        if tables.programs.run_on(pass_program::READ_BLOCK, cpu).is_ok() {
+        if tables.read_block.run_on(cpu).is_ok() {
             let element = tables.block.get().place.per_cpu_element;
             offsets.push(element.wrapping_sub(pointer));
         }

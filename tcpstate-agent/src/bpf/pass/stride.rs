@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tcpstate_common::pass::{MAX_GROUPS, MAX_LANES, ROOM_FOR_GROUP};
 
-use super::Contents;
+use super::tables::Contents;
 
 /// What a run is to take. The kernel does not preempt it.
 const AIM: Duration = Duration::from_micros(50);

@@ -9,21 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::HalfOpenCounts;
 
-use self::owners::Known;
-pub(super) use self::owners::{OwnerWalk, Owners};
+use self::owners::{Known, Owners};
+pub(super) use self::owners::HolderWalk;
 use crate::{
+    bpf::HeldProcesses,
     decode::ListeningSocket,
-    model::{
-        close_wait::OwnerLabels,
-        listeners::{
-            Assignment, Increments, Labelled, Listener, ListenerKey, ListenerSeries, Place, Served,
-            Totals, group, top,
-        },
+    model::listeners::{
+        Assignment, Increments, Labelled, Listener, ListenerKey, ListenerSeries, Place, Served,
+        Totals, group, top,
     },
-    process::{Process, ProcessId, Processes},
+    process::{Process, ProcessId},
 };
 
 /// How often to look who holds them at most where none is new: a descriptor can be handed over.
@@ -38,7 +35,6 @@ pub(super) struct Listeners {
     /// Whether owners can be told.
     walks: bool,
     owners: Arc<Owners>,
-    processes: Processes,
     assigned: Assigned,
     increments: Increments,
     totals: Totals,
@@ -108,7 +104,6 @@ impl Listeners {
             limit,
             walks,
             owners: Arc::default(),
-            processes: Processes::default(),
             assigned: Assigned::default(),
             increments: Increments::default(),
             totals: Totals::default(),
@@ -144,17 +139,13 @@ impl Listeners {
     }
 
     /// Takes note of who holds them.
-    pub(super) fn learn_owners(&mut self, walk: OwnerWalk, at: Instant) {
-        let now = Instant::now();
-        let ids: FxHashSet<ProcessId> = walk.processes().collect();
-        let mut labels = FxHashMap::default();
-        for &id in &ids {
-            if let Some(process) = self.processes.get(id, now) {
-                labels.insert(id, Arc::new(OwnerLabels::of(&process)));
-            }
-        }
-        self.processes.keep_only(|id| ids.contains(id));
-        self.owners = Arc::new(Owners::new(walk, &labels, at));
+    pub(super) fn learn_owners(
+        &mut self,
+        walk: HolderWalk,
+        processes: &HeldProcesses,
+        at: Instant,
+    ) {
+        self.owners = Arc::new(Owners::new(walk, processes, at));
     }
 
     /// What a scrape shows of `sockets`, which took so long to read.
@@ -188,7 +179,7 @@ impl Listeners {
 
     /// What listens, each with its process.
     pub(super) fn owned(
-        &mut self,
+        &self,
         sockets: &[ListeningSocket],
         served: &BTreeMap<u32, Served>,
     ) -> Vec<OwnedListener> {
@@ -206,14 +197,13 @@ impl Listeners {
                 co_owners.entry(place).or_default().extend(others);
             }
         }
-        let now = Instant::now();
         let owned = group(known, served)
             .into_iter()
             .map(|listener| OwnedListener {
                 process: listener
                     .place
                     .owner
-                    .and_then(|id| self.processes.get(id, now)),
+                    .and_then(|id| self.owners.process(id)),
                 co_owners: co_owners.remove(&listener.place).unwrap_or_default(),
                 listener,
             });

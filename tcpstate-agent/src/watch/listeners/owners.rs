@@ -2,12 +2,13 @@
 
 use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc, time::Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
+    bpf::HeldProcesses,
     decode::{ListeningSocket, Owner, Socket},
     model::close_wait::OwnerLabels,
-    process::ProcessId,
+    process::{Process, ProcessId},
 };
 
 /// Further owners of one socket that are remembered, and those of all sockets.
@@ -22,6 +23,8 @@ pub(in super::super) struct Owners {
     labels: Vec<Arc<OwnerLabels>>,
     /// Who else holds a socket.
     others: FxHashMap<u64, Vec<ProcessId>>,
+    /// The holders.
+    processes: HeldProcesses,
     pub(super) at: Option<Instant>,
 }
 
@@ -74,6 +77,7 @@ impl Default for Owners {
             by_socket: Vec::new(),
             labels: vec![Arc::default()],
             others: FxHashMap::default(),
+            processes: HeldProcesses::default(),
             at: None,
         }
     }
@@ -112,13 +116,22 @@ impl Owners {
         self.others.get(&socket).map_or(&[], Vec::as_slice)
     }
 
-    /// What a walk has found, where the processes have these labels. What a process held that has
-    /// ended meanwhile, another may hold, or nobody.
-    pub(super) fn new(
-        walk: OwnerWalk,
-        by_process: &FxHashMap<ProcessId, Arc<OwnerLabels>>,
-        at: Instant,
-    ) -> Self {
+    /// Who a holder is.
+    pub(super) fn process(&self, id: ProcessId) -> Option<Arc<Process>> {
+        self.processes.get(&id).cloned()
+    }
+
+    /// What a walk has found that has met these processes.
+    pub(super) fn new(walk: HolderWalk, all: &HeldProcesses, at: Instant) -> Self {
+        let ids: FxHashSet<ProcessId> = walk.by_socket.values().copied().collect();
+        let processes: HeldProcesses = ids
+            .into_iter()
+            .filter_map(|id| Some((id, Arc::clone(all.get(&id)?))))
+            .collect();
+        let by_process: FxHashMap<ProcessId, Arc<OwnerLabels>> = processes
+            .iter()
+            .map(|(id, process)| (*id, Arc::new(OwnerLabels::of(process))))
+            .collect();
         let mut labels: Vec<_> = by_process.values().map(Arc::clone).collect();
         labels.push(Arc::default());
         labels.sort_unstable();
@@ -143,13 +156,14 @@ impl Owners {
             by_socket: by_socket.collect(),
             labels,
             others: walk.co_owners,
+            processes,
             at: Some(at),
         }
     }
 }
 
 /// A walk over all descriptors, as far as it is about listening sockets.
-pub(in super::super) struct OwnerWalk {
+pub(in super::super) struct HolderWalk {
     before: Vec<Known>,
     by_socket: FxHashMap<u64, ProcessId>,
     co_owners: FxHashMap<u64, Vec<ProcessId>>,
@@ -157,7 +171,7 @@ pub(in super::super) struct OwnerWalk {
     all_co_owners: usize,
 }
 
-impl OwnerWalk {
+impl HolderWalk {
     /// Before it. `sockets` are those that listen, by rising [`ListeningSocket::socket`].
     pub(in super::super) fn new(sockets: &[ListeningSocket]) -> Self {
         Self {
@@ -190,11 +204,6 @@ impl OwnerWalk {
             }
         }
     }
-
-    /// The processes that were met.
-    pub(super) fn processes(&self) -> impl Iterator<Item = ProcessId> {
-        self.by_socket.values().copied()
-    }
 }
 
 #[cfg(test)]
@@ -204,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_shared_socket_is_that_of_the_first_and_the_others_are_remembered_once() {
-        let mut walk = OwnerWalk::new(&[]);
+        let mut walk = HolderWalk::new(&[]);
         let process = |tgid| ProcessId {
             tgid,
             start_boottime_ns: 1,
@@ -224,7 +233,7 @@ mod tests {
                 is_cut: false,
             });
         }
-        let owners = Owners::new(walk, &FxHashMap::default(), Instant::now());
+        let owners = Owners::new(walk, &HeldProcesses::default(), Instant::now());
         let expected: Vec<_> = (2..).take(MAX_CO_OWNERS).map(process).collect();
         assert_eq!(owners.co_owners(7), expected);
         assert!(owners.co_owners(8).is_empty());
