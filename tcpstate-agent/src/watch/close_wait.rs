@@ -224,23 +224,6 @@ mod tests {
     use crate::model::close_wait::{Age, Role};
 
     #[test]
-    fn what_began_earlier_does_not_replace_what_began_later() {
-        let begun = Instant::now();
-        let found = || Arc::new(CloseWait::nothing(None, begun));
-        let [first, slow, quick] = [found(), found(), found()];
-        let mut known = Known::default();
-        let second = Duration::from_secs(1);
-        for (found, begun, expected) in [
-            (&first, begun, &first),
-            (&quick, begun + 2 * second, &quick),
-            (&slow, begun + second, &quick),
-        ] {
-            known.learn(found, begun);
-            assert!(Arc::ptr_eq(known.last.as_ref().unwrap(), expected));
-        }
-    }
-
-    #[test]
     fn what_processes_have_that_are_not_known_is_one_group_of_nobody() {
         // No process has such a number.
         let group = |tgid: Option<u32>, sockets: u64| Group {

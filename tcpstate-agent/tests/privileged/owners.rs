@@ -6,7 +6,6 @@ use std::{
     fs,
     net::{TcpListener, TcpStream},
     os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
-    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -16,16 +15,17 @@ use std::{
 use rustix::process::{Resource, Rlimit};
 use tcpstate_agent::{
     bpf::{
-        HeldProcesses, OwnerLayout, OwnerWalk, OwnersReader, Progress, WalkAccount,
-        kernel_btf::{KERNEL_BTF, KernelBtf},
+        self, HeldProcesses, KernelLogLevel, LoadOptions, OwnerWalk, OwnersReader, Progress,
+        WalkAccount, facts::Facts, plan::ProgramId,
     },
     decode::{Owner, Socket},
     model::close_wait::{Cause, Role},
 };
+use tcpstate_common::RecordMask;
 
 use crate::{
     actor::{Actor, Duty, Sockets},
-    harness::{AGENT, Netns, require, run, scaled_patience, within},
+    harness::{AGENT, Netns, require, run, on_this_cpu, within},
 };
 
 /// What a walk has met.
@@ -36,9 +36,15 @@ struct Walked {
 }
 
 fn reader(every: bool) -> OwnersReader {
-    let btf = KernelBtf::open(Path::new(KERNEL_BTF)).unwrap();
-    let layout = OwnerLayout::resolve(&btf).unwrap();
-    OwnersReader::load(&layout, every, None).unwrap()
+    let options = LoadOptions {
+        programs: &[ProgramId::Owners],
+        record_mask: RecordMask::ABNORMAL_ENDS,
+        event_ring_bytes: 0,
+        every_owner: every,
+        kernel_log: KernelLogLevel::Off,
+    };
+    let loaded = bpf::load(&Facts::gather(), &options).unwrap();
+    loaded.owners.unwrap()
 }
 
 fn walk(reader: &mut OwnersReader) -> Walked {
@@ -208,7 +214,7 @@ fn walks_end_and_name_nobody_else_while_processes_come_and_go() {
                 }
             });
         }
-        let until = Instant::now() + scaled_patience(Duration::from_secs(5));
+        let until = Instant::now() + on_this_cpu(Duration::from_secs(5));
         while Instant::now() < until {
             let begun = Instant::now();
             let walked = walk(&mut reader);
