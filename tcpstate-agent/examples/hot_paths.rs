@@ -2,7 +2,8 @@
 //! tool that counts instructions: `cargo xtask bench instructions`.
 
 use std::{
-    collections::BTreeMap, error::Error, hint::black_box, net::SocketAddr, sync::Arc, time::Duration,
+    collections::BTreeMap, error::Error, hint::black_box, net::SocketAddr, sync::Arc,
+    time::Duration,
 };
 
 use tcpstate_agent::{

@@ -204,9 +204,7 @@ fn answer(stream: &UnixStream, watch: &Watch) -> anyhow::Result<()> {
 fn look(question: Question, watch: &Watch) -> Option<Answer> {
     Some(match question {
         Question::CloseWait => Answer::CloseWait(Report::new(&*watch.close_wait()?)),
-        Question::Connections => {
-            Answer::Connections(ConnectionsReport::new(&watch.connections()?))
-        }
+        Question::Connections => Answer::Connections(ConnectionsReport::new(&watch.connections()?)),
         Question::Listeners => Answer::Listeners(ListeningReport::new(&watch.listeners()?)),
     })
 }

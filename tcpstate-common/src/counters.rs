@@ -5,9 +5,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{
-    CloseCounters, Family, Handshakes, STATE_SLOTS, StateDurations, TcpState,
-};
+use crate::{CloseCounters, Family, Handshakes, STATE_SLOTS, StateDurations, TcpState};
 
 /// State changes of all TCP sockets of the machine: `from` × `to`, by the kernel's state numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]

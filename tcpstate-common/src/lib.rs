@@ -29,9 +29,7 @@ pub mod stopwatch;
 
 pub use close::{CloseCounters, CloseReason, SentReset, SocketEnd, errno};
 pub use close_wait::{ClockSample, SocketFlags, SocketRecord};
-pub use counters::{
-    CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix,
-};
+pub use counters::{CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix};
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
 pub use family::Family;
 pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};

@@ -8,23 +8,23 @@
 //! only while the agent waits for the run to end.
 
 mod block;
-mod namespaces;
 mod cgroup;
 mod chain;
+mod namespaces;
 mod objects;
 mod owners;
 mod table;
 
 pub use block::{BLOCK_BYTES, Block, PER_CPU_ARRAY, Place};
+pub use cgroup::{CGROUP_NAME_BYTES, Cgroup, CgroupRequest, MAX_CGROUP_DEPTH};
+pub use chain::{CHAIN_STATES, Chain, ChainEnd, ChainRequest, MAX_CHAINED};
 pub use namespaces::{
     MAX_CPUS, MAX_LINUX_MIB, MAX_NET_PIECES, MAX_TCP_MIB, NAMESPACES_A_RUN, NamespaceObject,
     Namespaces, NamespacesRequest, PROTOCOLS,
 };
-pub use cgroup::{CGROUP_NAME_BYTES, Cgroup, CgroupRequest, MAX_CGROUP_DEPTH};
-pub use chain::{CHAIN_STATES, Chain, ChainEnd, ChainRequest, MAX_CHAINED};
 pub use objects::{
-    HEAD_BYTES, HEAD_WORDS, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_KIND, Objects,
-    PIECE_BYTES, PIECE_WORDS, Wanted,
+    HEAD_BYTES, HEAD_WORDS, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_KIND, Objects, PIECE_BYTES,
+    PIECE_WORDS, Wanted,
 };
 pub use owners::{
     Anchor, COMM_BYTES, HELD_PIECES, HeldRecord, MAX_ANCHORS, MAX_HELD, MAX_OWNER_STEPS, MAX_TASKS,

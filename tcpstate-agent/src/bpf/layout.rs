@@ -49,6 +49,10 @@ impl Fields<'_> {
         self.any(structure, &[path], &[size])
     }
 
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "the table calls all of these alike"
+    )]
     fn member(&self, structure: &'static str, name: &'static str) -> Result<bool, FieldError> {
         Ok(self.0.has_member(structure, name))
     }

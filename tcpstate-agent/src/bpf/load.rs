@@ -203,7 +203,13 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
             .inspect_err(|error| warn!(%error, "cannot tell since when sockets are in CLOSE_WAIT"))
             .ok()
     });
-    load_readers(facts, options, &runs_on_request, stopwatch.flatten(), &mut loaded);
+    load_readers(
+        facts,
+        options,
+        &runs_on_request,
+        stopwatch.flatten(),
+        &mut loaded,
+    );
     loaded.programs.sort_by_key(|status| status.program);
     if !reset_links.is_empty() {
         let counters = take_map(&mut ebpf, map::RESETS)?;

@@ -25,8 +25,8 @@ pub use flow::{AddError, Counted, Flow};
 pub use kernel_log::{KernelLog, KernelLogLevel};
 pub use load::{LoadError, LoadOptions, Loaded, ProgramStatus, load};
 pub use pass::{
-    Chunk, Contents, Details, HashTable, HeldProcesses, KernelTables, OpenError, OwnerLayout, OwnerWalk,
-    OwnersError, OwnersReader, Progress, ReadError, Stopwatch, WalkAccount,
+    Contents, Details, Faults, HashTable, HeldProcesses, KernelTables, OpenError, OwnerLayout,
+    OwnerWalk, OwnersError, OwnersReader, Progress, ReadError, Stopwatch, TableWalk, WalkAccount,
 };
 pub use reset_table::{ResetTable, Resets};
 pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};

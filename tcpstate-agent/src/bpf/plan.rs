@@ -57,8 +57,7 @@ impl ProgramId {
     pub const fn hook(self) -> &'static str {
         match self {
             Self::Transition => "tp_btf/inet_sock_set_state",
-            Self::Tables => "run on request",
-            Self::Owners => "run on request",
+            Self::Tables | Self::Owners => "run on request",
             Self::SynAck => "tp_btf/tcp_retransmit_synack",
             Self::ResetSent => "tp_btf/tcp_send_reset",
             Self::ResetReceived => "tp_btf/tcp_receive_reset",

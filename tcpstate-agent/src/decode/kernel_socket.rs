@@ -135,7 +135,9 @@ impl KernelSocket {
 /// floods cannot choose at will.
 fn peer(family: Family, address: [u8; 16]) -> u32 {
     let word = |at: usize| {
-        let bytes = address.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        let bytes = address
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
         u32::from_ne_bytes(bytes.unwrap_or([0; 4]))
     };
     match family {

@@ -64,10 +64,7 @@ pub fn listener_of(
         return None;
     }
     let sock = &layout.sock;
-    let local = address(
-        socket.family,
-        socket.local_address(object, &layout.common),
-    );
+    let local = address(socket.family, socket.local_address(object, &layout.common));
     Some(ListeningSocket {
         socket: socket.socket,
         namespace,

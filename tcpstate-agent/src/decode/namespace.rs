@@ -1,8 +1,6 @@
 //! What the kernel's list of network namespaces says of one.
 
-use tcpstate_common::pass::{
-    MAX_NET_PIECES, NamespaceObject, NamespacesRequest, PIECE_BYTES,
-};
+use tcpstate_common::pass::{MAX_NET_PIECES, NamespaceObject, NamespacesRequest, PIECE_BYTES};
 use zerocopy::IntoBytes as _;
 
 use crate::{
@@ -199,6 +197,10 @@ fn counters(object: &NamespaceObject, layout: &Layout) -> KernelCounters {
 /// Before Linux 6.8 two numbers of four bytes, since then two of two bytes.
 #[expect(clippy::cast_possible_truncation, reason = "ports have 16 bits")]
 fn port_range(number: u64, size: u32) -> (u16, u16) {
-    let high = if size == 8 { number >> 32 } else { number >> 16 };
+    let high = if size == 8 {
+        number >> 32
+    } else {
+        number >> 16
+    };
     (number as u16, high as u16)
 }

@@ -1,4 +1,8 @@
 //! Copies of objects of the kernel, as the programs of a pass take them.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the sizes of the buffers are far below 32 bits"
+)]
 
 use tcpstate_common::pass::{
     HEAD_BYTES, HEAD_WORDS, MAX_PIECES, NO_KIND, Objects, PIECE_BYTES, PIECE_WORDS, Wanted,
@@ -136,7 +140,10 @@ pub fn begins(fields: &[Field], head: usize) -> Vec<u32> {
     behind.sort_unstable_by_key(|field| field.offset);
     for field in behind {
         let (begin, end) = (field.offset, field.offset + field.size);
-        if begins.iter().any(|&piece| piece <= begin && end <= piece + PIECE) {
+        if begins
+            .iter()
+            .any(|&piece| piece <= begin && end <= piece + PIECE)
+        {
             continue;
         }
         let line = begin / PIECE * PIECE;

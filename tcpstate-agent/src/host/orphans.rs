@@ -39,7 +39,13 @@ mod tests {
     fn orphans_are_those_of_tcp() {
         let text = "sockets: used 3\nTCP: inuse 1 orphan 7 tw 0 alloc 1 mem 171\nUDP: inuse 2\n";
         assert_eq!(orphans(text), Some(7));
-        for text in ["", "TCP: inuse 1", "TCP: orphan", "TCP: orphan x", "UDP: orphan 1"] {
+        for text in [
+            "",
+            "TCP: inuse 1",
+            "TCP: orphan",
+            "TCP: orphan x",
+            "UDP: orphan 1",
+        ] {
             assert_eq!(orphans(text), None, "{text}");
         }
     }

@@ -50,7 +50,9 @@ impl SocketCounts {
     /// Timewait minisockets, whatever they stand for.
     #[must_use]
     pub fn minisockets(&self) -> u64 {
-        let time_wait = self.by_state.map(|by_state| by_state[TcpState::TimeWait.slot()]);
+        let time_wait = self
+            .by_state
+            .map(|by_state| by_state[TcpState::TimeWait.slot()]);
         time_wait.into_iter().chain(self.fin_wait2_mini).sum()
     }
 }
@@ -174,7 +176,9 @@ impl Look {
             last: (0, usize::MAX),
             namespaces: namespaces.into_iter().map(NamespaceLook::new).collect(),
             close_wait,
-            unanswered: tick_rate.filter(|_| wants_unanswered).map(UnansweredSurvey::new),
+            unanswered: tick_rate
+                .filter(|_| wants_unanswered)
+                .map(UnansweredSurvey::new),
             unknown: 0,
         }
     }
@@ -188,11 +192,12 @@ impl Look {
         let defers = object.number8(self.layout.sock.defer_accept) != 0;
         namespace.counts.by_state[socket.family.slot()][TcpState::Listen.slot()] += 1;
         namespace.listen(listening.listen_address(), defers);
-        self.close_wait.add(&Socket::Listener(crate::decode::Listener {
-            socket: listening.socket,
-            namespace: listening.namespace,
-            port: listening.address.port(),
-        }));
+        self.close_wait
+            .add(&Socket::Listener(crate::decode::Listener {
+                socket: listening.socket,
+                namespace: listening.namespace,
+                port: listening.address.port(),
+            }));
         Some(listening)
     }
 
@@ -207,7 +212,9 @@ impl Look {
         let namespace = &mut self.namespaces[place];
         let hash = u32::from(port).wrapping_add(namespace.hash_mix);
         // One that is freed belongs to no bucket.
-        if is_bound && hash & buckets.wrapping_sub(1) == bucket && namespace.ports.can_be_chosen(port)
+        if is_bound
+            && hash & buckets.wrapping_sub(1) == bucket
+            && namespace.ports.can_be_chosen(port)
         {
             namespace.ports.bound.insert(port);
         }

@@ -68,7 +68,10 @@ fn moved(before: &NamespaceCounters, after: &NamespaceCounters) -> u64 {
     let flows = |counters: &NamespaceCounters| {
         let of_families = counters.flow.into_iter().flatten();
         of_families.fold((0_u32, 0_u32), |(entered, left), flow| {
-            (entered.wrapping_add(flow.entered), left.wrapping_add(flow.left))
+            (
+                entered.wrapping_add(flow.entered),
+                left.wrapping_add(flow.left),
+            )
         })
     };
     let (before, after) = (flows(before), flows(after));
@@ -221,7 +224,6 @@ impl NamespaceModel {
     pub const fn counted_at(&self) -> Instant {
         self.counted_at
     }
-
 }
 
 /// Whether the counters are those of a namespace, and not the zeros of one that has none.
@@ -477,5 +479,4 @@ mod tests {
         assert_eq!(census.get(Family::Ipv4, TcpState::Established), 9);
         assert!(model.uncertain(&after) > 0);
     }
-
 }

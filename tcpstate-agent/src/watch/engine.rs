@@ -20,14 +20,14 @@ use super::{
     Connections, Message, OwnedListener, Question, WatchSettings,
     close_wait::{CloseWait, CloseWaits},
     listeners::Listeners,
-    look::{Faults, Looked, Wants, WantsOwners},
+    look::{Looked, Wants, WantsOwners},
     namespaces::Namespaces,
     outgoing::Going,
     reader::{Fresh, Order, cpu_time},
     segments::Interfaces,
 };
 use crate::{
-    bpf::{EventRing, Flow, KernelLog, ProgramStatus, ReadError, ResetTable, SynAckTable},
+    bpf::{EventRing, Faults, Flow, KernelLog, ProgramStatus, ReadError, ResetTable, SynAckTable},
     decode::ListeningSocket,
     model::{Pass, budget::Budget, listeners::Served},
     recent_ends::RecentEnds,
@@ -188,11 +188,7 @@ impl Engine {
     }
 
     /// Whoever asked before the reading begins shares it.
-    fn answer_scrapes(
-        &mut self,
-        first: Sender<Arc<super::Reading>>,
-        inbox: &Receiver<Message>,
-    ) {
+    fn answer_scrapes(&mut self, first: Sender<Arc<super::Reading>>, inbox: &Receiver<Message>) {
         let mut waiting = vec![first];
         let mut others = Vec::new();
         for message in inbox.try_iter() {
@@ -315,9 +311,10 @@ impl Engine {
     /// Whether a transition was counted since the last look.
     fn has_changed(&self) -> bool {
         self.namespaces.all().any(|watched| {
-            watched.model.as_ref().is_none_or(|model| {
-                model.has_changed(&self.live(watched.id.inode))
-            })
+            watched
+                .model
+                .as_ref()
+                .is_none_or(|model| model.has_changed(&self.live(watched.id.inode)))
         })
     }
 
@@ -435,12 +432,8 @@ impl Engine {
         let mut owners_at = self.last.and_then(|last| last.owners_at);
         let mut owners_took_last = self.last.map_or(Duration::ZERO, |last| last.owners_took);
         if let Some(owners) = owners {
-            self.close_waits.learn(
-                &found.close_wait,
-                &owners.holdings,
-                &owners.processes,
-                took,
-            );
+            self.close_waits
+                .learn(&found.close_wait, &owners.holdings, &owners.processes, took);
             self.listeners
                 .learn_owners(owners.listeners, &owners.processes, began);
             owners_at = Some(began);
@@ -599,12 +592,3 @@ impl Engine {
         self.last.is_some()
     }
 }
-
-impl Faults {
-    fn add(&mut self, other: Self) {
-        self.redone += other.redone;
-        self.given_up += other.given_up;
-        self.freed += other.freed;
-    }
-}
-

@@ -9,11 +9,11 @@ use tcpstate_common::PortSet;
 
 use super::{
     listeners::HolderWalk,
-    reader::{Reader, TRIES, cpu_time},
+    reader::{Reader, cpu_time},
 };
 use crate::{
-    bpf::{Contents, Details, HashTable, HeldProcesses, OwnerWalk, Progress, ReadError},
-    decode::{KernelNamespace, ListeningSocket, Owner, object::Object},
+    bpf::{Contents, Details, Faults, HeldProcesses, OwnerWalk, Progress, ReadError, TableWalk},
+    decode::{KernelNamespace, ListeningSocket, Owner},
     model::{Found, Look, close_wait::Holdings},
 };
 
@@ -81,18 +81,6 @@ pub(super) struct FoundOwners {
     pub(super) processes: HeldProcesses,
 }
 
-/// What did not go well with a look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Chains that changed while they were read, and were read again.
-    pub redone: u64,
-    /// Chains that changed each time that they were read, or were too long: their sockets are
-    /// missing.
-    pub given_up: u64,
-    /// Tables that were freed while they were read.
-    pub freed: u64,
-}
-
 /// A look that is under way.
 pub(super) struct Job {
     wants: Wants,
@@ -104,9 +92,7 @@ pub(super) struct Job {
     now_ns: u64,
     namespaces: Vec<KernelNamespace>,
     listeners: Vec<ListeningSocket>,
-    tables: VecDeque<(Contents, HashTable)>,
-    next: u32,
-    again: Vec<u32>,
+    tables: VecDeque<TableWalk>,
     stage: Stage,
     found: Option<Found>,
     walk: Option<Walk>,
@@ -147,8 +133,6 @@ impl Job {
             namespaces: Vec::new(),
             listeners: Vec::new(),
             tables: VecDeque::new(),
-            next: 0,
-            again: Vec::new(),
             stage: Stage::Begin,
             found: None,
             walk: None,
@@ -191,62 +175,45 @@ impl Job {
             with_ports,
             self.wants.unanswered,
         ));
+        let details = if self.wants.unanswered {
+            Details::WithUnanswered
+        } else {
+            Details::Usual
+        };
         for what in [Contents::Listeners, Contents::Ports, Contents::Sockets] {
             let tables = reader.tables.hash_tables(what, &self.namespaces)?;
-            self.tables
-                .extend(tables.into_iter().map(|table| (what, table)));
+            self.tables.extend(
+                tables
+                    .into_iter()
+                    .map(|table| TableWalk::new(table, details)),
+            );
         }
         self.stage = Stage::Tables;
         Ok(())
     }
 
     fn read(&mut self, reader: &mut Reader) -> Result<(), ReadError> {
-        let Some(&(what, table)) = self.tables.front() else {
+        let Some(walk) = self.tables.front_mut() else {
             return self.end_tables(reader);
-        };
-        let details = if self.wants.unanswered {
-            Details::WithUnanswered
-        } else {
-            Details::Usual
         };
         let (look, listeners) = (&mut self.look, &mut self.listeners);
         let (owners, now_ns) = (&reader.owners, self.now_ns);
-        let mut each = |bucket: u32, object: &Object<'_>| {
+        let (what, buckets) = (walk.table().what, walk.table().size);
+        let is_done = walk.step(&mut reader.tables, &mut self.faults, |bucket, object| {
             let Some(look) = look else { return };
             match what {
                 Contents::Listeners => listeners.extend(look.listener(object)),
-                Contents::Ports => look.port(bucket, table.size, object),
+                Contents::Ports => look.port(bucket, buckets, object),
                 Contents::Sockets => look.socket(object, |socket| {
-                    owners.as_ref().and_then(|owners| owners.since(socket, now_ns))
+                    owners
+                        .as_ref()
+                        .and_then(|owners| owners.since(socket, now_ns))
                 }),
             }
-        };
-        if self.next < table.size {
-            let chunk = reader.tables.read(&table, self.next, details, each)?;
-            self.again.extend(chunk.unread);
-            self.next = chunk.next;
-            if !chunk.is_there {
-                self.faults.freed += 1;
-                self.again.clear();
-                self.next = table.size;
-            }
-            return Ok(());
+        })?;
+        if is_done {
+            self.tables.pop_front();
         }
-        if let Some(bucket) = self.again.pop() {
-            self.faults.redone += 1;
-            for _ in 0..TRIES {
-                let chunk = reader
-                    .tables
-                    .read_one(&table, bucket, details, &mut each)?;
-                if chunk.unread.is_empty() {
-                    return Ok(());
-                }
-            }
-            self.faults.given_up += 1;
-            return Ok(());
-        }
-        self.tables.pop_front();
-        self.next = 0;
         Ok(())
     }
 
@@ -271,26 +238,21 @@ impl Job {
         let Some(owners) = &mut reader.owners else {
             return true;
         };
-        let walk = match &mut self.walk {
-            Some(walk) => walk,
-            None => {
-                let is_wanted = match self.wants.owners {
-                    WantsOwners::No => false,
-                    WantsOwners::OfCloseWait => found.close_wait.total().sockets > 0,
-                    WantsOwners::Always => true,
-                };
-                if !is_wanted {
-                    return true;
-                }
-                self.walk.insert(Walk {
-                    begun: Instant::now(),
-                    progress: OwnerWalk::default(),
-                    holdings: Holdings::default(),
-                    listeners: HolderWalk::new(&self.listeners),
-                    shared: Vec::new(),
-                })
-            }
+        let is_wanted = match self.wants.owners {
+            WantsOwners::No => false,
+            WantsOwners::OfCloseWait => found.close_wait.total().sockets > 0,
+            WantsOwners::Always => true,
         };
+        if !is_wanted {
+            return true;
+        }
+        let walk = self.walk.get_or_insert_with(|| Walk {
+            begun: Instant::now(),
+            progress: OwnerWalk::default(),
+            holdings: Holdings::default(),
+            listeners: HolderWalk::new(&self.listeners),
+            shared: Vec::new(),
+        });
         let Walk {
             begun,
             progress,
@@ -354,4 +316,3 @@ impl Job {
         })
     }
 }
-

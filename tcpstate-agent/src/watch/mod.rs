@@ -27,10 +27,10 @@ use std::{
     time::Duration,
 };
 
+pub use crate::bpf::Faults;
 pub use close_wait::{CloseWait, OwnedGroup};
 pub use engine::FaultSums;
 pub use listeners::{ListenersReading, OwnedListener};
-pub use look::Faults;
 pub use outgoing::{Connections, OutgoingReading};
 pub use reading::{CloseWaitReading, Events, NamespaceReading, Reading, SnapshotState};
 
@@ -252,7 +252,7 @@ impl Watch {
 /// Has the engine empty the ring whenever there may be records in it.
 fn wait_for_records(wake_up: Option<&WakeUp>, engine: &Sender<Message>) {
     loop {
-        if !wake_up.is_some_and(|wake_up| wake_up.wait(RING_INTERVAL).is_ok()) {
+        if wake_up.is_none_or(|wake_up| wake_up.wait(RING_INTERVAL).is_err()) {
             thread::sleep(RING_INTERVAL);
         }
         let (done, is_done) = channel();

@@ -18,7 +18,7 @@ use super::{
     look::{Job, Looked, Wants},
 };
 use crate::{
-    bpf::{Contents, Details, KernelTables, OwnersReader, ReadError},
+    bpf::{Contents, Details, Faults, KernelTables, OwnersReader, ReadError, TableWalk},
     decode::{KernelNamespace, KernelSocket, ListeningSocket, listener_of, object::Object},
 };
 
@@ -50,9 +50,6 @@ pub(super) struct Reader {
     pub(super) tables: KernelTables,
     pub(super) owners: Option<OwnersReader>,
 }
-
-/// How often a bucket is read whose chain changes each time.
-pub(super) const TRIES: usize = 16;
 
 /// Does what comes as orders until nobody can give any more.
 pub(super) fn run(mut reader: Reader, orders: &Receiver<Order>, engine: &Sender<Message>) {
@@ -130,7 +127,7 @@ impl Reader {
             .collect();
         let layout = self.tables.layout().clone();
         let mut listeners = Vec::new();
-        let each = |_: u32, object: &Object<'_>| {
+        let mut each = |_: u32, object: &Object<'_>| {
             if let Some(socket) = KernelSocket::of(object, &layout.common)
                 && let Some(&inode) = by_net.get(&socket.net)
                 && let Some(listening) = listener_of(&socket, object, &layout, inode)
@@ -138,44 +135,17 @@ impl Reader {
                 listeners.push(listening);
             }
         };
-        let given_up = self.whole_table(Contents::Listeners, namespaces, each)?;
-        if given_up > 0 {
-            warn!(buckets = given_up, "cannot read all listening sockets");
+        let mut faults = Faults::default();
+        for table in self.tables.hash_tables(Contents::Listeners, namespaces)? {
+            let mut walk = TableWalk::new(table, Details::Usual);
+            while !walk.step(&mut self.tables, &mut faults, &mut each)? {}
+        }
+        if faults.given_up > 0 {
+            let buckets = faults.given_up;
+            warn!(buckets, "cannot read all listening sockets");
         }
         listeners.sort_unstable_by_key(|listening| listening.socket);
         Ok(listeners)
-    }
-
-    /// Reads every bucket of the tables of one kind, and says how many could not be read.
-    fn whole_table(
-        &mut self,
-        what: Contents,
-        namespaces: &[KernelNamespace],
-        mut each: impl FnMut(u32, &Object<'_>),
-    ) -> Result<usize, ReadError> {
-        let mut given_up = 0;
-        for table in self.tables.hash_tables(what, namespaces)? {
-            let (mut next, mut again) = (0, Vec::new());
-            while next < table.size {
-                let chunk = self.tables.read(&table, next, Details::Usual, &mut each)?;
-                again.extend(chunk.unread);
-                if !chunk.is_there {
-                    break;
-                }
-                next = chunk.next;
-            }
-            for bucket in again {
-                let mut tries = 0..TRIES;
-                let is_read = tries.any(|_| {
-                    let read = self
-                        .tables
-                        .read_one(&table, bucket, Details::Usual, &mut each);
-                    read.is_ok_and(|chunk| chunk.unread.is_empty())
-                });
-                given_up += usize::from(!is_read);
-            }
-        }
-        Ok(given_up)
     }
 }
 

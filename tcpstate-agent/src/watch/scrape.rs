@@ -42,10 +42,7 @@ impl Engine {
         // Together, so that they agree with each other.
         let counted = self.counted();
         Reading {
-            outgoing: is_counted.then(|| {
-                self.going
-                    .reading(self.namespaces.all(), &by_namespace)
-            }),
+            outgoing: is_counted.then(|| self.going.reading(self.namespaces.all(), &by_namespace)),
             orphans: Orphans::read()
                 .inspect_err(|error| debug!(%error, "cannot read how many orphans there are"))
                 .ok(),

@@ -35,8 +35,8 @@ fn truth(namespace: &Netns, counter: KernelCounter) -> u64 {
         Some(name) => ("netstat", name),
         None => ("snmp", name.strip_prefix("TCP_MIB_").unwrap()),
     };
-    let text = namespace
-        .enter(|| fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap());
+    let text =
+        namespace.enter(|| fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap());
     // A line of names, and one of values below it.
     let lines: Vec<Vec<&str>> = text
         .lines()

@@ -265,7 +265,6 @@ fn transitions_in_a_namespace_without_counters_are_counted_as_untracked() {
     let live = flow.namespace(namespace.inode()).unwrap();
     let listen = live.flow[0][TcpState::Listen.slot()];
     assert_eq!((listen.entered, listen.left), (10, 10));
-
 }
 
 #[test]

@@ -25,7 +25,7 @@ use tcpstate_common::RecordMask;
 
 use crate::{
     actor::{Actor, Duty, Sockets},
-    harness::{AGENT, Netns, require, run, on_this_cpu, within},
+    harness::{AGENT, Netns, on_this_cpu, require, run, within},
 };
 
 /// What a walk has met.

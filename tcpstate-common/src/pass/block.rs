@@ -11,7 +11,9 @@ pub const BLOCK_BYTES: usize = 8192;
 pub const PER_CPU_ARRAY: u64 = 0;
 
 /// What only a program can tell; addresses are numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct Place {
     /// The task that asks.

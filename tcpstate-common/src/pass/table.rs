@@ -11,7 +11,7 @@ pub const MAX_LANES: usize = 64;
 pub const BUCKET_WORDS: usize = 512;
 /// Groups of so many buckets that one run reads at most.
 pub const MAX_GROUPS: u32 = 128;
-/// Objects of one chain that are followed at most.
+/// Objects of one chain that one run follows at most.
 pub const MAX_CHAIN: u32 = 2048;
 /// Buckets that one run reports as not read at most. More cannot be: each has begun with a lane.
 pub const MAX_UNREAD: usize = 8192;
@@ -20,7 +20,9 @@ pub const MAX_UNREAD: usize = 8192;
 pub const ROOM_FOR_GROUP: u32 = 256;
 
 /// Which buckets to read, and how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 #[repr(C)]
 pub struct TableRequest {
     /// Address of bucket 0.
@@ -53,6 +55,9 @@ pub struct TableRequest {
     pub cookie_at: u64,
     /// What it has to be: another namespace may have come to the same place.
     pub cookie: u64,
+    /// The node behind which to go on in the one bucket that is asked for, 0 to begin with its
+    /// first.
+    pub after: u64,
     /// What is wanted of the objects.
     pub wanted: Wanted,
 }
@@ -67,10 +72,10 @@ pub struct Table {
     pub next: u32,
     /// How many chains broke off, led elsewhere, were too long, or did not fit.
     pub unread: u32,
-    /// 1 where the namespace is gone that the table went with.
+    /// 1 where the table cannot be read, or the namespace is gone that it went with.
     pub is_gone: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// 1 where one bucket was asked for, and its chain goes on behind the last object.
+    pub goes_on: u32,
     /// For the program's own use: the chains that it follows.
     pub lanes: u32,
     /// For the program's own use: those of them that go on.

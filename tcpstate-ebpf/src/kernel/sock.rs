@@ -4,9 +4,10 @@ use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use tcpstate_common::Family;
 
 use super::{
-    DATA_SEGMENTS_IN, FASTOPEN_REQUEST, INET_SPORT, IPPROTO_TCP, MISSING, NET_INUM, SK_DADDR, SK_DPORT,
-    SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET, SK_PROTOCOL, SK_RCV_SADDR, SK_SOCKET, SK_STATE, SK_V6_DADDR,
-    SK_V6_RCV_SADDR, SRTT, TCP_CLOCK, TOTAL_RETRANSMITS, as_number, copy, distance, load, read,
+    DATA_SEGMENTS_IN, FASTOPEN_REQUEST, INET_SPORT, IPPROTO_TCP, MISSING, NET_INUM, SK_DADDR,
+    SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET, SK_PROTOCOL, SK_RCV_SADDR, SK_SOCKET, SK_STATE,
+    SK_V6_DADDR, SK_V6_RCV_SADDR, SRTT, TCP_CLOCK, TOTAL_RETRANSMITS, as_number, copy, distance,
+    load, read,
 };
 
 /// `SOCK_DEAD`, the bit of `enum sock_flags` that `sock_orphan()` sets when the process has closed.

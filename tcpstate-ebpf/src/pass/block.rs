@@ -5,7 +5,10 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use tcpstate_common::{ClockSample, pass::{BLOCK_BYTES, Block, PER_CPU_ARRAY, Place}};
+use tcpstate_common::{
+    ClockSample,
+    pass::{BLOCK_BYTES, Block, PER_CPU_ARRAY, Place},
+};
 
 use crate::{MMAPABLE, memory::copy};
 

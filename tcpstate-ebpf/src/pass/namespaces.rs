@@ -113,7 +113,13 @@ extern "C" fn namespace_cpu(cpu: u64) -> u64 {
     let mut tcp = [0_u64; MAX_TCP_MIB];
     if let Some(mib) = word(object.address + u64::from(request.tcp_mib)) {
         // SAFETY: there is room for so many counters.
-        unsafe { copy(tcp.as_mut_ptr(), MAX_TCP_MIB as u32 * 8, mib.wrapping_add(here)) };
+        unsafe {
+            copy(
+                tcp.as_mut_ptr(),
+                MAX_TCP_MIB as u32 * 8,
+                mib.wrapping_add(here),
+            )
+        };
     }
     for counter in 0..MAX_TCP_MIB {
         object.tcp_mib[counter] += tcp[counter];

@@ -1,8 +1,7 @@
 //! Taking copies of objects.
 
 use tcpstate_common::pass::{
-    HEAD_BYTES, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_KIND, Objects, PIECE_BYTES,
-    Wanted,
+    HEAD_BYTES, MAX_KINDS, MAX_OBJECTS, MAX_PIECES, NO_KIND, Objects, PIECE_BYTES, Wanted,
 };
 
 use crate::memory::copy;

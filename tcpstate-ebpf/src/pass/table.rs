@@ -9,8 +9,7 @@
 
 use aya_ebpf::{macros::map, maps::Array};
 use tcpstate_common::pass::{
-    BUCKET_WORDS, HEAD_BYTES, MAX_CHAIN, MAX_GROUPS, MAX_LANES, MAX_UNREAD,
-    ROOM_FOR_GROUP, Table,
+    BUCKET_WORDS, HEAD_BYTES, MAX_CHAIN, MAX_GROUPS, MAX_LANES, MAX_UNREAD, ROOM_FOR_GROUP, Table,
 };
 
 use crate::{
@@ -43,6 +42,7 @@ extern "C" fn read_table(_ctx: *const u64) -> u64 {
     let table = table!();
     table.objects.count = 0;
     table.unread = 0;
+    table.goes_on = 0;
     table.next = table.request.first;
     table.is_gone = u32::from(!is_there(table));
     if table.is_gone != 0 {
@@ -72,24 +72,57 @@ fn is_there(table: &Table) -> bool {
 #[inline(never)]
 extern "C" fn table_group() -> u64 {
     let table = table!();
+    if table.next >= table.request.end || table.objects.count > 2 * ROOM_FOR_GROUP {
+        return DONE;
+    }
+    let began = if table.request.after == 0 {
+        table_begin()
+    } else {
+        table_go_on()
+    };
+    if began == DONE {
+        return DONE;
+    }
+    if table.lanes == 0 {
+        return MORE;
+    }
+    for _ in 0..MAX_CHAIN {
+        if table_round() == DONE {
+            return MORE;
+        }
+    }
+    // Of several chains, those that are too long are left. One alone can be gone on with.
+    if table.request.end - table.request.first == 1 {
+        table.goes_on = 1;
+        return DONE;
+    }
+    for lane in 0..MAX_LANES as u64 {
+        table_leave(lane);
+    }
+    MORE
+}
+
+/// Takes the next buckets, and puts those that have a chain into the lanes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn table_begin() -> u64 {
+    let table = table!();
     let (first, end) = (table.next, table.request.end);
-    if first >= end || table.objects.count > 2 * ROOM_FOR_GROUP {
-        return DONE;
-    }
     let stride = table.request.stride;
+    let wanted = u64::from(table.request.lanes);
     let from = table.request.buckets + u64::from(first) * u64::from(stride);
-    // SAFETY: there is room for so many words.
-    if !unsafe {
-        copy(
-            table.raw_buckets.as_mut_ptr(),
-            BUCKET_WORDS as u32 * 8,
-            from,
-        )
-    } {
+    let left = end.saturating_sub(first).min(table.request.lanes);
+    let mut bytes = opaque(u64::from(left) * u64::from(stride));
+    if bytes > BUCKET_WORDS as u64 * 8 {
+        bytes = BUCKET_WORDS as u64 * 8;
+    }
+    // SAFETY: there is room for so many bytes.
+    if !unsafe { copy(table.raw_buckets.as_mut_ptr(), bytes as u32, from) } {
+        table.is_gone = 1;
         return DONE;
     }
-    let wanted = u64::from(table.request.lanes);
     table.next = first + table.request.lanes;
+    table.lanes = 0;
     let step = u64::from(stride / 8);
     let end_step = table.request.end_step;
     let begin = u64::from(table.request.chain / 8);
@@ -123,14 +156,29 @@ extern "C" fn table_group() -> u64 {
         empty = empty.wrapping_add(end_step);
     }
     table.lanes = lanes as u32;
-    for _ in 0..MAX_CHAIN {
-        if table_round() == DONE {
-            return MORE;
-        }
+    MORE
+}
+
+/// Goes on in a chain, behind a node that has to be linked still.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn table_go_on() -> u64 {
+    let table = table!();
+    let (after, bucket) = (table.request.after, table.request.first);
+    table.next = bucket + 1;
+    table.lanes = 0;
+    // Both kinds of list have a pointer to what points to the node behind that to the next.
+    if word(after + 8).and_then(word) != Some(after) {
+        leave(table, bucket);
+        return MORE;
     }
-    for lane in 0..MAX_LANES as u64 {
-        table_leave(lane);
-    }
+    let Some(node) = word(after) else {
+        leave(table, bucket);
+        return MORE;
+    };
+    table.nodes[0] = node;
+    table.lane_buckets[0] = bucket;
+    table.lanes = 1;
     MORE
 }
 

@@ -12,13 +12,15 @@ mod stopwatch;
 mod stride;
 mod tables;
 mod trail;
+mod walk;
 
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 pub use layout::OwnerLayout;
 pub use owners::{HeldProcesses, OwnerWalk, OwnersError, OwnersReader, Progress, WalkAccount};
 pub use stopwatch::Stopwatch;
-pub use tables::{Chunk, Contents, Details, HashTable, KernelTables, OpenError, ReadError};
+pub use tables::{Contents, Details, HashTable, KernelTables, OpenError, ReadError};
+pub use walk::{Faults, TableWalk};
 
 use super::layout::Layout;
 

@@ -1,4 +1,8 @@
 //! How much to read at once: as much as takes some ten microseconds, by experience.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the sizes of the buffers are far below 32 bits"
+)]
 
 use std::time::Duration;
 

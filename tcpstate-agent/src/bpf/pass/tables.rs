@@ -4,17 +4,21 @@
 //! Nothing is attached and nothing is entered: the programs are run, some ten microseconds at a time,
 //! and between two runs the thread can be preempted and other things can be read. How long a run
 //! takes decides how much the next one is asked for.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the sizes of the buffers are far below 32 bits"
+)]
 
 use std::{io, time::Instant};
 
 use aya::{Ebpf, maps::MapError, programs::ProgramError};
 use tcpstate_common::{
-    ClockSample, PORT_WORDS, PortSet, TcpState,
+    ClockSample, PORT_WORDS, PortSet, TcpState, map,
     pass::{
         BLOCK_BYTES, BUCKET_WORDS, Block, MAX_LANES, MAX_NET_PIECES, MAX_PIECES, MAX_UNREAD,
         Namespaces, NamespacesRequest, PER_CPU_ARRAY, Table, TableRequest, Wanted,
     },
-    map, program,
+    program,
 };
 use thiserror::Error;
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -99,7 +103,8 @@ pub struct KernelTables {
 /// A hash table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashTable {
-    what: Contents,
+    /// What it is a table of.
+    pub what: Contents,
     buckets: u64,
     /// How many there are.
     pub size: u32,
@@ -155,6 +160,8 @@ pub struct Chunk {
     pub unread: Vec<u32>,
     /// Objects that were met.
     pub objects: usize,
+    /// The node of the last of them, where its chain goes on behind it.
+    pub goes_on: Option<u64>,
     /// Whether the table is still there.
     pub is_there: bool,
 }
@@ -262,7 +269,12 @@ impl KernelTables {
         request.list = net.list.offset;
         request.tcp_mib = net.tcp_mib.offset;
         request.linux_mib = net.linux_mib.offset;
-        request.linux_mibs = self.layout.mibs.get("__LINUX_MIB_MAX").copied().unwrap_or(0);
+        request.linux_mibs = self
+            .layout
+            .mibs
+            .get("__LINUX_MIB_MAX")
+            .copied()
+            .unwrap_or(0);
         request.in_use = net.in_use.offset;
         request.protocols = self.host.protocols;
         request.pieces = self.pieces.net;
@@ -338,29 +350,38 @@ impl KernelTables {
         details: Details,
         mut each: impl FnMut(u32, &Object<'_>),
     ) -> Result<Chunk, ReadError> {
-        let end = first.saturating_add(self.stride.buckets(table.what)).min(table.size);
-        self.read_buckets(table, first..end, details, &mut each)
+        let end = first
+            .saturating_add(self.stride.buckets(table.what))
+            .min(table.size);
+        self.read_buckets(table, first..end, 0, details, &mut each)
     }
 
-    /// The same for one bucket alone, whatever its length.
+    /// The same for one bucket alone, of any length: from its beginning, or behind a node that an
+    /// earlier run ended with.
     pub fn read_one(
         &mut self,
         table: &HashTable,
         bucket: u32,
+        after: Option<u64>,
         details: Details,
         mut each: impl FnMut(u32, &Object<'_>),
     ) -> Result<Chunk, ReadError> {
-        self.read_buckets(table, bucket..bucket + 1, details, &mut each)
+        let after = after.unwrap_or(0);
+        self.read_buckets(table, bucket..bucket + 1, after, details, &mut each)
     }
 
     fn read_buckets(
         &mut self,
         table: &HashTable,
         buckets: std::ops::Range<u32>,
+        after: u64,
         details: Details,
         each: &mut impl FnMut(u32, &Object<'_>),
     ) -> Result<Chunk, ReadError> {
-        let request = self.request(table, buckets.clone(), details);
+        let request = TableRequest {
+            after,
+            ..self.request(table, buckets.clone(), details)
+        };
         let map = self.table.get_mut();
         map.request = request;
         let begun = Instant::now();
@@ -379,13 +400,16 @@ impl KernelTables {
                 each(map.buckets[number], &object);
             }
         }
+        let last = objects.checked_sub(1).filter(|_| map.goes_on != 0);
         let chunk = Chunk {
+            goes_on: last.map(|last| map.objects.addresses[last] + u64::from(request.node)),
             next: map.next.min(buckets.end).max(buckets.start),
             unread,
             objects,
             is_there: map.is_gone == 0,
         };
-        self.stride.learn(table.what, chunk.next - buckets.start, objects, took);
+        self.stride
+            .learn(table.what, chunk.next - buckets.start, objects, took);
         Ok(chunk)
     }
 
@@ -402,14 +426,19 @@ impl KernelTables {
             Contents::Listeners => (hash.listener_stride, hash.listener_chain),
             Contents::Ports => (hash.bound_stride, hash.bound_chain),
         };
-        let old_listeners = hash.has_listening_hash.then_some(self.layout.sock.listen_node);
+        let old_listeners = hash
+            .has_listening_hash
+            .then_some(self.layout.sock.listen_node);
         let (node, [end_base, end_step]) = match (table.what, old_listeners.flatten()) {
             (Contents::Sockets, _) => (common.node, ENDS_WITH_BUCKET),
             (Contents::Listeners, None) => (common.node, ENDS_WITH_LISTENING_BUCKET),
             (Contents::Listeners, Some(node)) => (node, ENDS_WITH_NULL),
             (Contents::Ports, _) => (self.layout.bind.node, ENDS_WITH_NULL),
         };
-        let lanes = self.stride.lanes(table.what).min(BUCKET_WORDS as u32 * 8 / stride.max(8));
+        let lanes = self
+            .stride
+            .lanes(table.what)
+            .min(BUCKET_WORDS as u32 * 8 / stride.max(8));
         TableRequest {
             buckets: table.buckets,
             first: buckets.start,
@@ -425,14 +454,15 @@ impl KernelTables {
                 Contents::Sockets => table.size - 1,
                 Contents::Listeners | Contents::Ports => 0,
             },
-            owner: table
-                .owner
-                .map_or(0, |owner| owner.net + u64::from(self.layout.net.list.offset)),
+            owner: table.owner.map_or(0, |owner| {
+                owner.net + u64::from(self.layout.net.list.offset)
+            }),
             cookie_at: table.owner.map_or(0, |owner| {
                 let cookie = self.layout.net.cookie.map_or(0, |cookie| cookie.offset);
                 owner.net + u64::from(cookie)
             }),
             cookie: table.owner.map_or(0, |owner| owner.cookie),
+            after: 0,
             wanted: self.pieces.wanted(table.what, details, common.state.offset),
         }
     }
@@ -456,7 +486,12 @@ impl KernelTables {
     }
 
     /// A number in the struct at an address.
-    pub(super) fn word(&mut self, base: u64, field: Field, what: &'static str) -> Result<u64, ReadError> {
+    pub(super) fn word(
+        &mut self,
+        base: u64,
+        field: Field,
+        what: &'static str,
+    ) -> Result<u64, ReadError> {
         let size = (field.size as usize).min(8);
         self.copy(base.wrapping_add(field.offset.into()), size, what)?;
         let bytes = self.block.get().words[0].as_bytes();
@@ -465,7 +500,12 @@ impl KernelTables {
         Ok(u64::from_le_bytes(number))
     }
 
-    pub(super) fn copy(&mut self, address: u64, bytes: usize, what: &'static str) -> Result<(), ReadError> {
+    pub(super) fn copy(
+        &mut self,
+        address: u64,
+        bytes: usize,
+        what: &'static str,
+    ) -> Result<(), ReadError> {
         let block = self.block.get_mut();
         block.address = address;
         block.bytes = u32::try_from(bytes).unwrap_or(u32::MAX);

@@ -11,4 +11,4 @@ mod table;
 pub use namespace::{NamespaceOutgoing, PortRules, Way};
 pub use reuse::Reuse;
 pub use series::{OutgoingSeries, merge};
-pub use table::{MAX_DESTINATIONS, Destination, DestinationCounts, DestinationTable};
+pub use table::{Destination, DestinationCounts, DestinationTable, MAX_DESTINATIONS};

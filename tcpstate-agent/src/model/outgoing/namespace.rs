@@ -95,10 +95,7 @@ impl NamespaceOutgoing {
 }
 
 impl Way {
-    fn new(
-        (destination, counts): (Destination, DestinationCounts),
-        reuse: Option<Reuse>,
-    ) -> Self {
+    fn new((destination, counts): (Destination, DestinationCounts), reuse: Option<Reuse>) -> Self {
         let Destination { local, remote } = destination;
         let DestinationCounts {
             held,

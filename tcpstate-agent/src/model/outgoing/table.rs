@@ -47,7 +47,13 @@ pub struct DestinationTable {
 
 impl DestinationTable {
     /// Adds a socket, which holds a port that `connect()` has chosen, is in TIME_WAIT, or both.
-    pub fn add(&mut self, destination: Destination, holds: bool, time_wait: bool, timestamps: bool) {
+    pub fn add(
+        &mut self,
+        destination: Destination,
+        holds: bool,
+        time_wait: bool,
+        timestamps: bool,
+    ) {
         if self.found.len() >= MAX_DESTINATIONS && !self.found.contains_key(&destination) {
             self.make_room();
         }

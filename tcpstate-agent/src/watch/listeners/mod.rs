@@ -11,8 +11,8 @@ use std::{
 
 use tcpstate_common::HalfOpenCounts;
 
-use self::owners::{Known, Owners};
 pub(super) use self::owners::HolderWalk;
+use self::owners::{Known, Owners};
 use crate::{
     bpf::HeldProcesses,
     decode::ListeningSocket,
@@ -132,8 +132,8 @@ impl Listeners {
         // Until the first time there is nothing to show.
         self.owners.at.is_none_or(|at| {
             let age = now.saturating_duration_since(at);
-            let is_new = age >= OWNERS_PAUSE
-                && self.owners.of(sockets, true).any(|holder| holder.is_none());
+            let is_new =
+                age >= OWNERS_PAUSE && self.owners.of(sockets, true).any(|holder| holder.is_none());
             is_new || age >= OWNERS_EVERY.max(every)
         })
     }
@@ -200,10 +200,7 @@ impl Listeners {
         let owned = group(known, served)
             .into_iter()
             .map(|listener| OwnedListener {
-                process: listener
-                    .place
-                    .owner
-                    .and_then(|id| self.owners.process(id)),
+                process: listener.place.owner.and_then(|id| self.owners.process(id)),
                 co_owners: co_owners.remove(&listener.place).unwrap_or_default(),
                 listener,
             });

@@ -88,9 +88,7 @@ fn close_from_client(mut client: TcpStream, server: TcpStream) {
 
 /// What a look finds now.
 fn look(watch: &Watch) -> Connections {
-    watch
-        .connections()
-        .expect("connections cannot be told")
+    watch.connections().expect("connections cannot be told")
 }
 
 /// What a look finds now in one namespace.
