@@ -123,15 +123,19 @@ fn each_descriptor_is_met_once_with_what_proc_says_of_its_process() {
 #[test]
 fn a_process_whose_first_thread_has_ended_still_has_its_sockets() {
     let namespace = Netns::new();
-    let actor = Actor::start(&namespace, "leaderless", Duty::Outlive(in_close_wait(20)));
+    let _actor = Actor::start(&namespace, "leaderless", Duty::Outlive(in_close_wait(20)));
     let mut reader = reader(false);
     within(Duration::from_secs(5), || {
-        let status = fs::read_to_string(format!("/proc/{}/stat", actor.pid())).unwrap();
+        let walked = walk(&mut reader);
+        let mut processes = walked.processes.values();
+        let process = processes.find(|process| process.name == "leaderless");
+        let pid = process.ok_or("not met")?.id.tgid;
+        let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let state = status.rsplit(')').next().unwrap().trim_start();
-        require(state.starts_with('Z'), "the first thread is still there")
+        require(state.starts_with('Z'), "the first thread is still there")?;
+        assert_eq!(walked.descriptors(pid).len(), 20);
+        Ok(())
     });
-    let walked = walk(&mut reader);
-    assert_eq!(walked.descriptors(actor.pid()).len(), 20);
 }
 
 #[test]
@@ -239,11 +243,14 @@ fn walks_end_and_name_nobody_else_while_processes_come_and_go() {
     assert!(begun_processes > 100, "{begun_processes}");
 }
 
+/// Where no agent answers, so that the command looks itself.
+const NO_AGENT: &str = "--control.socket=/nonexistent/socket";
+
 /// Runs `diagnose` by other means, and returns what it says.
 fn diagnose(program: &str, arguments: &[&str]) -> String {
     let all = [
         arguments,
-        &[AGENT, "diagnose", "--interval=0", "--output=json"],
+        &[AGENT, "diagnose", NO_AGENT, "--interval=0", "--output=json"],
     ]
     .concat();
     let output = run(program, &all);
@@ -283,6 +290,7 @@ fn bpf_and_perfmon_are_enough_to_name_processes_of_other_users() {
             &format!("--bounding-set={capabilities}"),
             copy.to_str().unwrap(),
             "diagnose",
+            NO_AGENT,
             "--interval=0",
             "--output=json",
         ],
