@@ -70,6 +70,10 @@ pub struct OwnerOffsets {
     pub socket_sock: u32,
     /// `sock_common.skc_family`
     pub sock_family: u32,
+    /// `sock_common.skc_prot`
+    pub sock_operations: u32,
+    /// Always 0.
+    pub padding: u32,
     /// `sock_common.skc_net`
     pub sock_net: u32,
     /// `sock.sk_protocol`
@@ -115,6 +119,9 @@ pub struct OwnersRequest {
     /// What a file has for its `f_op` that is a socket. Where it is 0 the run does nothing but look
     /// it up.
     pub socket_operations: u64,
+    /// What a TCP socket has for its `skc_prot`, over IPv4 and over IPv6; 0 where that is not known.
+    /// Others may be TCP sockets too.
+    pub tcp: [u64; 2],
     /// For how long to run, in nanoseconds.
     pub run_ns: u64,
     /// Where to go on: at the first of these, or behind the first of the others that is still
@@ -124,6 +131,8 @@ pub struct OwnersRequest {
     pub anchor_count: u32,
     /// A descriptor of the agent's own that is a socket.
     pub own_socket: u32,
+    /// Two that are TCP sockets, over IPv4 and over IPv6; other sockets where there are no such.
+    pub own_tcp: [u32; 2],
     /// Where things lie.
     pub offsets: OwnerOffsets,
     /// Which states, and which pieces of sockets in them: [`HELD_PIECES`] of each kind.

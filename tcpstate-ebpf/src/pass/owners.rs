@@ -19,7 +19,7 @@ use aya_ebpf::{
 };
 use tcpstate_common::pass::{
     Anchor, HELD_PIECES, MAX_ANCHORS, MAX_HELD, MAX_KINDS, MAX_OWNER_STEPS, MAX_TASKS,
-    NO_DESCRIPTOR, NO_OFFSET, Owners, OwnersCursor, PIECE_BYTES, SLOTS_TOGETHER,
+    NO_DESCRIPTOR, NO_OFFSET, Owners, OwnersCursor, PIECE_BYTES, PIECE_WORDS, SLOTS_TOGETHER,
 };
 
 use crate::{
@@ -114,6 +114,14 @@ extern "C" fn owners_learn(task: u64) -> u64 {
     let file = word(slots + u64::from(owners.request.own_socket) * 8).unwrap_or(0);
     let operations = word(file + u64::from(offsets.file_operations));
     owners.request.socket_operations = operations.unwrap_or(0);
+    for number in 0..2 {
+        let file = owners.request.own_tcp[number];
+        let file = word(slots + u64::from(file) * 8).unwrap_or(0);
+        let socket = word(file + u64::from(offsets.file_private)).unwrap_or(0);
+        let sock = word(socket + u64::from(offsets.socket_sock)).unwrap_or(0);
+        let operations = word(sock + u64::from(offsets.sock_operations));
+        owners.request.tcp[number] = operations.unwrap_or(0);
+    }
     MORE
 }
 
@@ -408,23 +416,33 @@ extern "C" fn owners_sock(lane: u64) -> u64 {
     let held = &mut owners.held[number];
     let mut sock = owners.lane_sockets[lane];
     // SAFETY: a head has room for so many bytes.
-    if sock == 0 || !unsafe { copy(held.head.as_mut_ptr(), size_of_val(&held.head) as u32, sock) } {
+    if sock == 0 || !unsafe { copy(held.head.as_mut_ptr(), PIECE_BYTES as u32, sock) } {
         return DONE;
     }
     let family = u32::from(objects::byte(&held.head, offsets.sock_family));
     if family != AF_INET && family != AF_INET6 {
         return DONE;
     }
-    let protocol = half_word(sock + u64::from(offsets.sock_protocol)).unwrap_or(0) & 0xffff;
-    if protocol == IPPROTO_MPTCP && offsets.first_subflow != NO_OFFSET {
-        sock = word(sock + u64::from(offsets.first_subflow)).unwrap_or(0);
-        // SAFETY: see above.
-        let is_read = unsafe { copy(held.head.as_mut_ptr(), size_of_val(&held.head) as u32, sock) };
-        if sock == 0 || !is_read {
+    // Each cache line costs, and nearly all say here already that they are TCP sockets.
+    let operations = objects::word(&held.head, offsets.sock_operations);
+    if operations != owners.request.tcp[0] && operations != owners.request.tcp[1] {
+        let protocol = half_word(sock + u64::from(offsets.sock_protocol)).unwrap_or(0) & 0xffff;
+        if protocol == IPPROTO_MPTCP && offsets.first_subflow != NO_OFFSET {
+            sock = word(sock + u64::from(offsets.first_subflow)).unwrap_or(0);
+            // SAFETY: see above.
+            let is_read = unsafe { copy(held.head.as_mut_ptr(), PIECE_BYTES as u32, sock) };
+            if sock == 0 || !is_read {
+                return DONE;
+            }
+        } else if protocol != IPPROTO_TCP {
             return DONE;
         }
-    } else if protocol != IPPROTO_TCP {
-        return DONE;
+    }
+    // Of the second line only IPv6 has something.
+    if family == AF_INET6 {
+        let rest = held.head.as_mut_ptr().wrapping_add(PIECE_WORDS);
+        // SAFETY: a head has room for as many bytes again.
+        unsafe { copy(rest, PIECE_BYTES as u32, sock + PIECE_BYTES as u64) };
     }
     let wanted = &owners.request.wanted;
     let state = objects::byte(&held.head, wanted.state) & 31;

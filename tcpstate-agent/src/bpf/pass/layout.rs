@@ -72,6 +72,8 @@ impl OwnerLayout {
             file_references,
             socket_sock: at("socket", &[("sk", POINTER)])?,
             sock_family: at("sock_common", &[("skc_family", 2)])?,
+            sock_operations: at("sock_common", &[("skc_prot", POINTER)])?,
+            padding: 0,
             sock_net,
             sock_protocol: at("sock", &[("sk_protocol", 2)])?,
             // Where the kernel has Multipath TCP.

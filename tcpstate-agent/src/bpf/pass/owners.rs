@@ -4,13 +4,17 @@
 use std::{
     collections::hash_map::Entry,
     io,
-    os::{fd::AsRawFd as _, unix::net::UnixDatagram},
+    os::{
+        fd::{AsRawFd as _, RawFd},
+        unix::net::UnixDatagram,
+    },
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use aya::{Ebpf, programs::ProgramError};
 use rustc_hash::FxHashMap;
+use rustix::net::{AddressFamily, SocketType};
 use tcpstate_common::{
     map,
     pass::{Owners, OwnersRequest, TaskRecord},
@@ -37,7 +41,8 @@ use crate::{
 pub(super) const RUN_NS: u64 = 40_000;
 
 /// How often a walk begins anew at most because all that it could go on from has ended.
-const MAX_RESTARTS: u32 = 8;
+/// The first run can end among processes that live for a moment, and nothing is lost then.
+const MAX_RESTARTS: u32 = 64;
 /// Runs of a walk at most: more than a hundred million descriptors take.
 const MAX_RUNS: u64 = 1_000_000;
 /// The same as time, which a walk takes even where others use the CPU.
@@ -160,10 +165,19 @@ impl OwnersReader {
     /// Finds out what a file looks like that is a socket.
     fn learn_sockets(&mut self) -> Result<(), OwnersError> {
         let socket = UnixDatagram::unbound()?;
-        self.request.own_socket = u32::try_from(socket.as_raw_fd()).unwrap_or(0);
+        let tcp = [AddressFamily::INET, AddressFamily::INET6]
+            .map(|family| rustix::net::socket(family, SocketType::STREAM, None));
+        let number = |descriptor: RawFd| u32::try_from(descriptor).unwrap_or(0);
+        let own_socket = number(socket.as_raw_fd());
+        self.request.own_socket = own_socket;
+        // Without IPv6 the one that there is, which is no TCP socket and like none.
+        let own = tcp.each_ref().map(Result::as_ref);
+        self.request.own_tcp = own.map(|own| own.map_or(own_socket, |own| number(own.as_raw_fd())));
         self.element.get_mut().request = self.request;
         self.program.run()?;
-        self.request.socket_operations = self.element.get().request.socket_operations;
+        let learned = self.element.get().request;
+        self.request.socket_operations = learned.socket_operations;
+        self.request.tcp = learned.tcp;
         if self.request.socket_operations == 0 {
             return Err(io::Error::from(io::ErrorKind::InvalidData).into());
         }
