@@ -173,12 +173,13 @@ fn is_own(function: Option<&str>, source: Option<&str>, module: &str) -> bool {
         || module.starts_with('[');
     let is_library_source =
         source.is_some_and(|source| LIBRARY_SOURCES.iter().any(|folder| source.contains(folder)));
-    // Java writes what a function returns before it.
+    // Java writes what a function returns before it, and what it takes behind it.
     let is_library_name = function.is_some_and(|function| {
-        let name = function.rsplit_once(' ').map_or(function, |(_, name)| name);
+        let name = function.split('(').next().unwrap_or(function);
+        let name = name.rsplit(' ').next().unwrap_or(name);
         LIBRARY_NAMES
             .iter()
-            .any(|beginning| name.starts_with(beginning) || function.starts_with(beginning))
+            .any(|beginning| name.starts_with(beginning))
     });
     !is_library && !is_library_source && !is_library_name
 }

@@ -11,6 +11,7 @@ use super::{
     native::{Modules, NativeFrame, StackEnd, Unwound, UserRegisters},
     python::{Layout, Python},
     report::{self, Events, Place, ProcessFound, Report, Sockets, WatchFound},
+    runtimes,
     target::{Candidate, Target},
     tcp_table::{Descriptors, TcpTable},
     waits::{self, Held, Task, ThreadGroup, Wait},
@@ -55,6 +56,17 @@ impl Inspection {
             Some(Ok(layout)) => self.python = Some(Python::new(layout)),
             Some(Err(error)) => self.notes.push(error.to_string()),
             None => {}
+        }
+    }
+
+    /// Notes what can be told of the runtime that it uses.
+    pub fn note_runtimes(&mut self) {
+        let writes_map = self.modules.writes_map();
+        let notes = runtimes::notes(&self.modules.paths(), writes_map);
+        self.notes.extend(notes);
+        if let Some(why) = self.modules.unreadable() {
+            self.notes
+                .push(format!("not all of its code can be read: {why}"));
         }
     }
 
@@ -107,7 +119,7 @@ impl Inspection {
             .iter()
             .map(|record| (record.thread, UserRegisters::from_kernel(&record.registers)))
             .collect();
-        let mut places = self.python_places(records);
+        let mut places = self.python_places(&tasks, records);
         for task in &tasks {
             if !places.contains_key(&task.thread)
                 && let Some(place) = self.thread_place(task, &registers)
@@ -127,20 +139,32 @@ impl Inspection {
         })
     }
 
-    /// Where in Python each thread is.
-    fn python_places(&mut self, records: &[ThreadRecord]) -> FxHashMap<u32, Place> {
+    /// Where in Python each thread is: by its thread pointer, where that is known, or by its number.
+    fn python_places(&mut self, tasks: &[Task], records: &[ThreadRecord]) -> FxHashMap<u32, Place> {
         let (Some(python), Some(memory)) = (&mut self.python, self.modules.memory()) else {
             return FxHashMap::default();
         };
-        let frames = python.threads(memory);
-        records
+        let pointers: FxHashMap<u32, u64> = records
             .iter()
-            .filter_map(|record| {
-                let frames = frames.get(&record.thread_pointer)?;
-                let named = python.name(frames, memory);
-                (!named.is_empty()).then(|| (record.thread, python_place(named)))
-            })
-            .collect()
+            .map(|record| (record.thread, record.thread_pointer))
+            .collect();
+        let threads = python.threads(memory);
+        let mut places = FxHashMap::default();
+        for task in tasks {
+            let found = if let Some(pointer) = pointers.get(&task.thread) {
+                threads.iter().find(|thread| thread.pointer == *pointer)
+            } else {
+                let number = waits::own_number(self.pid, task.thread);
+                threads
+                    .iter()
+                    .find(|thread| number.is_some() && thread.number == number)
+            };
+            let named = found.map(|thread| python.name(&thread.frames, memory));
+            if let Some(named) = named.filter(|named| !named.is_empty()) {
+                places.insert(task.thread, python_place(named));
+            }
+        }
+        places
     }
 
     fn thread_place(
@@ -198,6 +222,17 @@ fn python_place(frames: Vec<Frame>) -> Place {
         complete: frames.len() < PYTHON_FRAMES,
         frames,
     }
+}
+
+/// What most threads of a process wait for, on one line; `None` where none waits, or that cannot be
+/// read. Loads nothing into the kernel.
+#[must_use]
+pub fn what_most_threads_wait_for(pid: u32) -> Option<String> {
+    let mut inspection = Inspection::of(pid);
+    inspection.look_for_python(&[]);
+    let threads = inspection.threads(&[]);
+    let waiting = threads.iter().find(|group| group.call.is_some())?;
+    Some(waiting.line())
 }
 
 /// Pages of a stack that have been read.

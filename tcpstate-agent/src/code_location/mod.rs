@@ -15,6 +15,7 @@ pub mod native;
 pub mod perf_map;
 pub mod python;
 pub mod report;
+pub mod runtimes;
 pub mod sample;
 pub mod target;
 pub mod tcp_table;

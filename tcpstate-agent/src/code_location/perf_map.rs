@@ -2,9 +2,11 @@
 //! `/tmp/perf-PID.map`. Java and Node write one when they are told to.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
 };
+
+use super::waits::own_number;
 
 /// More of it is not read.
 const MAX_BYTES: u64 = 256 << 20;
@@ -26,7 +28,7 @@ impl PerfMap {
     /// Reads the map of a process, where it has written one; `open` opens a file by the process's
     /// own path.
     pub fn read(pid: u32, open: &dyn Fn(&[u8]) -> io::Result<File>) -> Self {
-        let own_pid = own_pid(pid).unwrap_or(pid);
+        let own_pid = own_number(pid, pid).unwrap_or(pid);
         let path = format!("/tmp/perf-{own_pid}.map");
         let Ok(file) = open(path.as_bytes()) else {
             return Self::default();
@@ -54,6 +56,12 @@ impl PerfMap {
         Self { functions }
     }
 
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty()
+    }
+
     /// The function that an address is in.
     #[must_use]
     pub fn function(&self, address: u64) -> Option<&str> {
@@ -63,15 +71,6 @@ impl PerfMap {
         let function = self.functions[..behind].last()?;
         (address < function.end).then_some(&*function.name)
     }
-}
-
-/// The number that the process has in its own PID namespace, by which it names its file.
-fn own_pid(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_ascii_whitespace().last()?.parse().ok()
 }
 
 fn parse_line(line: &[u8]) -> Option<Function> {

@@ -9,6 +9,7 @@ use super::{print, watch_once};
 use crate::{
     bpf::plan::ProgramId,
     cli::Output,
+    code_location::inspect::what_most_threads_wait_for,
     control,
     diagnosis::{ConnectionsReport, Diagnosis, ListeningReport, Report, write_text},
     netns::Visitor,
@@ -90,6 +91,8 @@ fn diagnose(
     for group in &mut diagnosis.groups {
         let process = group.group.process.as_ref();
         group.command_line = process.and_then(|process| command_line(process.pid));
+        let process = process.filter(|_| group.comes_of_waiting());
+        group.threads_wait = process.and_then(|process| what_most_threads_wait_for(process.pid));
     }
     Ok(diagnosis)
 }

@@ -53,6 +53,7 @@ pub fn execute(settings: &WhereSettings) -> anyhow::Result<()> {
     let sockets = inspection.sockets();
     let now = now_ns();
     let places = inspection.name(seen.as_ref().map_or(&[], |seen| &seen.stacks));
+    inspection.note_runtimes();
     let notes = std::mem::take(&mut inspection.notes);
     let report = inspect::report(
         &target,

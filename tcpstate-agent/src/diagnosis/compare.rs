@@ -91,6 +91,8 @@ pub struct DiagnosedGroup {
     pub group: ReportGroup,
     /// Command line of the process. It may hold secrets: for the terminal only.
     pub command_line: Option<String>,
+    /// What most of its threads wait for, where that is why the sockets stay.
+    pub threads_wait: Option<String>,
     /// Sockets that it has gained a second; `None` for one look only.
     pub growth_per_second: Option<f64>,
     /// In how long the process has no descriptor left at this rate.
@@ -103,6 +105,18 @@ pub struct DiagnosedGroup {
     pub check: &'static str,
     /// A command that shows the sockets.
     pub command: String,
+}
+
+impl DiagnosedGroup {
+    /// Whether what the threads do now tells why the sockets stay. Of a leak it does not: they have
+    /// gone on.
+    #[must_use]
+    pub const fn comes_of_waiting(&self) -> bool {
+        matches!(
+            self.group.cause,
+            Cause::Unaccepted | Cause::FinUnread | Cause::DataUnread
+        )
+    }
 }
 
 impl Diagnosis {
@@ -262,6 +276,7 @@ impl DiagnosedGroup {
             fds_exhausted_in_seconds: process.and_then(|process| exhausted_in(process, rate)),
             command: command(&group, own_namespace),
             command_line: None,
+            threads_wait: None,
             growth_per_second,
             meaning: advice.meaning,
             fault: advice.fault,

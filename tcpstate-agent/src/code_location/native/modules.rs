@@ -113,6 +113,26 @@ impl Modules {
         self.memory.as_ref()
     }
 
+    /// The paths of the files with its code.
+    #[must_use]
+    pub fn paths(&self) -> Vec<&[u8]> {
+        let files = self.mapped.iter().map(|mapped| &mapped.mapping);
+        files
+            .filter(|mapping| mapping.is_of_file())
+            .map(|mapping| mapping.path.as_slice())
+            .collect()
+    }
+
+    /// Whether it has written down which code it has made while it ran.
+    pub fn writes_map(&mut self) -> bool {
+        !self.perf_map().is_empty()
+    }
+
+    fn perf_map(&mut self) -> &PerfMap {
+        let read = || PerfMap::read(self.pid, &|path| open_in(&self.root, path));
+        self.perf_map.get_or_insert_with(read)
+    }
+
     /// The address of something that a file of the process defines, and the file's path. `wanted`
     /// says of a path, and of whether it is the program's own, whether to look into it.
     #[must_use]
@@ -134,19 +154,8 @@ impl Modules {
     }
 
     /// Opens a file by the path that the process has for it, and never one outside its root.
-    pub fn open_in_root(&self, path: &[u8]) -> io::Result<File> {
-        let root = self.root.as_ref().map_err(io::Error::kind)?;
-        let start = path.iter().position(|byte| *byte != b'/');
-        let relative = &path[start.unwrap_or(path.len())..];
-        let file = openat2(
-            root,
-            Path::new(std::ffi::OsStr::from_bytes(relative)),
-            // Nothing that is waited for: the path may be one of a pipe.
-            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT,
-        )?;
-        Ok(file.into())
+    fn open_in_root(&self, path: &[u8]) -> io::Result<File> {
+        open_in(&self.root, path)
     }
 
     fn refresh(&mut self) {
@@ -305,14 +314,8 @@ impl Modules {
     fn resolve_without_file(&mut self, address: u64) -> NativeFrame {
         let mapped = self.find(address);
         let module = mapped.map_or_else(String::new, |mapped| shown(&mapped.mapping.path));
-        if self.perf_map.is_none() {
-            self.perf_map = Some(PerfMap::read(self.pid, &|path| self.open_in_root(path)));
-        }
-        let function = self
-            .perf_map
-            .as_ref()
-            .and_then(|map| map.function(address))
-            .map(|name| shown(name.as_bytes()));
+        let function = self.perf_map().function(address);
+        let function = function.map(|name| shown(name.as_bytes()));
         NativeFrame {
             function,
             source: None,
@@ -322,6 +325,21 @@ impl Modules {
             offset: address,
         }
     }
+}
+
+fn open_in(root: &io::Result<OwnedFd>, path: &[u8]) -> io::Result<File> {
+    let root = root.as_ref().map_err(io::Error::kind)?;
+    let start = path.iter().position(|byte| *byte != b'/');
+    let relative = &path[start.unwrap_or(path.len())..];
+    let file = openat2(
+        root,
+        Path::new(std::ffi::OsStr::from_bytes(relative)),
+        // Nothing that is waited for: the path may be one of a pipe.
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT,
+    )?;
+    Ok(file.into())
 }
 
 fn find(mapped: &[Mapped], address: u64) -> Option<&Mapped> {

@@ -20,6 +20,8 @@ pub const VERSIONS: &str = "CPython 3.8 to 3.14";
 pub struct Layout {
     /// Threads and frames.
     pub(super) frames: PythonLayout,
+    /// `PyThreadState`: the thread's number, since 3.11.
+    pub(super) native_thread_id: Option<u32>,
     pub(super) code: Code,
     pub(super) strings: Strings,
 }
@@ -242,6 +244,11 @@ fn by_headers(found: &Found) -> Layout {
     };
     Layout {
         frames,
+        native_thread_id: match minor {
+            8..=10 => None,
+            11 => Some(160),
+            _ => Some(144),
+        },
         code,
         strings,
     }
@@ -272,6 +279,7 @@ fn published(found: &Found, memory: &dyn Memory) -> Option<Layout> {
         _ => (22, 31, 39, 77),
     };
     Some(Layout {
+        native_thread_id: Some(at(thread + 6)?),
         frames: PythonLayout {
             interpreter: found.runtime.wrapping_add(u64::from(at(5)?)),
             // Since 3.14 the lowest bits of a reference are tags.

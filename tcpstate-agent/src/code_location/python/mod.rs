@@ -19,6 +19,19 @@ const MAX_THREADS: usize = 10_000;
 /// More places are not remembered.
 const MAX_PLACES: usize = 100_000;
 
+/// A thread of Python.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PythonThread {
+    /// The address of its state.
+    state: u64,
+    /// Its thread pointer.
+    pub pointer: u64,
+    /// Its number in its own PID namespace, since Python 3.11.
+    pub number: Option<u32>,
+    /// Its frames, the innermost first.
+    pub frames: Vec<PythonFrame>,
+}
+
 /// The Python in a process.
 pub struct Python {
     layout: Layout,
@@ -57,11 +70,11 @@ impl Python {
             .collect()
     }
 
-    /// The frames of each thread as they are now, by its thread pointer.
+    /// The threads as they are now.
     #[must_use]
-    pub fn threads(&self, memory: &dyn Memory) -> FxHashMap<u64, Vec<PythonFrame>> {
+    pub fn threads(&self, memory: &dyn Memory) -> Vec<PythonThread> {
         let layout = &self.layout.frames;
-        let mut threads = FxHashMap::default();
+        let mut threads: Vec<PythonThread> = Vec::new();
         let first = memory
             .word(layout.interpreter)
             .and_then(|interpreter| memory.word(field(interpreter, layout.threads)));
@@ -70,12 +83,18 @@ impl Python {
             let Ok(id) = memory.word(field(state, layout.thread_id)) else {
                 break;
             };
-            let pointer = id.wrapping_sub(layout.thread_id_bias);
-            let frames = self.frames(state, memory);
-            // One that is there already: the list goes in circles, having been changed meanwhile.
-            if threads.insert(pointer, frames).is_some() {
+            let native = self.layout.native_thread_id;
+            let native = native.and_then(|offset| memory.half(field(state, offset)).ok());
+            // The list goes in circles, having been changed meanwhile.
+            if threads.first().is_some_and(|first| first.state == state) {
                 break;
             }
+            threads.push(PythonThread {
+                state,
+                pointer: id.wrapping_sub(layout.thread_id_bias),
+                number: native,
+                frames: self.frames(state, memory),
+            });
             let Ok(next) = memory.word(field(state, layout.next)) else {
                 break;
             };

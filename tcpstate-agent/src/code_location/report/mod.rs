@@ -124,3 +124,194 @@ pub struct PeerCount {
     /// How many.
     pub sockets: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn frame(function: &str, line: u32) -> Frame {
+        Frame {
+            function: Some(function.to_owned()),
+            file: Some("/src/shop.c".to_owned()),
+            line: Some(line),
+            inlined: false,
+            module: Some("/usr/bin/shop".to_owned()),
+            offset: Some(4660),
+            own: true,
+        }
+    }
+
+    fn place(names: &[(&str, u32)]) -> Place {
+        let frames: Vec<Frame> = names
+            .iter()
+            .map(|(name, line)| frame(name, *line))
+            .collect();
+        Place {
+            summary: crate::code_location::frame::own_chain(&frames, 3),
+            frames,
+            complete: true,
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            schema_version: 1,
+            process: ProcessFound {
+                pid: 4711,
+                name: "shop".to_owned(),
+                close_wait: 40,
+            },
+            others: Vec::new(),
+            watch: Some(WatchFound {
+                seconds: 30.0,
+                reads_by: "sock_recv_length",
+                accepts_by: None,
+                has_ended: false,
+                events: Events {
+                    connects: 0,
+                    accepts: 0,
+                    reads: 300,
+                    end_reads: 100,
+                },
+                samples_wanted: 220,
+                samples: 200,
+                entered_close_wait: 100,
+                left_close_wait: 59,
+                recent: 1,
+            }),
+            groups: vec![SocketGroup {
+                sockets: 40,
+                cause: "eof_read",
+                watched: true,
+                unsampled: 2,
+                last_read: Some(place(&[("handle_leak", 18), ("serve", 30)])),
+                end_was_read: true,
+                first_read: Some(place(&[("serve", 27)])),
+                opened: None,
+                accepted: None,
+                peers: vec![PeerCount {
+                    address: "10.0.0.7".to_owned(),
+                    sockets: 40,
+                }],
+            }],
+            threads: vec![ThreadGroup {
+                threads: 46,
+                of: 52,
+                call: Some("recvfrom".to_owned()),
+                on: Some("connection to 127.0.0.9:15432 (ESTABLISHED)".to_owned()),
+                running: false,
+                kernel_function: Some("wait_woken".to_owned()),
+                place: Some(place(&[("query", 8)])),
+            }],
+            notes: vec!["Node: no stack names the application".to_owned()],
+        }
+    }
+
+    #[test]
+    fn the_json_is_as_documented() {
+        let frame = |function: &str, line: u32| {
+            json!({"function": function, "file": "/src/shop.c", "line": line, "inlined": false,
+                   "module": "/usr/bin/shop", "offset": 4660, "own": true})
+        };
+        assert_eq!(
+            serde_json::to_value(report()).unwrap(),
+            json!({
+                "schema_version": 1,
+                "process": {"pid": 4711, "name": "shop", "close_wait": 40},
+                "others": [],
+                "watch": {
+                    "seconds": 30.0,
+                    "reads_by": "sock_recv_length",
+                    "accepts_by": null,
+                    "has_ended": false,
+                    "events": {"connects": 0, "accepts": 0, "reads": 300, "end_reads": 100},
+                    "samples_wanted": 220,
+                    "samples": 200,
+                    "entered_close_wait": 100,
+                    "left_close_wait": 59,
+                    "recent": 1,
+                },
+                "groups": [{
+                    "sockets": 40,
+                    "cause": "eof_read",
+                    "watched": true,
+                    "unsampled": 2,
+                    "last_read": {
+                        "summary": "handle_leak (shop.c:18) < serve (shop.c:30)",
+                        "frames": [frame("handle_leak", 18), frame("serve", 30)],
+                        "complete": true,
+                    },
+                    "end_was_read": true,
+                    "first_read": {
+                        "summary": "serve (shop.c:27)",
+                        "frames": [frame("serve", 27)],
+                        "complete": true,
+                    },
+                    "opened": null,
+                    "accepted": null,
+                    "peers": [{"address": "10.0.0.7", "sockets": 40}],
+                }],
+                "threads": [{
+                    "threads": 46,
+                    "of": 52,
+                    "call": "recvfrom",
+                    "on": "connection to 127.0.0.9:15432 (ESTABLISHED)",
+                    "running": false,
+                    "kernel_function": "wait_woken",
+                    "place": {
+                        "summary": "query (shop.c:8)",
+                        "frames": [frame("query", 8)],
+                        "complete": true,
+                    },
+                }],
+                "notes": ["Node: no stack names the application"],
+            })
+        );
+    }
+
+    #[test]
+    fn the_text_has_the_place_before_all_else_that_is_known() {
+        let mut out = Vec::new();
+        write_text(&mut out, &report()).unwrap();
+        let expected = "\
+shop (pid 4711)
+watched for 30.0 s: 0 connects, 0 accepts (not watched, see --accept), 400 reads, 100 of them at the end of file
+100 connections came into CLOSE_WAIT, 59 were closed, 1 came less than a second ago
+sampled 200 of 220: more would have slowed the process down
+
+1. 40 sockets stay in CLOSE_WAIT, cause eof_read; peers 10.0.0.7 (40)
+   this read saw the end of file. Follow every way out of the functions above it, errors and early returns too, and find the one that does not close
+   2 of them came too fast to be sampled
+   last read, which saw the end of file at handle_leak (shop.c:18) < serve (shop.c:30)
+       handle_leak (shop.c:18)
+       serve (shop.c:30)
+   first read at serve (shop.c:27)
+       serve (shop.c:27)
+
+threads now
+  46 of 52 threads wait in recvfrom on connection to 127.0.0.9:15432 (ESTABLISHED), at query (shop.c:8) [kernel: wait_woken]
+
+note: Node: no stack names the application
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn nothing_stuck_is_said_with_what_was_seen() {
+        let mut nothing = report();
+        nothing.groups.clear();
+        let mut out = Vec::new();
+        write_text(&mut out, &nothing).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains("no socket of it stays in CLOSE_WAIT"),
+            "{text}"
+        );
+        assert!(
+            text.contains("100 connections came into CLOSE_WAIT, 59 were closed"),
+            "{text}"
+        );
+    }
+}

@@ -7,4 +7,4 @@ mod task;
 
 pub use descriptor::Held;
 pub use grouping::{ThreadGroup, group};
-pub use task::{Task, Wait, tasks};
+pub use task::{Task, Wait, own_number, tasks};

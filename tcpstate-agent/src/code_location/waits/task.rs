@@ -74,6 +74,16 @@ pub fn tasks(pid: u32) -> io::Result<Vec<Task>> {
     Ok(tasks)
 }
 
+/// The number that a thread has in its own PID namespace.
+#[must_use]
+pub fn own_number(pid: u32, thread: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_ascii_whitespace().last()?.parse().ok()
+}
+
 /// The letter behind the name, which may contain anything.
 fn state(stat: &str) -> Option<char> {
     let (_, behind) = stat.rsplit_once(") ")?;
