@@ -107,18 +107,6 @@ pub struct DiagnosedGroup {
     pub command: String,
 }
 
-impl DiagnosedGroup {
-    /// Whether what the threads do now tells why the sockets stay. Of a leak it does not: they have
-    /// gone on.
-    #[must_use]
-    pub const fn comes_of_waiting(&self) -> bool {
-        matches!(
-            self.group.cause,
-            Cause::Unaccepted | Cause::FinUnread | Cause::DataUnread
-        )
-    }
-}
-
 impl Diagnosis {
     /// Compares two looks that are `interval` apart, or judges one. `own_namespace` is that of the
     /// person who asks.
@@ -264,11 +252,10 @@ impl DiagnosedGroup {
         });
         let seen = [growth_per_second, fd_growth].into_iter().flatten();
         let seen = seen.filter(|rate| *rate > 0.0).reduce(f64::max);
-        // Those that wait to be accepted take no descriptor.
-        let rate = if group.cause == Cause::Unaccepted {
-            0.0
-        } else {
-            seen.unwrap_or_else(|| slow_growth(&group, before.map(|(_, seconds)| seconds)))
+        let rate = match group.cause {
+            // Those that wait to be accepted take no descriptor.
+            Cause::Unaccepted => 0.0,
+            _ => seen.unwrap_or_else(|| slow_growth(&group, before.map(|(_, seconds)| seconds))),
         };
         let process = group.process.as_ref();
         let advice = Advice::of(group.cause, group.role);
@@ -306,10 +293,7 @@ fn per_second(now: u64, before: u64, seconds: f64) -> f64 {
     (now as f64 - before as f64) / seconds
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of descriptors, far below 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "descriptors, far below 2^53")]
 fn exhausted_in(process: &ReportProcess, rate: f64) -> Option<f64> {
     let left = process.max_fds?.saturating_sub(process.open_fds?);
     (rate > 0.0).then(|| left as f64 / rate)

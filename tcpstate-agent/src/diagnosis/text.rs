@@ -341,7 +341,7 @@ mod tests {
 
     use super::*;
     use crate::diagnosis::{
-        Filter, Report,
+        Filter, Report, comes_of_waiting,
         compare::tests::{HERE, group, report},
     };
     use crate::model::close_wait::Cause;
@@ -355,8 +355,7 @@ mod tests {
         let mut diagnosis = Diagnosis::new(first, second, &filter, from_agent, HERE);
         for group in &mut diagnosis.groups {
             group.command_line = Some("python3 app.py".to_owned());
-            group.threads_wait = group
-                .comes_of_waiting()
+            group.threads_wait = comes_of_waiting(group.group.cause)
                 .then(|| "2 of 2 threads wait in futex".to_owned());
         }
         let mut text = Vec::new();
