@@ -224,6 +224,8 @@ pub mod where_program {
     /// `tracepoint/syscalls/sys_exit_accept` and `…accept4`: accepts, at a cost for every system
     /// call of the host.
     pub const ACCEPT_SYSCALL: &str = "where_accepted";
+    /// `tp_btf/sys_exit`: the same, at a greater cost, where there is no tracefs.
+    pub const ACCEPT_EVERY_SYSCALL: &str = "where_accexit";
     /// `iter/task`: the registers of all threads.
     pub const THREADS: &str = "where_threads";
 }
@@ -260,6 +262,8 @@ pub mod where_global {
     pub const KERNEL_STACK: &str = "KERNEL_STACK";
     /// `[u32; 8]`: numbers of the system calls that read, unused ones `u32::MAX`.
     pub const READ_CALLS: &str = "READ_CALLS";
+    /// `[u32; 2]`: numbers of the system calls that accept.
+    pub const ACCEPT_CALLS: &str = "ACCEPT_CALLS";
 }
 
 macro_rules! fields {

@@ -45,6 +45,8 @@ pub enum AcceptHook {
     FunctionExit,
     /// The tracepoints of the two system calls.
     SystemCall,
+    /// The end of every system call.
+    EverySystemCall,
 }
 
 /// What the watch is attached to.
@@ -116,6 +118,8 @@ struct Architecture {
     thread_pointer: KernelField,
     /// read, readv, recvfrom and recvmsg.
     read_calls: [u32; 4],
+    /// accept and accept4.
+    accept_calls: [u32; 2],
 }
 
 /// `struct pt_regs` of [`arch/x86/include/asm/ptrace.h`].
@@ -131,6 +135,7 @@ const ARCHITECTURE: Architecture = Architecture {
     kernel_stack: 16 * 1024,
     thread_pointer: THREAD_POINTER_X86_64,
     read_calls: [0, 19, 45, 47],
+    accept_calls: [43, 288],
 };
 #[cfg(not(target_arch = "x86_64"))]
 const _: KernelField = THREAD_POINTER_X86_64;
@@ -148,6 +153,7 @@ const ARCHITECTURE: Architecture = Architecture {
     kernel_stack: 0,
     thread_pointer: THREAD_POINTER_ARM64,
     read_calls: [63, 65, 207, 212],
+    accept_calls: [202, 242],
 };
 #[cfg(target_arch = "x86_64")]
 const _: KernelField = THREAD_POINTER_ARM64;
@@ -177,6 +183,7 @@ impl StackSamples {
         let mut read_calls = [u32::MAX; 8];
         read_calls[..4].copy_from_slice(&ARCHITECTURE.read_calls);
         let read_calls = Wire(read_calls);
+        let accept_calls = Wire(ARCHITECTURE.accept_calls);
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
@@ -203,7 +210,8 @@ impl StackSamples {
                 true,
             )
             .override_global(where_global::KERNEL_STACK, &kernel_stack, true)
-            .override_global(where_global::READ_CALLS, &read_calls, true);
+            .override_global(where_global::READ_CALLS, &read_calls, true)
+            .override_global(where_global::ACCEPT_CALLS, &accept_calls, true);
         for (name, offset) in &offsets {
             loader.override_global(name, offset, true);
         }
@@ -262,9 +270,13 @@ impl StackSamples {
                 Err(error) => debug!(program, %error, "not attached"),
             }
         }
-        self.attach_accept_calls()
-            .map_err(|error| refusal("syscalls:sys_exit_accept", &error))?;
-        Ok(AcceptHook::SystemCall)
+        match self.attach_accept_calls() {
+            Ok(()) => return Ok(AcceptHook::SystemCall),
+            Err(error) => debug!(%error, "no tracepoints of accept"),
+        }
+        self.attach_tracepoint(where_program::ACCEPT_EVERY_SYSCALL, "sys_exit")
+            .map_err(|error| refusal("tp_btf/sys_exit", &error))?;
+        Ok(AcceptHook::EverySystemCall)
     }
 
     fn attach_accept_calls(&mut self) -> Result<(), ProgramError> {

@@ -303,7 +303,7 @@ fn watch_found(seen: &Seen, recent: u64) -> WatchFound {
         },
         accepts_by: seen.hooks.accept.map(|hook| match hook {
             AcceptHook::FunctionExit => "inet_csk_accept",
-            AcceptHook::SystemCall => "system_calls",
+            AcceptHook::SystemCall | AcceptHook::EverySystemCall => "system_calls",
         }),
         has_ended: seen.has_ended,
         events: Events {

@@ -79,17 +79,29 @@ pub fn execute(settings: &WhereSettings) -> anyhow::Result<()> {
 fn announce(process: &Candidate, duration: Duration, hooks: Hooks) {
     let Candidate { pid, name, .. } = process;
     eprintln!("watching {name} (pid {pid}) for {duration:?}; interrupt it to end earlier");
-    if hooks.read == ReadHook::SystemCall {
-        eprintln!(
-            "this kernel shows reads at the end of system calls only: each system call of the host \
-             takes some 40 ns longer meanwhile"
-        );
-    }
-    if hooks.accept == Some(AcceptHook::SystemCall) {
-        eprintln!(
-            "this kernel shows accepts at the end of system calls only: each system call of the \
-             host takes some 10 ns longer meanwhile"
-        );
+    for (what, nanoseconds) in [
+        (
+            "reads",
+            match hooks.read {
+                ReadHook::SocketRead | ReadHook::FunctionExit => 0,
+                ReadHook::SystemCall => 40,
+            },
+        ),
+        (
+            "accepts",
+            match hooks.accept {
+                None | Some(AcceptHook::FunctionExit) => 0,
+                Some(AcceptHook::SystemCall) => 10,
+                Some(AcceptHook::EverySystemCall) => 40,
+            },
+        ),
+    ] {
+        if nanoseconds > 0 {
+            eprintln!(
+                "this kernel shows {what} at the end of system calls only: each system call of the \
+                 host takes some {nanoseconds} ns longer meanwhile"
+            );
+        }
     }
 }
 

@@ -24,6 +24,10 @@ const RESET: i32 = -104;
 #[unsafe(no_mangle)]
 static READ_CALLS: Global<[u32; 8]> = Global::new([u32::MAX; 8]);
 
+/// Numbers of those that accept.
+#[unsafe(no_mangle)]
+static ACCEPT_CALLS: Global<[u32; 2]> = Global::new([u32::MAX; 2]);
+
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 #[expect(
@@ -157,18 +161,40 @@ fn where_accepted(ctx: TracePointContext) -> u32 {
         return 0;
     };
     // SAFETY: the kernel hands a record of at least that length to the program.
-    let Ok(returned) = (unsafe { ctx.read_at::<i64>(RETURNED) }) else {
+    if let Ok(returned) = unsafe { ctx.read_at::<i64>(RETURNED) } {
+        accept_returned(returned, thread);
+    }
+    0
+}
+
+/// The same as `where_accepted`, where there is no tracefs to attach that by.
+#[btf_tracepoint(function = "sys_exit")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the macro hands it over by value"
+)]
+fn where_accexit(ctx: BtfTracePointContext) -> i32 {
+    let Some(thread) = Thread::watched() else {
         return 0;
     };
+    let registers = Registers::at(ctx.arg::<*const u8>(0) as u64);
+    let number = registers.system_call();
+    if number.is_some_and(|number| ACCEPT_CALLS.load().contains(&number)) {
+        accept_returned(ctx.arg(1), thread);
+    }
+    0
+}
+
+#[inline(always)]
+fn accept_returned(returned: i64, thread: Thread) {
     let Ok(descriptor) = u32::try_from(returned) else {
-        return 0;
+        return;
     };
     if let Some(socket) = thread.socket(descriptor)
         && socket.is_tcp()
     {
         note_here(socket, SampleKind::Accept, thread);
     }
-    0
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@
 //! | `where_syscall` | the same, at a cost for every system call of the host |
 //! | `where_accept4`, `where_accept2` | accepts |
 //! | `where_accepted` | the same, at a cost for every system call of the host |
+//! | `where_accexit` | the same, where that cannot be attached |
 //! | `where_threads` | all threads as they are now |
 #![no_std]
 #![no_main]

@@ -175,3 +175,106 @@ impl std::fmt::Debug for Image {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{Seek as _, Write as _},
+        path::PathBuf,
+    };
+
+    use framehop::Module;
+    use proptest::prelude::*;
+    use tcpstate_common::REGISTER_WORDS;
+
+    use super::*;
+    use crate::code_location::{
+        maps,
+        native::{registers::UserRegisters, unwind::StackUnwinder},
+    };
+
+    /// The smallest library that this process runs code of.
+    fn library() -> Vec<u8> {
+        let mappings = maps::read(std::process::id()).unwrap();
+        let paths = mappings
+            .iter()
+            .filter(|mapping| mapping.is_executable && mapping.is_of_file())
+            .map(|mapping| PathBuf::from(String::from_utf8_lossy(&mapping.path).into_owned()));
+        let smallest =
+            paths.min_by_key(|path| fs::metadata(path).map_or(u64::MAX, |found| found.len()));
+        fs::read(smallest.unwrap()).unwrap()
+    }
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn a_library_says_how_to_unwind_its_functions_and_what_they_are_called() {
+        let mut image = Image::read(file(&library())).unwrap();
+        assert!(image.has_tables);
+        let segment = image.segments[0].clone();
+        let base = image.base(0x7000_0000, segment.file.start & !4095).unwrap();
+        let start = base.wrapping_add(segment.address);
+        assert_eq!(start & !4095, 0x7000_0000);
+        let named = (segment.address..segment.address + 0x4000)
+            .step_by(16)
+            .any(|address| {
+                let places = image.symbols(b"/nowhere", &|_| None).resolve(address);
+                places[0].function.is_some()
+            });
+        assert!(named);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let (reader, _writer) = io::pipe().unwrap();
+        assert!(Image::read(File::from(std::os::fd::OwnedFd::from(reader))).is_err());
+        assert!(Image::read(file(b"")).is_err());
+        assert!(Image::read(file(b"\x7fELF")).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_corrupt_library_is_read_and_unwound_without_harm(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
+            headers in proptest::collection::vec((0_usize..512, any::<u8>()), 0..4),
+            length in any::<prop::sample::Index>(),
+            is_cut in any::<bool>(),
+            address in any::<u64>(),
+        ) {
+            let mut bytes = library();
+            for (place, byte) in changes {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            for (place, byte) in headers {
+                bytes[place] = byte;
+            }
+            if is_cut {
+                bytes.truncate(length.index(bytes.len()));
+            }
+            if let Ok(mut image) = Image::read(file(&bytes)) {
+                let start = 0x7000_0000;
+                let _ = image.base(start, address & 0xff_f000);
+                let mut unwinder = StackUnwinder::new();
+                let end = start + (1 << 20);
+                unwinder.add(Module::new(String::new(), start..end, start, image.sections()));
+                let mut registers = [0; REGISTER_WORDS];
+                registers.fill(start + address % (1 << 20));
+                let registers = UserRegisters::from_kernel(&registers);
+                let mut read = |place: u64| Some(start + place % (1 << 20));
+                let _ = unwinder.unwind(&registers, &mut read);
+                let _ = image.find("malloc");
+                let symbols = image.symbols(b"/nowhere", &|_| None);
+                prop_assert!(!symbols.resolve(address % (1 << 20)).is_empty());
+            }
+        }
+    }
+}

@@ -252,9 +252,8 @@ impl Modules {
             self.refresh();
         }
         let found = self.unwinder.unwind(registers, read);
-        let is_lost = found.end != StackEnd::Start && found.addresses.len() < FEW;
-        let has_tables = |address| self.find(address).is_some_and(|mapped| mapped.has_tables);
-        if !is_lost || has_tables(registers.instruction) {
+        // A static program may have tables for its own functions, and none for musl's.
+        if found.end != StackEnd::Lost || found.addresses.len() >= FEW {
             return found;
         }
         let Some(memory) = &self.memory else {

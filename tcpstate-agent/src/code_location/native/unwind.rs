@@ -12,6 +12,9 @@ use super::{image::Bytes, registers::UserRegisters};
 /// Deeper stacks are cut.
 const MAX_FRAMES: usize = 256;
 
+/// Stacks of threads are 8 MiB as a rule.
+const MAX_STACK: u64 = 8 << 20;
+
 /// Reads a word of the stack.
 pub(super) type ReadStack<'a> = dyn FnMut(u64) -> Option<u64> + 'a;
 
@@ -79,7 +82,12 @@ impl StackUnwinder {
                     }
                 }
                 Ok(None) | Err(Error::ReturnAddressIsNull) => break StackEnd::Start,
-                Err(Error::CouldNotReadStack(_)) => break StackEnd::CutOff,
+                // Farther away is no stack, but what a register held that was none of a frame.
+                Err(Error::CouldNotReadStack(address))
+                    if address.wrapping_sub(registers.stack) < MAX_STACK =>
+                {
+                    break StackEnd::CutOff;
+                }
                 Err(_) => break StackEnd::Lost,
             }
         };

@@ -1,17 +1,27 @@
 //! C, C++, Rust and Go.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, time::Duration};
 
 use serde_json::Value;
 
 use super::{
     ROUNDS, Server, assert_blamed, compile, folder, functions, line_at, line_of, source,
-    watch_leaking,
+    watch_leaking, watch_leaking_slowly,
 };
 use crate::harness::{Netns, is_excused};
 
 /// Compiles a program, has it leak, and checks whom the report blames.
 fn blamed(compiler: &str, arguments: &[&str], commands: &[u8]) -> Option<Value> {
+    blamed_slowly(compiler, arguments, commands, Duration::ZERO)
+}
+
+/// The same, with a pause after each round.
+fn blamed_slowly(
+    compiler: &str,
+    arguments: &[&str],
+    commands: &[u8],
+    pause: Duration,
+) -> Option<Value> {
     // rustc needs a linker.
     if is_excused(if compiler == "rustc" { "gcc" } else { compiler }) {
         return None;
@@ -26,7 +36,7 @@ fn blamed(compiler: &str, arguments: &[&str], commands: &[u8]) -> Option<Value> 
     compile(compiler, &arguments);
     let namespace = Netns::new();
     let server = Server::start(&namespace, &[binary]);
-    let report = watch_leaking(&namespace, &server, commands, &[]);
+    let report = watch_leaking_slowly(&namespace, &server, commands, &[], pause);
     assert_eq!(report["schema_version"], 1);
     Some(report)
 }
@@ -91,7 +101,9 @@ fn c_with_frame_pointers_is_blamed() {
 fn a_stack_that_is_longer_than_a_copy_is_copied_further_the_next_time() {
     let source = source("leak.c");
     let arguments = ["-O2", "-g", "-pthread", "-o", "OUT", &source];
-    let Some(report) = blamed("gcc", &arguments, b"P") else {
+    // Between two rounds it has time to learn that it takes more.
+    let pause = Duration::from_millis(200);
+    let Some(report) = blamed_slowly("gcc", &arguments, b"P", pause) else {
         return;
     };
     let groups = report["groups"].as_array().unwrap();
@@ -100,8 +112,7 @@ fn a_stack_that_is_longer_than_a_copy_is_copied_further_the_next_time() {
             && group["last_read"]["complete"] == true
     });
     let sockets: u64 = named.map(|group| group["sockets"].as_u64().unwrap()).sum();
-    // The first ones have shown that it takes more.
-    assert!(sockets >= ROUNDS / 2, "{report:#}");
+    assert!(sockets >= ROUNDS - 1, "{report:#}");
 }
 
 #[test]
@@ -202,13 +213,10 @@ fn go_is_blamed_to_the_start_of_the_goroutine() {
         ROUNDS,
     );
     assert_blamed(&report, "opened", "main.fetchLeak", "main.fetchOk", ROUNDS);
-    assert_blamed(
-        &report,
-        "last_read",
-        "runtime.goexit",
-        "main.handleOk",
-        2 * ROUNDS,
-    );
+    for group in report["groups"].as_array().unwrap() {
+        let outermost = functions(group, "last_read").pop().unwrap().to_owned();
+        assert!(outermost.starts_with("runtime.goexit"), "{group:#}");
+    }
     let line = line_of("leak.go", "func handleLeak") + 1;
     assert_eq!(line_at(&report, "last_read", "main.handleLeak"), line);
 }

@@ -112,12 +112,23 @@ impl Where {
 /// Has a server leak and close connections while it is watched, by each of `commands` as often, and
 /// gives the report.
 fn watch_leaking(namespace: &Netns, server: &Server, commands: &[u8], more: &[&str]) -> Value {
+    watch_leaking_slowly(namespace, server, commands, more, Duration::ZERO)
+}
+
+/// The same, with a pause after each round.
+fn watch_leaking_slowly(
+    namespace: &Netns,
+    server: &Server,
+    commands: &[u8],
+    more: &[&str],
+    pause: Duration,
+) -> Value {
     let pid = server.pid().to_string();
     let arguments = [&["--pid", &*pid], more].concat();
     let watching = Where::start(&arguments);
     let leaked = commands.iter().filter(|command| b"LCP".contains(command));
     let leaked = leaked.count() as u64 * ROUNDS;
-    let peers = namespace.enter(|| give(commands));
+    let peers = namespace.enter(|| give(commands, pause));
     // All that will stay has stayed for longer than a second.
     within(Duration::from_secs(30), || {
         let held = close_wait(namespace);
@@ -142,7 +153,7 @@ fn close_wait(namespace: &Netns) -> u64 {
 
 /// Gives the commands, and serves the backend that some of them want. What it returns has to stay
 /// open.
-fn give(commands: &[u8]) -> Vec<TcpStream> {
+fn give(commands: &[u8], pause: Duration) -> Vec<TcpStream> {
     let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, BACKEND)).unwrap();
     let mut peers = Vec::new();
     for _ in 0..ROUNDS {
@@ -161,6 +172,7 @@ fn give(commands: &[u8]) -> Vec<TcpStream> {
             peer.shutdown(Shutdown::Write).unwrap();
             peers.push(peer);
         }
+        thread::sleep(pause);
     }
     peers
 }
