@@ -40,6 +40,9 @@ pub enum Command {
     Listeners(ListenersArgs),
     /// Print state transitions as they happen
     Trace(TraceArgs),
+    /// Tell where in the code of a process its leaked sockets were used, and what its threads wait
+    /// for
+    Where(WhereArgs),
     /// Tell what this kernel and these permissions allow, and what to do about the rest
     Check(CheckArgs),
 }
@@ -276,6 +279,59 @@ pub struct TraceArgs {
     /// Output format; json is one object a line
     #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
     pub output: Output,
+}
+
+/// Flags of `where`.
+#[derive(Args, Clone, Debug)]
+pub struct WhereArgs {
+    /// Which process.
+    #[command(flatten)]
+    pub process: WhichProcess,
+    /// How long to watch, in seconds; 0 only tells what the threads do now
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_SECONDS",
+        value_name = "SECONDS",
+        default_value = "30",
+        allow_negative_numbers = true,
+        value_parser = interval
+    )]
+    pub seconds: Duration,
+    /// Tell where connections are accepted too. Where the kernel shows that by system calls only,
+    /// each system call of the host takes some 10 ns longer meanwhile, and the report says so
+    #[arg(long, env = "TCPSTATE_WHERE_ACCEPT")]
+    pub accept: bool,
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Which process to look at. Of several that fit, the one with the most sockets in CLOSE_WAIT.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub struct WhichProcess {
+    /// The process with this number
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_PID",
+        value_name = "PID",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub pid: Option<u32>,
+    /// The process that listens on this port, or is connected to it
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_PORT",
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub port: Option<u16>,
+    /// The process of this name (comm)
+    #[arg(long, env = "TCPSTATE_WHERE_PROCESS", value_name = "NAME")]
+    pub process: Option<String>,
+    /// The process of this systemd unit
+    #[arg(long, env = "TCPSTATE_WHERE_UNIT", value_name = "UNIT")]
+    pub unit: Option<String>,
 }
 
 /// Flags of every command.

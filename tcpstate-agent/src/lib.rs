@@ -9,6 +9,7 @@
 #[expect(unsafe_code, reason = "the border to the kernel")]
 pub mod bpf;
 pub mod cli;
+pub mod code_location;
 pub mod commands;
 pub mod control;
 pub mod decode;

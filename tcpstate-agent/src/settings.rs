@@ -9,8 +9,9 @@ use crate::{
     bpf::{KernelLogLevel, XdpMode},
     cli::{
         DiagnoseArgs, ListenersArgs, LogArgs, LogFormat, LogLevel, Output, RunArgs, SegmentArgs,
-        TraceArgs, XdpModeArg,
+        TraceArgs, WhereArgs, WhichProcess, XdpModeArg,
     },
+    code_location::target::Wanted,
     decode::Segment,
     diagnosis::Filter,
     segments::{SegmentSettings, Selection, SelectionError},
@@ -173,6 +174,48 @@ impl From<ListenersArgs> for ListenersSettings {
         Self {
             output,
             control_socket: control.socket,
+        }
+    }
+}
+
+/// Settings of `where`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WhereSettings {
+    /// Which process to look at.
+    pub wanted: Wanted,
+    /// For how long to watch it; zero for not at all.
+    pub duration: Duration,
+    /// Whether to see accepts too.
+    pub accepts: bool,
+    /// How to print it.
+    pub output: Output,
+}
+
+impl From<WhereArgs> for WhereSettings {
+    fn from(args: WhereArgs) -> Self {
+        let WhereArgs {
+            process,
+            seconds,
+            accept,
+            output,
+        } = args;
+        let WhichProcess {
+            pid,
+            port,
+            process,
+            unit,
+        } = process;
+        // One of them is there, and no more than one: the command line sees to it.
+        let wanted = pid
+            .map(Wanted::Pid)
+            .or(port.map(Wanted::Port))
+            .or(process.map(Wanted::Process))
+            .unwrap_or_else(|| Wanted::Unit(unit.unwrap_or_default()));
+        Self {
+            wanted,
+            duration: seconds,
+            accepts: accept,
+            output,
         }
     }
 }

@@ -24,6 +24,7 @@ mod names;
 mod record;
 mod resets;
 mod segment;
+mod stack_sample;
 mod state;
 pub mod stopwatch;
 mod unanswered;
@@ -51,6 +52,11 @@ pub use resets::{RESET_REASONS, ResetCounters};
 pub use segment::{
     DeviceEntry, Direction, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, SegmentCounts, SegmentEvents,
     SegmentRecord, Skipped, flag, is_telling,
+};
+pub use stack_sample::{
+    LONG_STACK, PYTHON_FRAMES, PythonFrame, PythonLayout, REGISTER_WORDS, SHORT_STACK,
+    SampleAccount, SampleHeader, SampleKind, SocketTrace, THREAD_POINTER_ARM64,
+    THREAD_POINTER_X86_64, ThreadRecord, WHERE_FIELDS, where_global, where_map, where_program,
 };
 pub use state::{STATE_SLOTS, TcpState};
 pub use unanswered::UnansweredRecord;

@@ -108,6 +108,9 @@ enum Command {
     /// Makes sockets for `bench`
     #[command(hide = true)]
     BenchWorker(bench::WorkerSettings),
+    /// Echoes what it is sent, for `bench`
+    #[command(hide = true)]
+    BenchEcho,
     /// Run every check that a change has to pass, in order, up to the first that fails
     Ci,
     /// Check the rules of the source tree that no compiler knows
@@ -172,6 +175,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }),
         Command::Limits { update } => limits::run(update),
         Command::BenchWorker(settings) => bench::work(&settings),
+        Command::BenchEcho => bench::echo(),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::{apt, folder, process, test, vm, workspace};
 
 /// Each program, and the Debian package it is in.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 17] = [
     ("ss", "iproute2"),
     ("curl", "curl"),
     ("bpftool", "bpftool"),
@@ -26,6 +26,13 @@ const TOOLS: [(&str, &str); 11] = [
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     (PYTHON_REQUESTS, PYTHON_REQUESTS),
+    // Compilers of programs that leak, and what reads their files.
+    ("gcc", "gcc"),
+    ("g++", "g++"),
+    ("musl-gcc", "musl-tools"),
+    ("go", "golang-go"),
+    ("javac", "default-jdk-headless"),
+    ("addr2line", "binutils"),
 ];
 
 /// No program, but a library of Debian's Python.

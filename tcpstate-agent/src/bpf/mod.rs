@@ -17,6 +17,7 @@ mod reset_table;
 mod segments;
 mod service_table;
 mod socket_pass;
+mod stack_samples;
 mod syscall;
 mod wire;
 
@@ -30,6 +31,7 @@ pub use reset_table::{ResetTable, Resets};
 pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};
 pub use service_table::ServiceTable;
 pub use socket_pass::{PassError, SocketPass};
+pub use stack_samples::{AcceptHook, Hooks, ReadHook, StackSampleError, StackSamples};
 
 /// Keeps the counter of SYN-ACKs attached.
 pub type SynAckLink = aya::programs::tp_btf::BtfTracePointLink;

@@ -9,8 +9,11 @@ use super::{print, watch_once};
 use crate::{
     bpf::plan::ProgramId,
     cli::Output,
+    code_location::inspect::what_most_threads_wait_for,
     control,
-    diagnosis::{ConnectionsReport, Diagnosis, ListeningReport, Report, write_text},
+    diagnosis::{
+        ConnectionsReport, Diagnosis, ListeningReport, Report, comes_of_waiting, write_text,
+    },
     netns::Visitor,
     process::command_line,
     settings::DiagnoseSettings,
@@ -90,6 +93,8 @@ fn diagnose(
     for group in &mut diagnosis.groups {
         let process = group.group.process.as_ref();
         group.command_line = process.and_then(|process| command_line(process.pid));
+        let process = process.filter(|_| comes_of_waiting(group.group.cause));
+        group.threads_wait = process.and_then(|process| what_most_threads_wait_for(process.pid));
     }
     Ok(diagnosis)
 }

@@ -32,3 +32,4 @@ mod ring;
 mod segments;
 mod states;
 mod terminal;
+mod where_in_code;

@@ -9,6 +9,7 @@
 mod agent;
 mod close_wait;
 mod crew;
+mod echo;
 mod empty_program;
 mod exposition;
 mod http;
@@ -29,6 +30,7 @@ mod start;
 mod stop;
 mod traffic;
 mod transition;
+mod where_in_code;
 mod worker;
 
 use std::{path::PathBuf, sync::OnceLock, time::Instant};
@@ -46,6 +48,7 @@ use crate::test;
 
 pub(crate) use self::{
     agent::{Agent, build as build_agent},
+    echo::serve as echo,
     kernel_objects::{MapFacts, ProgramFacts},
     segments::FLAG as SEGMENTS_FLAG,
     traffic::{Settings as WorkerSettings, run as work},
@@ -61,6 +64,7 @@ pub(crate) enum Name {
     Ring,
     Segments,
     Start,
+    Where,
     Instructions,
 }
 
@@ -78,6 +82,7 @@ impl Name {
             Self::CloseWait => "who keeps sockets in CLOSE_WAIT",
             Self::Ring => "records of abnormal ends",
             Self::Segments => "counting segments (XDP and TC)",
+            Self::Where => "what `where` costs",
             Self::Start => "start, size and memory over time",
             Self::Instructions => "what the agent executes for each thing",
         }
@@ -91,6 +96,7 @@ impl Name {
             Self::CloseWait => close_wait::run(bench),
             Self::Ring => ring::run(bench),
             Self::Segments => segments::run(bench),
+            Self::Where => where_in_code::run(bench),
             Self::Start => start::run(bench),
             Self::Instructions => instructions::run(bench),
         }
