@@ -6,7 +6,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    CloseCounters, Family, HalfOpenCounts, Handshakes, STATE_SLOTS, StateDurations, TcpState,
+    CloseCounters, Due, Ending, Family, HalfOpenCounts, Handshakes, STATE_SLOTS, Stage,
+    StateDurations, TcpState, masked,
 };
 
 /// State changes of all TCP sockets of the machine: `from` × `to`, by the kernel's state numbers.
@@ -92,15 +93,35 @@ impl NamespaceCounters {
     pub const NO_SLOT: u32 = u32::MAX;
 
     /// Counts one socket of `family` going from `old` to `new`.
-    #[inline]
     pub fn record(&mut self, family: Family, old: TcpState, new: TcpState) {
+        let (old, new) = (old as u32, new as u32);
+        self.count(family, old, new, Due::of(old, new).left());
+    }
+
+    /// Counts one socket of `family` going from the state with the kernel's number `old` to that
+    /// with the number `new`; the former has `left` sockets less.
+    #[inline(always)]
+    pub fn count(&mut self, family: Family, old: u32, new: u32, left: u32) {
         let flow = &mut self.flow[family.slot()];
-        if !matches!((old, new), (TcpState::Listen, TcpState::SynRecv)) {
-            let left = &mut flow[old.slot()].left;
-            *left = left.wrapping_add(1);
-        }
-        let entered = &mut flow[new.slot()].entered;
-        *entered = entered.wrapping_add(1);
+        let old = &mut flow[masked::<STATE_SLOTS>(old.into())].left;
+        *old = old.wrapping_add(left);
+        let new = &mut flow[masked::<STATE_SLOTS>(new.into())].entered;
+        *new = new.wrapping_add(1);
+    }
+
+    /// A connection lives on as a minisocket, without any event of its own; how its full socket
+    /// ended says as which.
+    #[inline(always)]
+    pub fn hand_over(&mut self, family: Family, ending: Ending) {
+        let counts = if ending.is(Stage::ClosedFirst) || ending.is(Stage::ClosedAtOnce) {
+            &mut self.to_time_wait
+        } else if ending.is_handed_over() {
+            &mut self.to_fin_wait2_mini
+        } else {
+            return;
+        };
+        let count = &mut counts[family.slot()];
+        *count = count.wrapping_add(1);
     }
 
     /// Adds the counts of another CPU.
@@ -170,7 +191,7 @@ pub struct EventCounters {
 
 const _: () = {
     assert!(size_of::<TransitionMatrix>() == 2048);
-    assert!(size_of::<CpuCounters>() == 4040);
+    assert!(size_of::<CpuCounters>() == 4048);
     assert!(size_of::<NamespaceCounters>() == 276);
     assert!(size_of::<SocketCounts>() == 352);
     assert!(size_of::<EventCounters>() == 40);
@@ -182,10 +203,10 @@ impl TransitionMatrix {
         count: [[0; STATE_SLOTS]; STATE_SLOTS],
     };
 
-    /// Counts one change of state.
+    /// Counts one change of state, by the kernel's numbers.
     #[inline(always)]
-    pub fn record(&mut self, old: TcpState, new: TcpState) {
-        self.count[old.slot()][new.slot()] += 1;
+    pub fn record(&mut self, old: u32, new: u32) {
+        self.count[masked::<STATE_SLOTS>(old.into())][masked::<STATE_SLOTS>(new.into())] += 1;
     }
 
     /// Adds the counts of another CPU.

@@ -15,7 +15,9 @@ mod close;
 mod close_wait;
 mod counters;
 mod destination;
+mod due;
 mod duration;
+mod ending;
 mod family;
 mod handshake;
 mod kernel_field;
@@ -28,7 +30,7 @@ mod state;
 pub mod stopwatch;
 mod unanswered;
 
-pub use close::{CloseCounters, CloseReason, SentReset, SocketEnd, errno};
+pub use close::{CloseCounters, CloseReason};
 pub use close_wait::{ClockSample, OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
 pub use counters::{
     CpuCounters, EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix,
@@ -37,7 +39,9 @@ pub use destination::{
     DESTINATIONS_TOGETHER, Destination, Destinations, INDEX_LINES, INDEX_WORDS, KEPT_DESTINATION,
     MAX_DESTINATIONS, PORT_WORDS, Place, PortSet, Way,
 };
+pub use due::Due;
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
+pub use ending::{EndFacts, Ending, SentReset, Stage, errno};
 pub use family::Family;
 pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};
 pub use kernel_field::{FIELDS, KernelField, MISSING};
@@ -54,3 +58,12 @@ pub use segment::{
 };
 pub use state::{STATE_SLOTS, TcpState};
 pub use unanswered::UnansweredRecord;
+
+/// `number` as an index of a table of `SIZE`, a power of two, for the verifier. Not for what the
+/// compiler knows to be below that: it would drop the mask.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the mask comes after it")]
+const fn masked<const SIZE: usize>(number: u64) -> usize {
+    const { assert!(SIZE.is_power_of_two()) }
+    number as usize & (SIZE - 1)
+}

@@ -297,7 +297,7 @@ mod tests {
     fn all_that_a_cpu_counted_is_added_up_together() {
         let mut cpu = CpuCounters::new_zeroed();
         cpu.transitions
-            .record(TcpState::CloseWait, TcpState::LastAck);
+            .record(TcpState::CloseWait as u32, TcpState::LastAck as u32);
         cpu.closes.count[0] = 2;
         let of = TimedState::CloseWait.slot();
         cpu.durations.of[of].sum_ns = 3;
