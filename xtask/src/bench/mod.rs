@@ -29,6 +29,7 @@ mod start;
 mod stop;
 mod traffic;
 mod transition;
+mod watchers;
 mod worker;
 
 use std::{path::PathBuf, sync::OnceLock, time::Instant};
@@ -45,7 +46,8 @@ use self::{
 use crate::test;
 
 pub(crate) use self::{
-    agent::{Agent, build as build_agent},
+    agent::{Agent, build as build_agent, target_folder},
+    exposition::Exposition,
     kernel_objects::{MapFacts, ProgramFacts},
     segments::FLAG as SEGMENTS_FLAG,
     traffic::{Settings as WorkerSettings, run as work},
