@@ -209,8 +209,10 @@ impl Durations {
 #[inline(always)]
 fn bucket<const BOUNDS: usize>(nanoseconds: u64, bounds: &[u64; BOUNDS]) -> usize {
     const { assert!(BOUNDS < SLOTS) }
-    // Of two numbers below 2^63; longer than that nothing has lasted.
-    let nanoseconds = nanoseconds & (u64::MAX >> 1);
+    // Of two numbers below 2^63; longer than that nothing has lasted. If the compiler knew so too,
+    // it would make a branch of each.
+    #[cfg(target_arch = "bpf")]
+    let nanoseconds = core::hint::black_box(nanoseconds);
     let mut below = [0; 4];
     let mut index = 0;
     while index < BOUNDS {

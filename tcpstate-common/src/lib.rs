@@ -59,11 +59,14 @@ pub use segment::{
 pub use state::{STATE_SLOTS, TcpState};
 pub use unanswered::UnansweredRecord;
 
-/// `number` as an index of a table of `SIZE`, a power of two, for the verifier. Not for what the
-/// compiler knows to be below that: it would drop the mask.
+/// `number`, which is below `SIZE`, a power of two, as an index. The mask is for the verifier, and
+/// has to be right before the use: the compiler, which knows that it changes nothing, would drop it,
+/// and the verifier of Linux 5.10 forgets what it knows of a number that goes to the stack.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the mask comes after it")]
-const fn masked<const SIZE: usize>(number: u64) -> usize {
+fn masked<const SIZE: usize>(number: u64) -> usize {
     const { assert!(SIZE.is_power_of_two()) }
+    #[cfg(target_arch = "bpf")]
+    let number = core::hint::black_box(number);
     number as usize & (SIZE - 1)
 }

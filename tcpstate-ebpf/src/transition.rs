@@ -56,7 +56,7 @@ fn observe(ctx: &BtfTracePointContext) {
     let Some(counters) = counters::of_this_cpu() else {
         return;
     };
-    counters.transitions.record(old, new);
+    counters.transitions.record(due);
     let namespace = namespaces::of(&mut counters.live_slots, sock.namespace());
     if let Some(namespace) = namespace {
         // SAFETY: the map gave this CPU's copy of the element, which no other CPU writes.

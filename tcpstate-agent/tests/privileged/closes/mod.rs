@@ -116,7 +116,7 @@ impl Seen {
         let ended = TcpState::ALL
             .into_iter()
             .filter(|old| *old != TcpState::Listen)
-            .map(|old| matrix.count[old.slot()][TcpState::Close.slot()]);
+            .map(|old| matrix.of(old, TcpState::Close));
         [ended.sum(), closes.count.iter().sum()]
     }
 
