@@ -60,14 +60,14 @@ fields! {
     FAST_REUSE: "inet_bind_bucket"."fastreuse", 1, [COUNT_SOCKETS, CLOSE_WAIT, UNANSWERED];
     RCV_NXT: "tcp_sock"."rcv_nxt", 4, [CLOSE_WAIT, OWNERS];
     COPIED_SEQ: "tcp_sock"."copied_seq", 4, [CLOSE_WAIT, OWNERS];
-    WRITE_SEQ: "tcp_sock"."write_seq", 4, [CLOSE_WAIT, OWNERS, UNANSWERED];
-    SND_UNA: "tcp_sock"."snd_una", 4, [CLOSE_WAIT, OWNERS, UNANSWERED];
+    WRITE_SEQ: "tcp_sock"."write_seq", 4, [TRANSITION, CLOSE_WAIT, OWNERS, UNANSWERED];
+    SND_UNA: "tcp_sock"."snd_una", 4, [TRANSITION, CLOSE_WAIT, OWNERS, UNANSWERED];
     RCV_TSTAMP: "tcp_sock"."rcv_tstamp", 4, [CLOSE_WAIT, OWNERS, UNANSWERED];
     SENT_AGAIN: "inet_connection_sock"."icsk_retransmits", 1, [UNANSWERED];
     PROBES_OUT: "inet_connection_sock"."icsk_probes_out", 1, [UNANSWERED];
     ACCEPT_HEAD: "inet_connection_sock"."icsk_accept_queue.rskq_accept_head", 8, [OWNERS];
     ACK_BACKLOG: "sock"."sk_ack_backlog", 4, [OWNERS, LISTENERS];
-    MAX_ACK_BACKLOG: "sock"."sk_max_ack_backlog", 4, [LISTENERS];
+    MAX_ACK_BACKLOG: "sock"."sk_max_ack_backlog", 4, [TRANSITION, LISTENERS];
     SK_DROPS: "sock"."sk_drops.counter", 4, [LISTENERS];
     REQ_QUEUE_LENGTH: "inet_connection_sock"."icsk_accept_queue.qlen.counter", 4, [LISTENERS];
     DEFER_ACCEPT: "inet_connection_sock"."icsk_accept_queue.rskq_defer_accept", 1, [COUNT_SOCKETS, CLOSE_WAIT, UNANSWERED];
@@ -77,7 +77,6 @@ fields! {
     SRTT: "tcp_sock"."srtt_us", 4, [TRANSITION];
     TOTAL_RETRANSMITS: "tcp_sock"."total_retrans", 4, [TRANSITION];
     DATA_SEGMENTS_IN: "tcp_sock"."data_segs_in", 4, [TRANSITION];
-    FASTOPEN_REQUEST: "tcp_sock"."fastopen_rsk", 8, [TRANSITION];
     REQ_SK: "request_sock"."sk", 8, [OWNERS];
     REQ_NEXT: "request_sock"."dl_next", 8, [OWNERS];
     FILE_INODE: "file"."f_inode", 8, [OWNERS];
@@ -95,6 +94,8 @@ fields! {
     FILE_COUNT: "file"."f_count", 8, [];
     // The kernel's own notion of now, where it keeps it for a socket.
     TCP_CLOCK: "tcp_sock"."tcp_clock_cache", 8, [];
+    // How long the process lets it wait in FIN_WAIT2; below 0, not at all.
+    LINGER2: "tcp_sock"."linger2", 4, [];
     // Where the kernel has Multipath TCP.
     MPTCP_FIRST: "mptcp_sock"."first", 8, [];
 }

@@ -15,7 +15,9 @@ mod close;
 mod close_wait;
 mod counters;
 mod destination;
+mod due;
 mod duration;
+mod ending;
 mod family;
 mod handshake;
 mod kernel_field;
@@ -29,7 +31,7 @@ mod state;
 pub mod stopwatch;
 mod unanswered;
 
-pub use close::{CloseCounters, CloseReason, SentReset, SocketEnd, errno};
+pub use close::{CloseCounters, CloseReason};
 pub use close_wait::{ClockSample, OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
 pub use counters::{
     CpuCounters, EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix,
@@ -38,7 +40,9 @@ pub use destination::{
     DESTINATIONS_TOGETHER, Destination, Destinations, INDEX_LINES, INDEX_WORDS, KEPT_DESTINATION,
     MAX_DESTINATIONS, PORT_WORDS, Place, PortSet, Way,
 };
+pub use due::Due;
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
+pub use ending::{EndFacts, Ending, SentReset, Stage, errno};
 pub use family::Family;
 pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};
 pub use kernel_field::{FIELDS, KernelField, MISSING};
@@ -60,3 +64,15 @@ pub use stack_sample::{
 };
 pub use state::{STATE_SLOTS, TcpState};
 pub use unanswered::UnansweredRecord;
+
+/// `number`, which is below `SIZE`, a power of two, as an index. The mask is for the verifier, and
+/// has to be right before the use: the compiler, which knows that it changes nothing, would drop it,
+/// and the verifier of Linux 5.10 forgets what it knows of a number that goes to the stack.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the mask comes after it")]
+fn masked<const SIZE: usize>(number: u64) -> usize {
+    const { assert!(SIZE.is_power_of_two()) }
+    #[cfg(target_arch = "bpf")]
+    let number = core::hint::black_box(number);
+    number as usize & (SIZE - 1)
+}

@@ -80,7 +80,6 @@ offsets!(
     SRTT,
     TOTAL_RETRANSMITS,
     DATA_SEGMENTS_IN,
-    FASTOPEN_REQUEST,
     REQ_SK,
     REQ_NEXT,
     FILE_INODE,
@@ -96,6 +95,7 @@ offsets!(
     FILE_REF = MISSING,
     FILE_COUNT = MISSING,
     TCP_CLOCK = MISSING,
+    LINGER2 = MISSING,
     MPTCP_FIRST = MISSING,
 );
 

@@ -33,6 +33,7 @@ mod listeners;
 mod namespaces;
 mod owners;
 mod ports;
+mod records;
 mod resets;
 mod services;
 mod stopwatch;

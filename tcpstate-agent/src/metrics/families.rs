@@ -108,7 +108,7 @@ const fn family_name(family: Family) -> &'static str {
 fn transitions(matrix: &TransitionMatrix) -> MetricFamily {
     let pairs = TcpState::ALL.into_iter().flat_map(|from| {
         TcpState::ALL.into_iter().filter_map(move |to| {
-            let count = matrix.count[from.slot()][to.slot()];
+            let count = matrix.of(from, to);
             let is_shown = count > 0 || LEGAL_TRANSITIONS.contains(&(from, to));
             is_shown.then(|| series([from.name(), to.name()], count))
         })
@@ -213,7 +213,7 @@ fn namespaces(results: &NamespaceResults) -> MetricFamily {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tcpstate_common::{CloseCounters, Handshakes, StateDurations};
+    use tcpstate_common::{CloseCounters, Due, Handshakes, StateDurations};
 
     use super::*;
     use crate::{
@@ -289,7 +289,8 @@ mod tests {
     fn transitions_are_zero_filled_and_an_unexpected_pair_is_not_hidden() {
         let mut reading = reading();
         let matrix = reading.transitions.as_mut().unwrap();
-        matrix.count[TcpState::CloseWait.slot()][TcpState::Established.slot()] = 3;
+        let due = Due::of(TcpState::CloseWait as u32, TcpState::Established as u32);
+        matrix.record(due);
         let families = families(&reading, &mut Spare::default());
         let transitions = find(&families, "tcpstate_transitions_total").unwrap();
         assert_eq!(transitions.get_metric().len(), LEGAL_TRANSITIONS.len() + 1);

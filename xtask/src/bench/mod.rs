@@ -30,6 +30,7 @@ mod start;
 mod stop;
 mod traffic;
 mod transition;
+mod watchers;
 mod where_in_code;
 mod worker;
 
@@ -47,8 +48,9 @@ use self::{
 use crate::test;
 
 pub(crate) use self::{
-    agent::{Agent, build as build_agent},
+    agent::{Agent, build as build_agent, target_folder},
     echo::serve as echo,
+    exposition::Exposition,
     kernel_objects::{MapFacts, ProgramFacts},
     segments::FLAG as SEGMENTS_FLAG,
     traffic::{Settings as WorkerSettings, run as work},

@@ -296,8 +296,8 @@ impl Shared {
         self.flow()
             .and_then(|flow| flow.transitions().ok())
             .map_or(0, |matrix| {
-                let from_any = matrix.count.iter();
-                from_any.map(|to| to[TcpState::Listen as usize]).sum()
+                let from_any = TcpState::ALL.into_iter();
+                from_any.map(|from| matrix.of(from, TcpState::Listen)).sum()
             })
     }
 }
