@@ -26,6 +26,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let tools = if root { Some(tools::provide()?) } else { None };
 
     unprivileged(args)?;
+    beside_node_exporter(args)?;
     let Some(tools) = tools else {
         banner(
             "SKIPPED: the privileged tests, for want of root. They test the eBPF programs in \
@@ -54,6 +55,23 @@ fn unprivileged(args: &[String]) -> Result<()> {
     process::run(command.arg("--").args(args))?;
     // Naming targets, as above, leaves out the examples in the documentation.
     process::run(process::cargo_all("test")?.args(["--doc", "--"]).args(args))
+}
+
+/// The web configuration file beside what another exporter makes of it.
+fn beside_node_exporter(args: &[String]) -> Result<()> {
+    let Some(program) = tools::node_exporter()? else {
+        banner(
+            "NOT COMPARED: the web configuration file with node_exporter, which cannot be fetched \
+             for lack of network.",
+        );
+        return Ok(());
+    };
+    process::run(
+        process::cargo_all("test")?
+            .args(["--test", "web", "--", "--ignored"])
+            .args(args)
+            .env("TCPSTATE_TEST_NODE_EXPORTER", program),
+    )
 }
 
 fn privileged(args: &[String], tools: &Tools) -> Result<()> {

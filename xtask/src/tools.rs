@@ -9,7 +9,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{folder, process, test, workspace};
+use crate::{
+    folder, process, test,
+    vm::{
+        archive::{Suite, Unreachable},
+        matrix::Architecture,
+    },
+    workspace,
+};
 
 /// Each program, and the Debian package it is in.
 const TOOLS: [(&str, &str); 11] = [
@@ -126,6 +133,30 @@ pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
         bail!("the package {package} has no {file}");
     }
     Ok(program)
+}
+
+/// Debian's node_exporter, of a version that knows every key of the web configuration file;
+/// unpacked in the project's target folder. Nothing where there is no network.
+pub(crate) fn node_exporter() -> Result<Option<PathBuf>> {
+    const PACKAGE: &str = "prometheus-node-exporter";
+
+    let folder = workspace::scratch()?.join("tools").join(PACKAGE);
+    let program = folder.join("usr/bin").join(PACKAGE);
+    if !program.is_file() {
+        let suite = match Suite::open(&folder.join("apt"), "trixie", Architecture::of_machine()?) {
+            Err(error) if error.is::<Unreachable>() => {
+                eprintln!("{error:#}");
+                return Ok(None);
+            }
+            suite => suite?,
+        };
+        let found = suite.packages(&format!("^{PACKAGE}$"))?;
+        suite.unpack(&found, &folder)?;
+    }
+    if !program.is_file() {
+        bail!("the package {PACKAGE} has no usr/bin/{PACKAGE}");
+    }
+    Ok(Some(program))
 }
 
 /// Unpacks packages into `folder`, and installs the libraries that they need.

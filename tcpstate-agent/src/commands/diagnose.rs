@@ -9,10 +9,10 @@ use super::{print, watch_once};
 use crate::{
     bpf::plan::ProgramId,
     cli::Output,
-    control,
     diagnosis::{ConnectionsReport, Diagnosis, ListeningReport, Report, write_text},
     netns::Visitor,
     process::command_line,
+    serve::control,
     settings::DiagnoseSettings,
     watch::Watch,
 };
