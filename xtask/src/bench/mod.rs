@@ -11,6 +11,7 @@ mod close_wait;
 mod crew;
 mod empty_program;
 mod exposition;
+mod hostile;
 mod http;
 mod instructions;
 mod kernel_objects;
@@ -61,6 +62,7 @@ pub(crate) enum Name {
     Ring,
     Segments,
     Start,
+    Hostile,
     Instructions,
 }
 
@@ -79,6 +81,7 @@ impl Name {
             Self::Ring => "records of abnormal ends",
             Self::Segments => "counting segments (XDP and TC)",
             Self::Start => "start, size and memory over time",
+            Self::Hostile => "clients that take and do not give",
             Self::Instructions => "what the agent executes for each thing",
         }
     }
@@ -92,6 +95,7 @@ impl Name {
             Self::Ring => ring::run(bench),
             Self::Segments => segments::run(bench),
             Self::Start => start::run(bench),
+            Self::Hostile => hostile::run(bench),
             Self::Instructions => instructions::run(bench),
         }
     }
