@@ -135,15 +135,15 @@ pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Debian's node_exporter, of a version that knows every key of the web configuration file;
-/// unpacked in the project's target folder. Nothing where there is no network.
+/// Debian's newest node_exporter: that of trixie does not know every key of the web configuration
+/// file yet. Unpacked in the project's target folder. Nothing where there is no network.
 pub(crate) fn node_exporter() -> Result<Option<PathBuf>> {
     const PACKAGE: &str = "prometheus-node-exporter";
 
     let folder = workspace::scratch()?.join("tools").join(PACKAGE);
     let program = folder.join("usr/bin").join(PACKAGE);
     if !program.is_file() {
-        let suite = match Suite::open(&folder.join("apt"), "trixie", Architecture::of_machine()?) {
+        let suite = match Suite::open(&folder.join("apt"), "sid", Architecture::of_machine()?) {
             Err(error) if error.is::<Unreachable>() => {
                 eprintln!("{error:#}");
                 return Ok(None);

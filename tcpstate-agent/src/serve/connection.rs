@@ -15,6 +15,7 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
     service::TowerToHyperService,
 };
 use rustls::server::Acceptor;
@@ -165,7 +166,7 @@ impl Client {
 
     async fn http1(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let counters = Arc::clone(&self.serving.counters);
-        let mut stopped = self.serving.stopped.clone();
+        let stopped = self.serving.stopped.clone();
         let limits = self.serving.limits;
         let service = service_fn(|request| self.answer(request));
         let connection = http1::Builder::new()
@@ -173,15 +174,7 @@ impl Client {
             // Who has asked and says nothing more may still be reading.
             .half_close(true)
             .serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop(&mut stopped) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
+        if let Err(error) = until_stopped(connection, stopped).await {
             debug!(%error, "an HTTP connection failed");
             if error.is_parse_too_large() {
                 counters.refused(Refusal::HeadersTooLarge);
@@ -193,7 +186,7 @@ impl Client {
 
     async fn http2(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         self.activity.multiplexes();
-        let mut stopped = self.serving.stopped.clone();
+        let stopped = self.serving.stopped.clone();
         let header_bytes = u32::try_from(self.serving.limits.header_bytes).unwrap_or(u32::MAX);
         let client = Arc::new(self);
         let service = service_fn(move |request| {
@@ -206,15 +199,7 @@ impl Client {
             .max_header_list_size(header_bytes)
             .max_send_buf_size(HTTP2_SEND_BUFFER)
             .serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stop(&mut stopped) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
+        if let Err(error) = until_stopped(connection, stopped).await {
             debug!(%error, "an HTTP/2 connection failed");
         }
     }
@@ -248,9 +233,21 @@ impl Client {
     }
 }
 
-/// Waits until the server is to stop. That nobody could say so any more is as good.
-async fn stop(stopped: &mut signal::Receiver<bool>) {
-    let _ = stopped.wait_for(|stopped| *stopped).await;
+/// Serves until the connection ends; once the server is to stop, no request is begun.
+async fn until_stopped<E>(
+    connection: impl GracefulConnection<Error = E>,
+    mut stopped: signal::Receiver<bool>,
+) -> Result<(), E> {
+    let mut connection = pin!(connection);
+    let stop = async {
+        // That nobody could say so any more is as good.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = stop => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
 }
 
 /// Says something and ends the connection. What the client has sent already is read, for a moment:

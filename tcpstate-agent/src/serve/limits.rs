@@ -37,10 +37,11 @@ impl Default for Limits {
     }
 }
 
-/// With twice as many Prometheus servers as anybody has, all from one address, half of them is
-/// plenty. Where few descriptors are allowed, most are left to the agent's own work.
+/// Half of them, from one address, is far more than all Prometheus servers that anybody has. Where
+/// few descriptors are allowed, three in eight are left to the agent's own work.
 fn connections() -> usize {
     const MOST: usize = 640;
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(descriptors / 2).map_or(MOST, |half| half.clamp(2, MOST))
+    let share = descriptors.saturating_mul(5) / 8;
+    usize::try_from(share).map_or(MOST, |share| share.clamp(2, MOST))
 }

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::activity::Activity;
+use super::{activity::Activity, counters::Dropped};
 
 /// No client sends more before TLS is agreed on, chains of certificates included.
 const HANDSHAKE_BYTES: usize = 32 * 1024;
@@ -84,7 +84,11 @@ fn user_timeout(time: Duration) -> u32 {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         // What was cut is not to keep memory in the kernel until the client has read it.
-        if self.activity.why_cut().is_some() {
+        if self
+            .activity
+            .why_cut()
+            .is_some_and(|why| why != Dropped::Idle)
+        {
             let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
         }
     }

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener},
+    os::fd::AsRawFd as _,
     process::{ChildStderr, Command, Stdio},
     sync::mpsc,
     thread,
@@ -239,6 +240,22 @@ fn the_pages_answer() {
     assert!(metrics.value(r#"tcpstate_program_up{program="tcp_transition"}"#) > 0);
     assert!(metrics.value(r#"tcpstate_program_up{program="tcp_count"}"#) > 0);
     assert!(metrics.value(r#"tcpstate_sockets{family="ipv4",state="listen"}"#) >= 1);
+}
+
+#[test]
+fn a_socket_that_systemd_hands_over_is_served() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    // To be inherited.
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty()).unwrap();
+    let script = format!(
+        "exec 3<&{}; export LISTEN_FDS=1 LISTEN_PID=$$; exec {AGENT} run --web.systemd-socket \"$@\"",
+        socket.as_raw_fd()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, "sh"]);
+    let agent = Agent::start_command(command);
+    assert_eq!(agent.address, socket.local_addr().unwrap());
+    assert_eq!(agent.get("/-/healthy").0, 200);
 }
 
 #[test]

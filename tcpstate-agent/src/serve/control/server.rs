@@ -16,7 +16,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Answer, MAX_ANSWER, PROTOCOL, Question, Request,
@@ -49,7 +49,10 @@ impl Default for Patience {
 
 /// The listening end. It ends with [`Control::stop`].
 #[derive(Debug)]
-pub struct Control(JoinHandle<()>);
+pub struct Control {
+    listening: JoinHandle<()>,
+    answering: thread::JoinHandle<()>,
+}
 
 /// Those who ask, on their way to the thread that answers.
 type Questions = threads::Sender<(Question, oneshot::Sender<Answer>)>;
@@ -64,7 +67,7 @@ impl Control {
     ) -> anyhow::Result<Self> {
         let (questions, asked) = threads::channel::<(Question, oneshot::Sender<Answer>)>();
         // Answers come from walks of which one is made at a time; more threads would only wait.
-        thread::Builder::new()
+        let answering = thread::Builder::new()
             .name("ts-control".to_owned())
             .spawn(move || {
                 for (question, answer) in asked {
@@ -81,14 +84,23 @@ impl Control {
                 }
             })
             .context("cannot start a thread")?;
-        Ok(Self(tokio::spawn(run(path, questions, patience))))
+        Ok(Self {
+            listening: tokio::spawn(run(path, questions, patience)),
+            answering,
+        })
     }
 
-    /// Ends at once, whoever is being answered, and takes the socket away.
+    /// Ends at once, whoever asks, and takes the socket away. Only an answer that is being found is
+    /// waited for: its walk is under way.
     pub async fn stop(self) {
-        self.0.abort();
+        self.listening.abort();
         // It says that it was ended, which is no news.
-        let _ = self.0.await;
+        let _ = self.listening.await;
+        // It ends when the last who asks is gone, for which this thread must go on.
+        let answering = tokio::task::spawn_blocking(|| self.answering.join());
+        if !matches!(answering.await, Ok(Ok(()))) {
+            error!("the control thread panicked");
+        }
     }
 }
 

@@ -88,7 +88,15 @@ struct Last {
     text: Vec<u8>,
     file: Arc<File>,
     tls: Option<MadeTls>,
-    is_broken: bool,
+    /// What cannot be done with it now.
+    broken: Broken,
+}
+
+/// Requests and handshakes take different parts of the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+struct Broken {
+    requests: bool,
+    handshakes: bool,
 }
 
 #[derive(Debug)]
@@ -112,7 +120,7 @@ impl WebConfig {
         let mut last = Last {
             text,
             tls: None,
-            is_broken: false,
+            broken: Broken::default(),
             file: Arc::clone(&file),
         };
         if file.tls.is_some() {
@@ -135,7 +143,8 @@ impl WebConfig {
 
     /// What a handshake that begins now goes by. Why there is none the log says.
     pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.now(|last| last.tls(folder(&self.path), self.http2))
+        let tls = |last: &mut Last| last.tls(folder(&self.path), self.http2);
+        self.now(tls, |broken| &mut broken.handshakes)
     }
 
     /// Whether a request may pass, and the headers that its answer has to have.
@@ -144,7 +153,8 @@ impl WebConfig {
         headers: &HeaderMap,
         source: Source,
     ) -> Result<Vec<(HeaderName, HeaderValue)>, Refused> {
-        let Some(file) = self.now(|last| Ok(Arc::clone(&last.file))) else {
+        let file = |last: &mut Last| Ok(Arc::clone(&last.file));
+        let Some(file) = self.now(file, |broken| &mut broken.requests) else {
             return Err(Refused::plain(Refusal::Config));
         };
         if self
@@ -179,13 +189,17 @@ impl WebConfig {
         are_right.await && hash.is_some()
     }
 
-    /// Does `work` with what the file says now.
-    fn now<T>(&self, work: impl FnOnce(&mut Last) -> Result<T, WebConfigError>) -> Option<T> {
+    /// Does `work` with what the file says now. Says once that it cannot, and once that it can
+    /// again.
+    fn now<T>(
+        &self,
+        work: impl FnOnce(&mut Last) -> Result<T, WebConfigError>,
+        place: fn(&mut Broken) -> &mut bool,
+    ) -> Option<T> {
         let mut last = self.last();
         let done = last.read(&self.path).and_then(|()| work(&mut last));
-        let was_broken = std::mem::replace(&mut last.is_broken, done.is_err());
+        let was_broken = std::mem::replace(place(&mut last.broken), done.is_err());
         match &done {
-            // Once, and not for every request that is refused for it.
             Err(error) if !was_broken => {
                 error!(path = %self.path.display(), %error, "the web configuration file cannot be used, nobody is let in");
             }
@@ -291,6 +305,22 @@ fn credentials(headers: &HeaderMap) -> Option<(Vec<u8>, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_everybody_can_read_is_noticed() {
+        for (text, has_secret) in [
+            ("tls_server_config: {cert: x, key: x}", true),
+            ("tls_server_config: {cert_file: x, key_file: x}", false),
+            ("", false),
+        ] {
+            assert_eq!(File::parse(text.as_bytes()).unwrap().has_secret, has_secret);
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, is_readable) in [(0o644, true), (0o640, false), (0o600, false)] {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_readable_by_others(file.path()), is_readable, "{mode:o}");
+        }
+    }
 
     #[test]
     fn names_and_passwords_are_taken_apart_at_the_first_colon() {
