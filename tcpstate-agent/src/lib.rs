@@ -15,6 +15,8 @@ pub mod diagnosis;
 pub mod end_words;
 pub mod landing_page;
 pub mod logging;
+#[expect(unsafe_code, reason = "the allocator is asked in C's terms")]
+mod memory;
 pub mod metrics;
 pub mod model;
 pub mod netlink;

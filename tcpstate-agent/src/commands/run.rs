@@ -40,7 +40,7 @@ async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
     let stop = Stop::new().context("cannot handle signals")?;
     // Before the kernel is touched: the commonest mistake is a second agent.
     let listeners = match &settings.listen {
-        Listen::Addresses(addresses) => serve::bind(addresses).await?,
+        Listen::Addresses(addresses) => serve::bind(addresses)?,
         Listen::Activated => serve::activated()?,
     };
     let path = settings.web.config_file.as_deref();

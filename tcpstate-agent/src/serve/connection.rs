@@ -239,15 +239,16 @@ async fn until_stopped<E>(
     mut stopped: signal::Receiver<bool>,
 ) -> Result<(), E> {
     let mut connection = pin!(connection);
-    let stop = async {
-        // That nobody could say so any more is as good.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
     tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = stop => connection.as_mut().graceful_shutdown(),
+        () = is_to_stop(&mut stopped) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// Waits until the server is to stop. That nobody could say so any more is as good.
+pub(super) async fn is_to_stop(stopped: &mut signal::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Says something and ends the connection. What the client has sent already is read, for a moment:

@@ -5,7 +5,14 @@
 //! holds few is not pushed out by whoever holds many. A source address that has half of all makes
 //! room for its next one itself.
 
-use std::{collections::HashMap, future::poll_fn, io, net::SocketAddr, sync::Arc, task::Poll};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::Poll,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -21,11 +28,14 @@ use super::{
     counters::Dropped,
     source::Source,
 };
+use crate::memory;
 
 /// How long open connections may take to end when the server stops.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait when the kernel has no descriptor or no memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// So many connections take memory that is worth giving back.
+const MANY: usize = 64;
 /// How often at most it is said that connections have to go.
 const SAID_EVERY: Duration = Duration::from_mins(1);
 
@@ -37,6 +47,8 @@ pub(super) async fn run(
 ) {
     let mut connections = Connections {
         open: HashMap::new(),
+        by_source: HashMap::new(),
+        peak: 0,
         tasks: JoinSet::new(),
         said: None,
         serving,
@@ -44,7 +56,7 @@ pub(super) async fn run(
     let mut stopped = connections.serving.stopped.clone();
     loop {
         tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            () = connection::is_to_stop(&mut stopped) => break,
             Some(ended) = connections.tasks.join_next_with_id() => connections.ended(ended),
             Some(before) = too_much.recv() => connections.cut_answers(before),
             accepted = accept(&listeners) => match accepted {
@@ -91,6 +103,10 @@ fn is_shortage(error: &io::Error) -> bool {
 
 struct Connections {
     open: HashMap<Id, Open>,
+    /// How many of them each source has; none of those that have none.
+    by_source: HashMap<Source, usize>,
+    /// The most there were since memory was last given back.
+    peak: usize,
     tasks: JoinSet<()>,
     /// When it was last said that connections have to go.
     said: Option<Instant>,
@@ -107,8 +123,9 @@ impl Connections {
         let source = Source::of(address.ip());
         let limits = self.serving.limits;
         self.serving.counters.accepted();
-        if self.of(source).count() >= (limits.connections / 2).max(1) {
-            self.cut(longest_idle(self.of(source)), Dropped::SourceLimit);
+        if self.count_of(source) >= (limits.connections / 2).max(1) {
+            let of_source = self.open.iter().filter(|(_, open)| open.source == source);
+            self.cut(longest_idle(of_source), Dropped::SourceLimit);
         } else if self.open.len() >= limits.connections {
             self.cut(self.to_go(), Dropped::Limit);
         }
@@ -116,31 +133,34 @@ impl Connections {
         let task = connection::serve(self.serving.clone(), stream, source, Arc::clone(&activity));
         let id = self.tasks.spawn(task).id();
         self.open.insert(id, Open { source, activity });
+        *self.by_source.entry(source).or_default() += 1;
+        self.peak = self.peak.max(self.open.len());
     }
 
-    fn of(&self, source: Source) -> impl Iterator<Item = (&Id, &Open)> {
-        self.open
-            .iter()
-            .filter(move |(_, open)| open.source == source)
+    fn count_of(&self, source: Source) -> usize {
+        self.by_source.get(&source).copied().unwrap_or(0)
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Open> {
+        let open = self.open.remove(&id)?;
+        if let Entry::Occupied(mut count) = self.by_source.entry(open.source) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(open)
     }
 
     /// Who makes room: the longest idle one of those whose source has more than an equal share.
     fn to_go(&self) -> Option<Id> {
-        let mut counts: HashMap<Source, usize> = HashMap::new();
-        for open in self.open.values() {
-            *counts.entry(open.source).or_default() += 1;
-        }
-        let share = self.open.len().checked_div(counts.len())?;
-        let has_more = |open: &Open| {
-            counts
-                .get(&open.source)
-                .is_some_and(|count| *count >= share)
-        };
+        let share = self.open.len().checked_div(self.by_source.len())?;
+        let has_more = |open: &Open| self.count_of(open.source) >= share;
         longest_idle(self.open.iter().filter(|(_, open)| has_more(open)))
     }
 
     fn cut(&mut self, id: Option<Id>, why: Dropped) {
-        let Some(open) = id.and_then(|id| self.open.remove(&id)) else {
+        let Some(open) = id.and_then(|id| self.remove(id)) else {
             return;
         };
         open.activity.cut(why);
@@ -192,7 +212,11 @@ impl Connections {
             }
         };
         // Absent where it was cut.
-        self.open.remove(&id);
+        self.remove(id);
+        if self.peak >= MANY && self.open.len() < self.peak / 4 {
+            memory::give_back();
+            self.peak = self.open.len();
+        }
     }
 }
 

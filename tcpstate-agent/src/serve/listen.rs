@@ -9,12 +9,15 @@ use std::{
 use listenfd::ListenFd;
 use rustix::net::sockopt;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// What the kernel keeps for a client that does not read, and of one that sends what nobody reads:
 /// it takes twice as much for its own account.
 const SEND_BUFFER: usize = 64 * 1024;
 const RECEIVE_BUFFER: usize = 16 * 1024;
+
+/// Connections that wait to be accepted: whoever finds no room tries again a second later.
+const BACKLOG: u32 = 4096;
 
 /// Nothing to listen on.
 #[derive(Debug, Error)]
@@ -49,17 +52,27 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Binds every address, or none.
-pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
+/// Binds every address, or none. To be called within the async runtime.
+pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
     let mut listeners = Vec::new();
     for &address in addresses {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| ListenError::Address { address, error })?;
+        let listener =
+            bind_one(address).map_err(|error| ListenError::Address { address, error })?;
         bound_buffers(&listener);
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // What is left of connections of an agent before is no reason not to start.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The sockets that systemd listens on for the agent. Descriptors of other kinds are left alone.

@@ -24,7 +24,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch as signal},
 };
-use tracing::info;
+use tracing::{error, info};
 
 use self::{connection::Serving, counters::Counters, routes::App, scrapes::Scrapes};
 pub use self::{
@@ -85,12 +85,17 @@ pub async fn run(
         limits: settings.limits,
         stopped,
     };
-    let mut server = std::pin::pin!(connections::run(listeners, serving, held_too_much));
-    tokio::select! {
-        () = &mut server => {}
+    // A task like those of the connections: the runtime polls what it was started with more often,
+    // and accepting would run ahead of all the connections that have to make room.
+    let mut server = tokio::spawn(connections::run(listeners, serving, held_too_much));
+    let ended = tokio::select! {
+        ended = &mut server => ended,
         () = shutdown => {
             stop.send_replace(true);
-            server.await;
+            server.await
         }
+    };
+    if let Err(error) = ended {
+        error!(%error, "the HTTP server failed");
     }
 }

@@ -152,9 +152,7 @@ impl Server {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let listeners = serve::bind(&["127.0.0.1:0".parse().unwrap()])
-                    .await
-                    .unwrap();
+                let listeners = serve::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
                 let config = settings
                     .config_file
                     .as_deref()
