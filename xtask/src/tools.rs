@@ -11,7 +11,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{apt, folder, process, test, vm, workspace};
+use crate::{
+    apt, folder, process, test,
+    vm::{
+        self,
+        archive::{Suite, Unreachable},
+        matrix::Architecture,
+    },
+    workspace,
+};
 
 /// Each program, and the Debian package it is in.
 const TOOLS: [(&str, &str); 17] = [
@@ -173,6 +181,30 @@ pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
         bail!("the package {package} has no {file}");
     }
     Ok(program)
+}
+
+/// Debian's newest node_exporter: that of trixie does not know every key of the web configuration
+/// file yet. Unpacked in the project's target folder. Nothing where there is no network.
+pub(crate) fn node_exporter() -> Result<Option<PathBuf>> {
+    const PACKAGE: &str = "prometheus-node-exporter";
+
+    let folder = workspace::scratch()?.join("tools").join(PACKAGE);
+    let program = folder.join("usr/bin").join(PACKAGE);
+    if !program.is_file() {
+        let suite = match Suite::open(&folder.join("apt"), "sid", Architecture::of_machine()?) {
+            Err(error) if error.is::<Unreachable>() => {
+                eprintln!("{error:#}");
+                return Ok(None);
+            }
+            suite => suite?,
+        };
+        let found = suite.packages(&format!("^{PACKAGE}$"))?;
+        suite.unpack(&found, &folder)?;
+    }
+    if !program.is_file() {
+        bail!("the package {PACKAGE} has no usr/bin/{PACKAGE}");
+    }
+    Ok(Some(program))
 }
 
 /// Unpacks packages into `folder`, and installs the libraries that they need.

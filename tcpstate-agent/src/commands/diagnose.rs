@@ -10,12 +10,12 @@ use crate::{
     bpf::plan::ProgramId,
     cli::Output,
     code_location::inspect::what_most_threads_wait_for,
-    control,
     diagnosis::{
         ConnectionsReport, Diagnosis, ListeningReport, Report, comes_of_waiting, write_text,
     },
     netns::Visitor,
     process::command_line,
+    serve::control,
     settings::DiagnoseSettings,
     watch::Watch,
 };

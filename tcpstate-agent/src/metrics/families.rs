@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     model::{Census, LEGAL_TRANSITIONS, listeners::ListenerKey},
+    version,
     watch::{CloseWaitReading, Events, ListenersReading, NamespaceResults, Reading, SnapshotState},
 };
 
@@ -43,7 +44,18 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
         programs,
     } = reading;
     let mut families = vec![
-        family(&own::BUILD_INFO, [series([env!("CARGO_PKG_VERSION")], 1)]),
+        family(
+            &own::BUILD_INFO,
+            [series(
+                [
+                    version::VERSION,
+                    version::REVISION,
+                    version::BRANCH,
+                    version::RUSTC,
+                ],
+                1,
+            )],
+        ),
         family(
             &own::PROGRAM_UP,
             programs
@@ -218,8 +230,9 @@ mod tests {
     use super::*;
     use crate::{
         bpf::Resets,
-        metrics::{listeners, outgoing},
+        metrics::{http, listeners, outgoing},
         netns::Limits,
+        serve::HttpReading,
     };
 
     fn reading() -> Reading {
@@ -267,6 +280,7 @@ mod tests {
     fn every_metric_of_the_catalogue_is_filled_and_no_other() {
         let mut filled: Vec<String> = families(&reading(), &mut Spare::default())
             .iter()
+            .chain(&http::families(&HttpReading::default()))
             .map(|family| family.name().to_owned())
             .collect();
         filled.sort_unstable();

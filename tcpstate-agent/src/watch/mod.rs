@@ -1,7 +1,7 @@
 //! The watch over the host: keeps the model true, and answers scrapes from it.
 //!
 //! Three threads, and a fourth where segments are counted, because each waits for something else and
-//! none may hold up another; the one that answers commands ([`control`](crate::control)) calls in
+//! none may hold up another; the one that answers commands ([`control`](crate::serve::control)) calls in
 //! too:
 //!
 //! - *counting* finds namespaces, enters them in turn and takes snapshots, within its budget;

@@ -12,6 +12,7 @@ mod crew;
 mod echo;
 mod empty_program;
 mod exposition;
+mod hostile;
 mod http;
 mod instructions;
 mod kernel_objects;
@@ -48,9 +49,8 @@ use self::{
 use crate::test;
 
 pub(crate) use self::{
-    agent::{Agent, build as build_agent, target_folder},
+    agent::{Agent, build as build_agent},
     echo::serve as echo,
-    exposition::Exposition,
     kernel_objects::{MapFacts, ProgramFacts},
     segments::FLAG as SEGMENTS_FLAG,
     traffic::{Settings as WorkerSettings, run as work},
@@ -67,6 +67,7 @@ pub(crate) enum Name {
     Segments,
     Start,
     Where,
+    Hostile,
     Instructions,
 }
 
@@ -86,6 +87,7 @@ impl Name {
             Self::Segments => "counting segments (XDP and TC)",
             Self::Where => "what `where` costs",
             Self::Start => "start, size and memory over time",
+            Self::Hostile => "clients that take and do not give",
             Self::Instructions => "what the agent executes for each thing",
         }
     }
@@ -100,6 +102,7 @@ impl Name {
             Self::Segments => segments::run(bench),
             Self::Where => where_in_code::run(bench),
             Self::Start => start::run(bench),
+            Self::Hostile => hostile::run(bench),
             Self::Instructions => instructions::run(bench),
         }
     }

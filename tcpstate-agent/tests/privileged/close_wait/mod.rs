@@ -15,6 +15,7 @@ use tcpstate_agent::{
     metrics::MetricsPage,
     model::close_wait::Cause,
     netns::Visitor,
+    serve::HttpReading,
     watch::{CloseWait, OwnedGroup, Watch},
 };
 
@@ -70,7 +71,7 @@ impl Look {
     /// The page of metrics.
     pub(crate) fn page(&self) -> Page {
         self.find();
-        Page::parse(self.metrics.render().unwrap())
+        Page::parse(self.metrics.render(&HttpReading::default()).unwrap())
     }
 }
 
