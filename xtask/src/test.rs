@@ -62,7 +62,7 @@ fn beside_node_exporter(args: &[String]) -> Result<()> {
     let Some(program) = tools::node_exporter()? else {
         banner(
             "NOT COMPARED: the web configuration file with node_exporter, which cannot be fetched \
-             for lack of network.",
+             without network and apt-get.",
         );
         return Ok(());
     };

@@ -136,13 +136,16 @@ pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
 }
 
 /// Debian's newest node_exporter: that of trixie does not know every key of the web configuration
-/// file yet. Unpacked in the project's target folder. Nothing where there is no network.
+/// file yet. Unpacked in the project's target folder. Nothing where there is no network, or no apt-get.
 pub(crate) fn node_exporter() -> Result<Option<PathBuf>> {
     const PACKAGE: &str = "prometheus-node-exporter";
 
     let folder = workspace::scratch()?.join("tools").join(PACKAGE);
     let program = folder.join("usr/bin").join(PACKAGE);
     if !program.is_file() {
+        if process::find("apt-get").is_none() {
+            return Ok(None);
+        }
         let suite = match Suite::open(&folder.join("apt"), "sid", Architecture::of_machine()?) {
             Err(error) if error.is::<Unreachable>() => {
                 eprintln!("{error:#}");

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::matrix::Architecture;
-use crate::process;
+use crate::{process, tools};
 
 const PACKAGE: &str = "tcpstate-agent";
 const TESTS: &str = "privileged";
@@ -34,8 +34,9 @@ pub(crate) fn build(architecture: Architecture) -> Result<Binaries> {
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped());
     if architecture == Architecture::Arm64 {
-        // The toolchain's own linker: there need be no compiler for that architecture.
+        // The toolchain's own linker, and a compiler that knows every architecture.
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
+        cargo.env("CC_aarch64_unknown_linux_musl", "clang");
     }
     eprintln!("building the agent and its tests for {target}");
     let mut running = cargo.spawn().context("cannot run cargo")?;
@@ -60,7 +61,16 @@ pub(crate) fn build(architecture: Architecture) -> Result<Binaries> {
     })
 }
 
+/// Installs the standard library for a static target, and what compiles ring's C for it.
 pub(crate) fn install_target(target: &str) -> Result<()> {
+    let (program, package) = if target.starts_with("x86_64") {
+        ("musl-gcc", "musl-tools")
+    } else {
+        ("clang", "clang")
+    };
+    if !tools::install_program(program, package)? {
+        bail!("cannot build for {target}: there is no {program}, and no network to install it");
+    }
     let folder = process::output(Command::new("rustc").args([
         "--print",
         "target-libdir",
