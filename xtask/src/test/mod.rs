@@ -86,8 +86,8 @@ fn run_all(args: &[String], tools: Option<&Tools>, ended: &mut Vec<Test>) -> Res
 fn beside_node_exporter(args: &[String], ended: &mut Vec<Test>) -> Result<()> {
     let Some(program) = tools::node_exporter()? else {
         banner(
-            "NOT COMPARED: the web configuration file with node_exporter, which cannot be fetched \
-             for lack of network.",
+            "NOT COMPARED: the web configuration file with node_exporter, which is not there: \
+             `cargo xtask setup` fetches it.",
         );
         return Ok(());
     };
