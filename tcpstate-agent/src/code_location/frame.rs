@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_leaves_out_what_is_a_librarys() {
+    fn a_chain_leaves_out_what_a_library_does() {
         let frames = [
             native("recv", None, "/usr/lib/x86_64-linux-gnu/libc.so.6"),
             native("read_all", Some(("leak.c", 3)), "/app"),

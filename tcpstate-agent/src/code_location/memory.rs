@@ -85,7 +85,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn this_processs_own_memory_can_be_read() {
+    fn its_own_memory_can_be_read() {
         let number = Box::new(0x1122_3344_5566_7788_u64);
         let memory = ProcessMemory::open(std::process::id()).unwrap();
         let address = std::ptr::from_ref(&*number) as u64;

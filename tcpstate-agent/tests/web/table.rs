@@ -220,7 +220,7 @@ rows! {
     ]);
     junk_does_not_start => no_start("hello\n", "yaml");
     a_key_that_is_not_known_does_not_start =>
-        no_start("tls_server_config:\n  cert_filse: cert.pem\n", "field cert_filse not found");
+        no_start("tls_server_config:\n  cert_files: cert.pem\n", "field cert_files not found");
     a_key_given_twice_does_not_start => no_start(tls("  key_file: key.pem\n"), "key_file");
     a_value_of_another_type_does_not_start =>
         no_start(tls("http_server_config:\n  http2: 'true'\n"), "yaml");

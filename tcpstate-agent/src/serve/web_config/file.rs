@@ -368,8 +368,8 @@ mod tests {
             ("hello\n", "line 1"),
             ("tls_server_config: [1]\n", ""),
             (
-                "tls_server_config:\n  cert_filse: x\n",
-                "line 2: field cert_filse not found",
+                "tls_server_config:\n  cert_files: x\n",
+                "line 2: field cert_files not found",
             ),
             ("foo: 1\n", "line 1: field foo not found"),
             ("a: &x 1\n", "field a not found"),

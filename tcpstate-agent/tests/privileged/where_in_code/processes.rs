@@ -42,11 +42,12 @@ fn without_permission_it_is_said_which_is_missing() {
         "--reuid",
         "65534",
         "--clear-groups",
-        "--inh-caps=-all",
+        "--ambient-caps=-all",
         AGENT,
         "where",
     ];
-    let output = run("setpriv", &[&words[..], &["--pid", "1"]].concat());
+    let own = std::process::id().to_string();
+    let output = run("setpriv", &[&words[..], &["--pid", &own]].concat());
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
