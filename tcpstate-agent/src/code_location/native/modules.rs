@@ -166,9 +166,18 @@ impl Modules {
             return;
         }
         self.read_at = Some(Instant::now());
-        // Of a process that has ended nothing changes any more.
-        let Ok(mappings) = maps::read(self.pid) else {
-            return;
+        let mappings = match maps::read(self.pid) {
+            Ok(mappings) => mappings,
+            Err(error) => {
+                // Of a process that has ended nothing changes any more.
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    self.unreadable = Some(format!(
+                        "its mappings: {error} (grant CAP_SYS_PTRACE; without it no function is \
+                         named)"
+                    ));
+                }
+                return;
+            }
         };
         let executable: Vec<Mapping> = mappings
             .into_iter()
