@@ -14,6 +14,7 @@ mod ebpf;
 mod folder;
 mod limits;
 mod object_diff;
+mod packetdrill;
 mod process;
 mod test;
 mod tidy;
@@ -24,7 +25,7 @@ mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(
@@ -55,6 +56,9 @@ enum Command {
     /// promtool, prometheus) where they are missing and there is apt-get. Without root the
     /// privileged tests are skipped, which is an error where the environment variable CI is set.
     Test {
+        /// Only these; by default, all but those
+        #[arg(value_name = "SUITE", conflicts_with = "args")]
+        suite: Option<Suite>,
         /// Arguments for the test binaries, such as a test's name
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
@@ -110,6 +114,13 @@ enum Command {
     Docs,
 }
 
+/// Tests that are run by themselves.
+#[derive(Clone, Copy, ValueEnum)]
+enum Suite {
+    /// The packetdrill scripts of the repository, where packetdrill is installed
+    Packetdrill,
+}
+
 #[derive(Subcommand)]
 enum EbpfCommand {
     /// Build the object and put it where the agent includes it from, to be committed
@@ -143,7 +154,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ebpf(EbpfCommand::Build { out }) => ebpf::build(out.as_deref()),
         Command::Ebpf(EbpfCommand::Verify) => ebpf::verify(),
         Command::Ebpf(EbpfCommand::Clippy) => ebpf::clippy(),
-        Command::Test { args } => test::run(&args),
+        Command::Test {
+            suite: Some(Suite::Packetdrill),
+            ..
+        } => packetdrill::run(),
+        Command::Test { suite: None, args } => test::run(&args),
         Command::Vm {
             kernel,
             check,
