@@ -18,6 +18,7 @@ mod folder;
 mod limits;
 mod msrv;
 mod object_diff;
+mod packetdrill;
 mod process;
 mod setup;
 mod test;
@@ -29,7 +30,7 @@ mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(
@@ -62,7 +63,14 @@ enum Command {
     /// root the privileged tests are left out. Where the environment variable CI is set, either is
     /// an error, but for what `cargo xtask setup` could not fetch for lack of network.
     Test {
+<<<<<<< HEAD
         /// Arguments for the test runner, such as a part of a test's name
+=======
+        /// Only these; by default, all but those
+        #[arg(value_name = "SUITE", conflicts_with = "args")]
+        suite: Option<Suite>,
+        /// Arguments for the test binaries, such as a test's name
+>>>>>>> transition
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
@@ -119,6 +127,13 @@ enum Command {
     Docs,
 }
 
+/// Tests that are run by themselves.
+#[derive(Clone, Copy, ValueEnum)]
+enum Suite {
+    /// The packetdrill scripts of the repository, where packetdrill is installed
+    Packetdrill,
+}
+
 #[derive(Subcommand)]
 enum EbpfCommand {
     /// Build the object and put it where the agent includes it from, to be committed
@@ -152,7 +167,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ebpf(EbpfCommand::Build { out }) => ebpf::build(out.as_deref()),
         Command::Ebpf(EbpfCommand::Verify) => ebpf::verify(),
         Command::Ebpf(EbpfCommand::Clippy) => ebpf::clippy(),
-        Command::Test { args } => test::run(&args),
+        Command::Test {
+            suite: Some(Suite::Packetdrill),
+            ..
+        } => packetdrill::run(),
+        Command::Test { suite: None, args } => test::run(&args),
         Command::Vm {
             kernel,
             check,
