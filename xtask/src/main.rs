@@ -63,14 +63,10 @@ enum Command {
     /// root the privileged tests are left out. Where the environment variable CI is set, either is
     /// an error, but for what `cargo xtask setup` could not fetch for lack of network.
     Test {
-<<<<<<< HEAD
-        /// Arguments for the test runner, such as a part of a test's name
-=======
         /// Only these; by default, all but those
         #[arg(value_name = "SUITE", conflicts_with = "args")]
         suite: Option<Suite>,
-        /// Arguments for the test binaries, such as a test's name
->>>>>>> transition
+        /// Arguments for the test runner, such as a part of a test's name
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
