@@ -49,8 +49,9 @@ use self::{
 use crate::test;
 
 pub(crate) use self::{
-    agent::{Agent, build as build_agent},
+    agent::{Agent, build as build_agent, target_folder},
     echo::serve as echo,
+    exposition::Exposition,
     kernel_objects::{MapFacts, ProgramFacts},
     segments::FLAG as SEGMENTS_FLAG,
     traffic::{Settings as WorkerSettings, run as work},
