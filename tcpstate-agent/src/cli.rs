@@ -1,6 +1,9 @@
 //! The command line: what was typed. What it means is in [`settings`](crate::settings).
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode,
+    time::Duration,
+};
 
 use clap::{
     ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -9,6 +12,8 @@ use clap::{
     parser::ValueSource,
 };
 use tcpstate_common::TcpState;
+
+use crate::version;
 
 /// TCP connection states from the kernel, for Prometheus and the terminal.
 ///
@@ -40,6 +45,9 @@ pub enum Command {
     Listeners(ListenersArgs),
     /// Print state transitions as they happen
     Trace(TraceArgs),
+    /// Tell where in the code of a process its leaked sockets were used, and what its threads wait
+    /// for
+    Where(WhereArgs),
     /// Tell what this kernel and these permissions allow, and what to do about the rest
     Check(CheckArgs),
 }
@@ -57,6 +65,25 @@ pub struct RunArgs {
         value_parser = listen_address
     )]
     pub listen_address: Vec<SocketAddr>,
+    /// Serve on the sockets that systemd listens on, in the place of --web.listen-address
+    #[arg(long = "web.systemd-socket", env = "TCPSTATE_WEB_SYSTEMD_SOCKET")]
+    pub systemd_socket: bool,
+    /// File with TLS, passwords and a rate limit, as Prometheus exporters take it
+    #[arg(
+        long = "web.config.file",
+        env = "TCPSTATE_WEB_CONFIG_FILE",
+        value_name = "PATH"
+    )]
+    pub web_config_file: Option<PathBuf>,
+    /// Scrapes that may wait for a page of their own at once; beyond that they are answered with
+    /// 503. Any number with 0
+    #[arg(
+        long = "web.max-requests",
+        env = "TCPSTATE_WEB_MAX_REQUESTS",
+        value_name = "COUNT",
+        default_value_t = 40
+    )]
+    pub max_requests: usize,
     /// Path under which to show the metrics
     #[arg(
         long = "web.telemetry-path",
@@ -159,7 +186,7 @@ pub struct ControlArgs {
         long = "control.socket",
         env = "TCPSTATE_CONTROL_SOCKET",
         value_name = "PATH",
-        default_value = "/run/tcpstate-agent.sock"
+        default_value = "/run/tcpstate-agent/control.sock"
     )]
     pub socket: PathBuf,
 }
@@ -278,6 +305,59 @@ pub struct TraceArgs {
     pub output: Output,
 }
 
+/// Flags of `where`.
+#[derive(Args, Clone, Debug)]
+pub struct WhereArgs {
+    /// Which process.
+    #[command(flatten)]
+    pub process: WhichProcess,
+    /// How long to watch, in seconds; 0 only tells what the threads do now
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_SECONDS",
+        value_name = "SECONDS",
+        default_value = "30",
+        allow_negative_numbers = true,
+        value_parser = interval
+    )]
+    pub seconds: Duration,
+    /// Tell where connections are accepted too. Where the kernel shows that by system calls only,
+    /// each system call of the host takes some 10 ns longer meanwhile, and the report says so
+    #[arg(long, env = "TCPSTATE_WHERE_ACCEPT")]
+    pub accept: bool,
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Which process to look at. Of several that fit, the one with the most sockets in CLOSE_WAIT.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub struct WhichProcess {
+    /// The process with this number
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_PID",
+        value_name = "PID",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub pid: Option<u32>,
+    /// The process that listens on this port, or is connected to it
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_PORT",
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub port: Option<u16>,
+    /// The process of this name (comm)
+    #[arg(long, env = "TCPSTATE_WHERE_PROCESS", value_name = "NAME")]
+    pub process: Option<String>,
+    /// The process of this systemd unit
+    #[arg(long, env = "TCPSTATE_WHERE_UNIT", value_name = "UNIT")]
+    pub unit: Option<String>,
+}
+
 /// Flags of every command.
 #[derive(Args, Clone, Debug)]
 pub struct LogArgs {
@@ -357,6 +437,9 @@ fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
     matches.subcommand_name()?;
     [
         ("listen_address", "web.listen-address"),
+        ("systemd_socket", "web.systemd-socket"),
+        ("web_config_file", "web.config.file"),
+        ("max_requests", "web.max-requests"),
         ("telemetry_path", "web.telemetry-path"),
         ("cpu_percent", "snapshot.cpu-percent"),
         ("close_wait_top", "close-wait.top"),
@@ -370,6 +453,18 @@ fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
     .find_map(|(id, flag)| {
         (matches.value_source(id) == Some(ValueSource::CommandLine)).then_some(flag)
     })
+}
+
+/// Prints help, the version, or what is wrong with the command line, and returns the exit code.
+#[must_use]
+pub fn report(error: &clap::Error) -> ExitCode {
+    if error.kind() == ErrorKind::DisplayVersion {
+        // Nobody is left to tell that stdout is gone, here and below.
+        let _ = std::io::stdout().write_all(version::text().as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let _ = error.print();
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::recent_ends::RecentEnds;
+use crate::{recent_ends::RecentEnds, version::VERSION};
 
 /// How many peers to name.
 const PEERS: usize = 10;
@@ -32,7 +32,7 @@ pub fn html(telemetry_path: &str, is_ready: bool, recent: &RecentEnds) -> String
          {ends}\
          </body>\n\
          </html>\n",
-        version = env!("CARGO_PKG_VERSION"),
+        version = VERSION,
         ends = ends(recent),
     )
 }

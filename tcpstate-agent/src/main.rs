@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 
-use tcpstate_agent::{cli::Cli, commands};
+use tcpstate_agent::{
+    cli::{self, Cli},
+    commands,
+};
 
 fn main() -> ExitCode {
     let cli = match Cli::parse_from_args(std::env::args_os()) {
         Ok(cli) => cli,
-        // Prints help to stdout and errors to stderr, exits 0 or 2.
-        Err(error) => error.exit(),
+        Err(error) => return cli::report(&error),
     };
     match commands::execute(cli) {
         Ok(code) => ExitCode::from(code),

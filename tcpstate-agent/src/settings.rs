@@ -9,11 +9,13 @@ use crate::{
     bpf::{KernelLogLevel, XdpMode},
     cli::{
         DiagnoseArgs, ListenersArgs, LogArgs, LogFormat, LogLevel, Output, RunArgs, SegmentArgs,
-        TraceArgs, XdpModeArg,
+        TraceArgs, WhereArgs, WhichProcess, XdpModeArg,
     },
+    code_location::target::Wanted,
     decode::Segment,
     diagnosis::Filter,
     segments::{SegmentSettings, Selection, SelectionError},
+    serve::{Limits, WebSettings},
     timeline::Observed,
     watch::WatchSettings,
 };
@@ -21,16 +23,25 @@ use crate::{
 /// Settings of the running agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunSettings {
-    /// Where to listen, each once.
-    pub listen: Vec<SocketAddr>,
-    /// Path of the metrics, with its leading slash.
-    pub telemetry_path: String,
+    /// Where to listen.
+    pub listen: Listen,
+    /// How to serve.
+    pub web: WebSettings,
     /// How to watch.
     pub watch: WatchSettings,
     /// Where to count segments; on no interface where there is none.
     pub segments: Option<SegmentSettings>,
     /// Where terminal commands ask the agent.
     pub control_socket: PathBuf,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// On these addresses, each once.
+    Addresses(Vec<SocketAddr>),
+    /// On the sockets that systemd hands over.
+    Activated,
 }
 
 /// A setting that cannot be.
@@ -67,6 +78,9 @@ impl TryFrom<RunArgs> for RunSettings {
     fn try_from(args: RunArgs) -> Result<Self, SettingsError> {
         let RunArgs {
             listen_address,
+            systemd_socket,
+            web_config_file,
+            max_requests,
             telemetry_path,
             cpu_percent,
             close_wait_top,
@@ -87,8 +101,17 @@ impl TryFrom<RunArgs> for RunSettings {
         let segments = SegmentSettings::try_from(segments)?;
         let listen: BTreeSet<SocketAddr> = listen_address.into_iter().collect();
         Ok(Self {
-            listen: listen.into_iter().collect(),
-            telemetry_path,
+            listen: if systemd_socket {
+                Listen::Activated
+            } else {
+                Listen::Addresses(listen.into_iter().collect())
+            },
+            web: WebSettings {
+                telemetry_path,
+                max_requests,
+                config_file: web_config_file,
+                limits: Limits::default(),
+            },
             watch: WatchSettings {
                 cpu_percent,
                 close_wait_top,
@@ -173,6 +196,48 @@ impl From<ListenersArgs> for ListenersSettings {
         Self {
             output,
             control_socket: control.socket,
+        }
+    }
+}
+
+/// Settings of `where`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WhereSettings {
+    /// Which process to look at.
+    pub wanted: Wanted,
+    /// For how long to watch it; zero for not at all.
+    pub duration: Duration,
+    /// Whether to see accepts too.
+    pub accepts: bool,
+    /// How to print it.
+    pub output: Output,
+}
+
+impl From<WhereArgs> for WhereSettings {
+    fn from(args: WhereArgs) -> Self {
+        let WhereArgs {
+            process,
+            seconds,
+            accept,
+            output,
+        } = args;
+        let WhichProcess {
+            pid,
+            port,
+            process,
+            unit,
+        } = process;
+        // One of them is there, and no more than one: the command line sees to it.
+        let wanted = pid
+            .map(Wanted::Pid)
+            .or(port.map(Wanted::Port))
+            .or(process.map(Wanted::Process))
+            .unwrap_or_else(|| Wanted::Unit(unit.unwrap_or_default()));
+        Self {
+            wanted,
+            duration: seconds,
+            accepts: accept,
+            output,
         }
     }
 }
@@ -277,6 +342,9 @@ mod tests {
     fn run(telemetry_path: &str, listen: &[&str]) -> Result<RunSettings, SettingsError> {
         RunSettings::try_from(RunArgs {
             listen_address: listen.iter().map(|text| text.parse().unwrap()).collect(),
+            systemd_socket: false,
+            web_config_file: None,
+            max_requests: 40,
             telemetry_path: telemetry_path.to_owned(),
             cpu_percent: 2.0,
             close_wait_top: 50,
@@ -295,7 +363,7 @@ mod tests {
     #[test]
     fn a_telemetry_path_must_be_a_path_of_its_own() {
         for path in ["/metrics", "/a/b", "/m-1.2_~"] {
-            assert_eq!(run(path, &[]).unwrap().telemetry_path, path);
+            assert_eq!(run(path, &[]).unwrap().web.telemetry_path, path);
         }
         for path in [
             "", "/", "metrics", "/-/ready", "/-/x", "/a b", "/{a}", "/a?b",
@@ -307,7 +375,10 @@ mod tests {
     #[test]
     fn an_address_given_twice_is_listened_on_once() {
         let settings = run("/metrics", &["127.0.0.1:1", "127.0.0.1:1"]).unwrap();
-        assert_eq!(settings.listen.len(), 1);
+        assert_eq!(
+            settings.listen,
+            Listen::Addresses(vec!["127.0.0.1:1".parse().unwrap()])
+        );
     }
 
     #[test]

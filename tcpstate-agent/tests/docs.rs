@@ -18,12 +18,13 @@ use tcpstate_agent::{
 /// Relative to the root of the workspace.
 const REFERENCE: &str = "docs/metrics.md";
 /// Those that are written by hand.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/diagnosis.md",
     "docs/json.md",
+    "docs/web.md",
 ];
 /// What a histogram's name has behind it in queries.
 const OF_HISTOGRAMS: [&str; 3] = ["_bucket", "_sum", "_count"];

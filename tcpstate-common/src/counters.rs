@@ -5,18 +5,27 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{CloseCounters, Family, Handshakes, STATE_SLOTS, StateDurations, TcpState};
+use crate::{
+    CloseCounters, Due, Ending, Family, Handshakes, STATE_SLOTS, Stage,
+    StateDurations, TcpState, due::PAIRS, masked,
+};
 
-/// State changes of all TCP sockets of the machine: `from` × `to`, by the kernel's state numbers.
+/// State changes of all TCP sockets of the machine: `from` × `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct TransitionMatrix {
-    /// How often a socket went from the state of the first index to that of the second.
-    pub count: [[u64; STATE_SLOTS]; STATE_SLOTS],
+    /// How often each was, by [`Due::place`].
+    count: [u64; PAIRS],
 }
 
 /// What the transition program counts on one CPU for the whole machine, and what it remembers.
 /// One element of one map: each lookup costs some nanoseconds of every transition.
+///
+/// Between two transitions the kernel handles a segment, which needs most of the first cache: each
+/// line that is touched here has to be fetched. So what a connection goes through stands together:
+/// the common transitions ([`Due::place`]), and behind each sum of durations those that are short.
+/// The kernel aligns an element to 8 bytes only; where it does not begin with a line, it is one more
+/// of each part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct CpuCounters {
@@ -90,15 +99,35 @@ impl NamespaceCounters {
     pub const NO_SLOT: u32 = u32::MAX;
 
     /// Counts one socket of `family` going from `old` to `new`.
-    #[inline]
     pub fn record(&mut self, family: Family, old: TcpState, new: TcpState) {
+        let (old, new) = (old as u32, new as u32);
+        self.count(family, old, new, Due::of(old, new).left());
+    }
+
+    /// Counts one socket of `family` going from the state with the kernel's number `old` to that
+    /// with the number `new`; the former has `left` sockets less.
+    #[inline(always)]
+    pub fn count(&mut self, family: Family, old: u32, new: u32, left: u32) {
         let flow = &mut self.flow[family.slot()];
-        if !matches!((old, new), (TcpState::Listen, TcpState::SynRecv)) {
-            let left = &mut flow[old.slot()].left;
-            *left = left.wrapping_add(1);
-        }
-        let entered = &mut flow[new.slot()].entered;
-        *entered = entered.wrapping_add(1);
+        let old = &mut flow[masked::<STATE_SLOTS>(old.into())].left;
+        *old = old.wrapping_add(left);
+        let new = &mut flow[masked::<STATE_SLOTS>(new.into())].entered;
+        *new = new.wrapping_add(1);
+    }
+
+    /// A connection lives on as a minisocket, without any event of its own; how its full socket
+    /// ended says as which.
+    #[inline(always)]
+    pub fn hand_over(&mut self, family: Family, ending: Ending) {
+        let counts = if ending.is(Stage::ClosedFirst) || ending.is(Stage::ClosedAtOnce) {
+            &mut self.to_time_wait
+        } else if ending.is_handed_over() {
+            &mut self.to_fin_wait2_mini
+        } else {
+            return;
+        };
+        let count = &mut counts[family.slot()];
+        *count = count.wrapping_add(1);
     }
 
     /// Adds the counts of another CPU.
@@ -139,29 +168,36 @@ pub struct EventCounters {
 
 const _: () = {
     assert!(size_of::<TransitionMatrix>() == 2048);
-    assert!(size_of::<CpuCounters>() == 4040);
+    assert!(size_of::<CpuCounters>() == 4048);
     assert!(size_of::<NamespaceCounters>() == 276);
     assert!(size_of::<EventCounters>() == 32);
 };
 
 impl TransitionMatrix {
     /// A matrix of zeros.
-    pub const ZERO: Self = Self {
-        count: [[0; STATE_SLOTS]; STATE_SLOTS],
-    };
+    pub const ZERO: Self = Self { count: [0; PAIRS] };
 
     /// Counts one change of state.
     #[inline(always)]
-    pub fn record(&mut self, old: TcpState, new: TcpState) {
-        self.count[old.slot()][new.slot()] += 1;
+    pub fn record(&mut self, due: Due) {
+        self.count[due.place()] += 1;
+    }
+
+    /// How often a socket went from `old` to `new`.
+    #[must_use]
+    pub fn of(&self, old: TcpState, new: TcpState) -> u64 {
+        let due = Due::of(old as u32, new as u32);
+        if due.is_transition() {
+            self.count[due.place()]
+        } else {
+            0
+        }
     }
 
     /// Adds the counts of another CPU.
     pub fn add(&mut self, other: &Self) {
-        for (row, other) in self.count.iter_mut().zip(&other.count) {
-            for (count, other) in row.iter_mut().zip(other) {
-                *count = count.wrapping_add(*other);
-            }
+        for (count, other) in self.count.iter_mut().zip(&other.count) {
+            *count = count.wrapping_add(*other);
         }
     }
 }
@@ -179,5 +215,66 @@ impl EventCounters {
         *lost = lost.wrapping_add(other.lost);
         *untracked = untracked.wrapping_add(other.untracked);
         *unknown_state = unknown_state.wrapping_add(other.unknown_state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use core::mem::offset_of;
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{CloseReason, Durations, RoleHandshakes, TimedState};
+
+    /// The cache line that something at this offset is in.
+    const fn line(offset: usize) -> usize {
+        offset / 64
+    }
+
+    #[test]
+    fn what_a_common_connection_counts_is_in_few_cache_lines() {
+        let bucket = |index: usize| offset_of!(Durations, count) + index * 8;
+        let durations = |state: TimedState| {
+            let start = offset_of!(CpuCounters, durations) + state.slot() * size_of::<Durations>();
+            // The sum, and a bucket up to 100 microseconds.
+            [start + offset_of!(Durations, sum_ns), start + bucket(2)]
+        };
+        let handshake = |role: usize| {
+            let start = offset_of!(CpuCounters, handshakes) + role;
+            let start = start + offset_of!(RoleHandshakes, durations);
+            [start + offset_of!(Durations, sum_ns), start + bucket(0)]
+        };
+        let closes = offset_of!(CpuCounters, closes);
+        let end = |reason: CloseReason| {
+            let count = closes + offset_of!(CloseCounters, count) + reason as usize * 8;
+            [count, closes + offset_of!(CloseCounters, last_socket)]
+        };
+        let client = handshake(offset_of!(Handshakes, client));
+        let server = handshake(offset_of!(Handshakes, server));
+        // The transition itself comes on top; all common ones are in two lines.
+        for (what, touched) in [
+            (
+                "SYN_SENT ends",
+                [durations(TimedState::SynSent), client].concat(),
+            ),
+            ("accepted", server.to_vec()),
+            ("FIN_WAIT1 ends", durations(TimedState::FinWait1).to_vec()),
+            ("CLOSE_WAIT ends", durations(TimedState::CloseWait).to_vec()),
+            ("FIN_WAIT2 ends", end(CloseReason::LocalFin).to_vec()),
+            (
+                "LAST_ACK ends",
+                [durations(TimedState::LastAck), end(CloseReason::RemoteFin)].concat(),
+            ),
+        ] {
+            let lines: BTreeSet<usize> = touched.into_iter().map(line).collect();
+            let most = if what.starts_with("LAST") || what.starts_with("SYN") {
+                4
+            } else {
+                2
+            };
+            assert!(lines.len() <= most, "{what}: {lines:?}");
+        }
     }
 }

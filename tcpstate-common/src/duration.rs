@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::TcpState;
+use crate::{TcpState, masked};
 
 /// Upper bounds of the buckets for the time in a state, in nanoseconds, each inclusive: from the
 /// microseconds that a kernel on the same host takes to answer, over round trips and what a
@@ -28,23 +28,6 @@ pub const STATE_BOUNDS_NS: [u64; 15] = [
 
 /// A power of two above the number of buckets, for a cheap bounds check.
 const SLOTS: usize = 16;
-
-/// Bounds as they are searched: filled up with bounds that nothing exceeds.
-pub(crate) type Bounds = [u64; SLOTS];
-
-static STATE_BOUNDS: Bounds = searchable(&STATE_BOUNDS_NS);
-
-/// Makes `bounds` searchable.
-pub(crate) const fn searchable<const BOUNDS: usize>(bounds: &[u64; BOUNDS]) -> Bounds {
-    assert!(BOUNDS < SLOTS);
-    let mut searchable = [i64::MAX as u64; SLOTS];
-    let mut index = 0;
-    while index < BOUNDS {
-        searchable[index] = bounds[index];
-        index += 1;
-    }
-    searchable
-}
 
 /// A state whose duration is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +131,7 @@ impl StateDurations {
         if nanoseconds == UNKNOWN {
             durations.unknown += 1;
         } else {
-            durations.observe(nanoseconds, &STATE_BOUNDS);
+            durations.observe(nanoseconds, &STATE_BOUNDS_NS);
         }
     }
 
@@ -160,7 +143,7 @@ impl StateDurations {
 
     #[inline(always)]
     fn of_number(&mut self, number: u64) -> &mut Durations {
-        &mut self.of[masked(number, STATES)]
+        &mut self.of[masked::<STATES>(number)]
     }
 }
 
@@ -173,10 +156,11 @@ pub const UNKNOWN: u64 = u64::MAX;
 )]
 #[repr(C)]
 pub struct Durations {
-    /// Durations by bucket, not cumulative; the one after the last bound is for longer ones.
-    pub count: [u64; SLOTS],
     /// Sum of all durations, nanoseconds.
     pub sum_ns: u64,
+    /// Durations by bucket, not cumulative; the one after the last bound is for longer ones. Right
+    /// behind the sum: the short ones, of which there are most, are in its cache line.
+    pub count: [u64; SLOTS],
     /// Sockets that left the state and whose beginning is not known: it was before the programs
     /// came, or was displaced.
     pub unknown: u64,
@@ -187,7 +171,11 @@ pub struct Durations {
 impl Durations {
     /// Counts one duration.
     #[inline(always)]
-    pub(crate) fn observe(&mut self, nanoseconds: u64, bounds: &Bounds) {
+    pub(crate) fn observe<const BOUNDS: usize>(
+        &mut self,
+        nanoseconds: u64,
+        bounds: &[u64; BOUNDS],
+    ) {
         self.count[bucket(nanoseconds, bounds)] += 1;
         self.sum_ns = self.sum_ns.wrapping_add(nanoseconds);
     }
@@ -215,28 +203,23 @@ impl Durations {
     }
 }
 
-/// How many of `bounds` are below `nanoseconds`. A binary search without branches: to the verifier
-/// each would double the paths.
+/// How many of `bounds` are below `nanoseconds`. Each is compared, by the sign of a difference: that
+/// takes three instructions that wait for nothing and load nothing. A search has a step that waits
+/// for the step before, and a branch at each would double the paths to the verifier.
 #[inline(always)]
-fn bucket(nanoseconds: u64, bounds: &Bounds) -> usize {
-    // The sign of a difference; both are far below 2^63.
-    let is_above = |index: u64| bounds[masked(index, SLOTS)].wrapping_sub(nanoseconds) >> 63;
-    let mut below = is_above(7) << 3;
-    below += is_above(below + 3) << 2;
-    below += is_above(below + 1) << 1;
-    below += is_above(below);
-    masked(below, SLOTS)
-}
-
-/// `number`, which is below `size`, a power of two, as an index. The mask is for the verifier, and
-/// has to be right before the use: the compiler, which knows that it changes nothing, would drop
-/// it, and the verifier of Linux 5.10 forgets what it knows of a number that goes to the stack.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the mask comes after it")]
-fn masked(number: u64, size: usize) -> usize {
+fn bucket<const BOUNDS: usize>(nanoseconds: u64, bounds: &[u64; BOUNDS]) -> usize {
+    const { assert!(BOUNDS < SLOTS) }
+    // Of two numbers below 2^63; longer than that nothing has lasted. If the compiler knew so too,
+    // it would make a branch of each.
     #[cfg(target_arch = "bpf")]
-    let number = core::hint::black_box(number);
-    number as usize & (size - 1)
+    let nanoseconds = core::hint::black_box(nanoseconds);
+    let mut below = [0; 4];
+    let mut index = 0;
+    while index < BOUNDS {
+        below[index % 4] += bounds[index].wrapping_sub(nanoseconds) >> 63;
+        index += 1;
+    }
+    masked::<SLOTS>((below[0] + below[1]) + (below[2] + below[3]))
 }
 
 const _: () = {
@@ -248,6 +231,7 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::HANDSHAKE_BOUNDS_NS;
 
     #[test]
     fn a_duration_is_in_the_first_bucket_whose_bound_it_does_not_exceed() {
@@ -262,7 +246,7 @@ mod tests {
             (u64::MAX / 4, 15),
         ] {
             let mut durations = Durations::default();
-            durations.observe(nanoseconds, &STATE_BOUNDS);
+            durations.observe(nanoseconds, &STATE_BOUNDS_NS);
             assert_eq!(durations.count[bucket], 1, "{nanoseconds} ns");
             assert_eq!(durations.observed(), 1);
             assert_eq!(durations.sum_ns, nanoseconds);
@@ -270,19 +254,18 @@ mod tests {
     }
 
     #[test]
-    fn the_search_finds_what_counting_finds() {
-        let few = searchable(&[10, 20, 30]);
-        for (bounds, searched) in [
-            (&STATE_BOUNDS_NS[..], &STATE_BOUNDS),
-            (&[10, 20, 30][..], &few),
-        ] {
+    fn the_bucket_is_what_counting_finds() {
+        fn check<const BOUNDS: usize>(bounds: &[u64; BOUNDS]) {
             for bound in bounds {
                 for nanoseconds in [bound - 1, *bound, bound + 1] {
                     let below = bounds.iter().filter(|bound| **bound < nanoseconds);
-                    assert_eq!(bucket(nanoseconds, searched), below.count());
+                    assert_eq!(bucket(nanoseconds, bounds), below.count());
                 }
             }
         }
+        check(&STATE_BOUNDS_NS);
+        check(&HANDSHAKE_BOUNDS_NS);
+        check(&[10, 20, 30]);
     }
 
     #[test]

@@ -2,10 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{
-    Durations,
-    duration::{Bounds, searchable},
-};
+use crate::Durations;
 
 /// Upper bounds of the buckets, in nanoseconds, each inclusive: from a connection within the host
 /// to one around the world that waits.
@@ -22,8 +19,6 @@ pub const HANDSHAKE_BOUNDS_NS: [u64; 11] = [
     250_000_000,
     1_000_000_000,
 ];
-
-static HANDSHAKE_BOUNDS: Bounds = searchable(&HANDSHAKE_BOUNDS_NS);
 
 /// Handshakes of one side of a connection, on one CPU.
 #[derive(
@@ -63,7 +58,7 @@ impl RoleHandshakes {
             self.unmeasured += 1;
         } else {
             let nanoseconds = u64::from(microseconds) * 1000;
-            self.durations.observe(nanoseconds, &HANDSHAKE_BOUNDS);
+            self.durations.observe(nanoseconds, &HANDSHAKE_BOUNDS_NS);
         }
     }
 

@@ -52,13 +52,17 @@ fields! {
     SK_SOCKET: "sock"."sk_socket", 8, [TRANSITION];
     INET_SPORT: "inet_sock"."inet_sport", 2, [TRANSITION, RESET_SENT];
     NET_INUM: "net"."ns.inum", 4, [TRANSITION, RESET_SENT];
+    MAX_ACK_BACKLOG: "sock"."sk_max_ack_backlog", 4, [TRANSITION];
+    WRITE_SEQ: "tcp_sock"."write_seq", 4, [TRANSITION];
+    SND_UNA: "tcp_sock"."snd_una", 4, [TRANSITION];
     SRTT: "tcp_sock"."srtt_us", 4, [TRANSITION];
     TOTAL_RETRANSMITS: "tcp_sock"."total_retrans", 4, [TRANSITION];
     DATA_SEGMENTS_IN: "tcp_sock"."data_segs_in", 4, [TRANSITION];
-    FASTOPEN_REQUEST: "tcp_sock"."fastopen_rsk", 8, [TRANSITION];
     TASK_TGID: "task_struct"."tgid", 4, [TRANSITION];
     TASK_LEADER: "task_struct"."group_leader", 8, [TRANSITION];
     TASK_COMM: "task_struct"."comm", 16, [TRANSITION];
     // The kernel's own notion of now, where it keeps it for a socket.
     TCP_CLOCK: "tcp_sock"."tcp_clock_cache", 8, [];
+    // How long the process lets it wait in FIN_WAIT2; below 0, not at all.
+    LINGER2: "tcp_sock"."linger2", 4, [];
 }

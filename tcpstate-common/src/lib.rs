@@ -14,7 +14,9 @@
 mod close;
 mod close_wait;
 mod counters;
+mod due;
 mod duration;
+mod ending;
 mod family;
 mod handshake;
 mod kernel_field;
@@ -24,13 +26,16 @@ pub mod pass;
 mod record;
 mod resets;
 mod segment;
+mod stack_sample;
 mod state;
 pub mod stopwatch;
 
-pub use close::{CloseCounters, CloseReason, SentReset, SocketEnd, errno};
+pub use close::{CloseCounters, CloseReason};
 pub use close_wait::{ClockSample, SocketFlags, SocketRecord};
 pub use counters::{CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix};
+pub use due::Due;
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
+pub use ending::{EndFacts, Ending, SentReset, Stage, errno};
 pub use family::Family;
 pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};
 pub use kernel_field::{FIELDS, KernelField, MISSING};
@@ -45,4 +50,20 @@ pub use segment::{
     DeviceEntry, Direction, MAX_EXTENSION_HEADERS, MAX_VLAN_TAGS, SegmentCounts, SegmentEvents,
     SegmentRecord, Skipped, flag, is_telling,
 };
+pub use stack_sample::{
+    LONG_STACK, PYTHON_FRAMES, PythonFrame, PythonLayout, REGISTER_WORDS, SHORT_STACK,
+    SampleAccount, SampleHeader, SampleKind, SocketTrace, THREAD_POINTER_ARM64,
+    THREAD_POINTER_X86_64, ThreadRecord, WHERE_FIELDS, where_global, where_map, where_program,
+};
 pub use state::{STATE_SLOTS, TcpState};
+/// `number`, which is below `SIZE`, a power of two, as an index. The mask is for the verifier, and
+/// has to be right before the use: the compiler, which knows that it changes nothing, would drop it,
+/// and the verifier of Linux 5.10 forgets what it knows of a number that goes to the stack.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the mask comes after it")]
+fn masked<const SIZE: usize>(number: u64) -> usize {
+    const { assert!(SIZE.is_power_of_two()) }
+    #[cfg(target_arch = "bpf")]
+    let number = core::hint::black_box(number);
+    number as usize & (SIZE - 1)
+}

@@ -73,7 +73,7 @@ pub mod map {
 pub mod global {
     /// `u8`: the [`RecordMask`](crate::RecordMask).
     pub const RECORD_MASK: &str = "RECORD_MASK";
-    /// `u32`: unread bytes in the ring at which its reader is woken.
+    /// `u32`, a power of two: at each multiple of so many unread bytes the ring's reader is woken.
     pub const WAKE_UP_BYTES: &str = "WAKE_UP_BYTES";
     /// `u8`: 1 if `tcp_send_reset` tells why the reset is sent.
     pub const RESETS_HAVE_REASONS: &str = "RESET_REASON";

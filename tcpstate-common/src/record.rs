@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::TcpState;
+use crate::CloseReason;
 
 /// One call of `inet_sock_set_state` for a TCP socket, as it lies in the ring buffer.
 ///
@@ -29,9 +29,9 @@ pub struct TransitionRecord {
     pub old_state: u8,
     /// The state after.
     pub new_state: u8,
-    /// How the connection ended: the number of a [`CloseReason`](crate::CloseReason), where
+    /// How the connection ended: the number of a [`CloseReason`], where
     /// `new_state` is CLOSE. From CLOSE to CLOSE: what the end is corrected to, see
-    /// [`CloseReason::corrected`](crate::CloseReason::corrected).
+    /// [`Ending::corrected`](crate::Ending::corrected).
     pub reason: u8,
     /// Local address; IPv4 uses the first four bytes, the others are 0.
     pub local_address: [u8; 16],
@@ -62,23 +62,14 @@ pub enum TransitionKind {
 }
 
 impl TransitionKind {
-    /// The kind of a transition from `old` to `new` of a socket whose `sk_err` is `error`.
-    ///
-    /// A connection ends in good order from `LAST_ACK`, `FIN_WAIT2` or `CLOSING` and with no
-    /// error; a socket that goes to `CLOSE` from anywhere else was cut short, with or without an
-    /// error to show for it (`SO_LINGER` 0, close with unread data, no free port).
-    #[inline]
+    /// The kind of a transition to CLOSE, by the reason for which the connection ended; `None` for
+    /// a listener, which was none.
+    #[inline(always)]
     #[must_use]
-    pub const fn of(old: TcpState, new: TcpState, error: i32) -> Self {
-        if !matches!(new, TcpState::Close) {
-            return Self::Step;
-        }
-        match old {
-            TcpState::Listen => Self::NormalEnd,
-            TcpState::LastAck | TcpState::FinWait2 | TcpState::Closing if error == 0 => {
-                Self::NormalEnd
-            }
-            _ => Self::AbnormalEnd,
+    pub const fn of_end(reason: Option<CloseReason>) -> Self {
+        match reason {
+            Some(reason) if !reason.is_normal() => Self::AbnormalEnd,
+            _ => Self::NormalEnd,
         }
     }
 }

@@ -91,7 +91,7 @@ impl TcpState {
     }
 
     /// Where this state stands in a table of [`STATE_SLOTS`].
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn slot(self) -> usize {
         // The compiler knows that the number is at most 12 and would drop the mask; the verifier

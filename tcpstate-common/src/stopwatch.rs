@@ -34,6 +34,10 @@ const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 const ALIGNMENT_BITS: u32 = 6;
 /// A tick of the table is 256 ns; 46 bits of them take 208 days to come round.
 const TICK_BITS: u32 = 8;
+/// How far ahead of now a moment can lie: 13 days.
+const AHEAD: u64 = 1 << (TIME_BITS - 4);
+/// The longest time that is told: 195 days.
+const LONGEST: u64 = TIME_MASK - AHEAD;
 /// Any odd number is a bijection; this one, 2^34 divided by the golden ratio, spreads neighbours.
 const SPREAD: u64 = 0x2_78DD_E6E5;
 
@@ -114,7 +118,7 @@ impl StopwatchKey {
             } else if word == 0 {
                 u64::MAX - 1
             } else {
-                now.wrapping_sub(word) & TIME_MASK
+                passed(word, now)
             };
             if rank > best_rank {
                 best = index;
@@ -131,13 +135,30 @@ impl StopwatchKey {
 }
 
 /// The moment that `word` holds, in nanoseconds of the clock that says `now_ns`; up to 255 ns
-/// early.
+/// early. Never after `now_ns`.
 #[inline(always)]
 #[must_use]
 pub const fn since(word: u64, now_ns: u64) -> u64 {
     let now = now_ns >> TICK_BITS;
-    let passed = now.wrapping_sub(word) & TIME_MASK;
-    now.wrapping_sub(passed) << TICK_BITS
+    now.saturating_sub(passed(word, now)) << TICK_BITS
+}
+
+/// How long it is from the moment that `word` holds to `now_ns`, in nanoseconds; up to 255 ns too
+/// long. Less than nothing is nothing.
+#[inline(always)]
+#[must_use]
+pub const fn elapsed(word: u64, now_ns: u64) -> u64 {
+    let ticks = passed(word, now_ns >> TICK_BITS);
+    (ticks << TICK_BITS) | (now_ns & ((1 << TICK_BITS) - 1))
+}
+
+/// Ticks from that in `word` to `now`. Two CPUs, or a segment's date and the clock, need not agree
+/// on what came first, and the difference of the two comes round: so a moment that lies ahead by
+/// less than [`AHEAD`] is taken for now, and not for one of 200 days ago.
+#[inline(always)]
+const fn passed(word: u64, now: u64) -> u64 {
+    let ticks = now.wrapping_sub(word) & TIME_MASK;
+    if ticks > LONGEST { 0 } else { ticks }
 }
 
 /// Never 0, so that no word in use is.
@@ -152,6 +173,8 @@ mod tests {
     extern crate std;
 
     use std::{collections::HashMap, vec, vec::Vec};
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -180,12 +203,12 @@ mod tests {
         }
 
         fn stop(&mut self, address: u64, now: u64) -> Option<u64> {
-            let since = self.since(address, now)?;
             let key = StopwatchKey::of(address);
             let row = &mut self.0[key.row as usize];
             let index = key.find(row)?;
+            let elapsed = elapsed(row[index], now);
             row[index] = 0;
-            Some(now - since)
+            Some(elapsed)
         }
     }
 
@@ -294,6 +317,68 @@ mod tests {
         let started = own.start(&row, 30 * MS);
         assert!(started.displaced);
         assert_eq!(started.index, ROW_WORDS - 1);
+    }
+
+    #[test]
+    fn a_socket_dated_ahead_of_now_is_not_taken_for_the_oldest() {
+        let own = StopwatchKey::of(address(1));
+        let other = |index: u64| StopwatchKey {
+            tag: (own.tag ^ (1 << 63)).wrapping_add(index << TIME_BITS),
+            ..own
+        };
+        let mut row = [0; BRIEF_WORDS];
+        // The first began by the clock, after the segment came that the third is dated by.
+        for (index, began) in [(0, 30 * MS + 50_000), (1, 29 * MS)] {
+            let started = other(index).start(&row, began);
+            row[started.index] = started.word;
+        }
+        let started = own.start(&row, 30 * MS);
+        assert_eq!((started.index, started.displaced), (1, true));
+    }
+
+    proptest! {
+        #[test]
+        fn no_difference_of_two_moments_comes_round(
+            now in 0..u64::MAX / 2,
+            // Thirteen days before it began, to 190 days after.
+            difference in -1_123_000_000_000_000_i64..16_416_000_000_000_000,
+            address: u64,
+        ) {
+            let Some(now) = now.checked_add_signed(difference.min(0)) else { return Ok(()) };
+            let Some(began) = now.checked_sub_signed(difference) else { return Ok(()) };
+            let started = StopwatchKey::of(address).start(&[0; ROW_WORDS], began);
+            let expected = now.saturating_sub(began);
+            let found = elapsed(started.word, now);
+            prop_assert!(found.abs_diff(expected) <= 512, "{found}, not {expected}");
+            let since = since(started.word, now);
+            prop_assert!((now - since).abs_diff(expected) <= 512, "{since} at {now}");
+        }
+
+        #[test]
+        fn whatever_the_dates_no_time_is_longer_than_can_be_told(word: u64, now: u64) {
+            let longest = (LONGEST + 1) << TICK_BITS;
+            prop_assert!(elapsed(word, now) < longest);
+            prop_assert!(since(word, now) <= now);
+        }
+
+        #[test]
+        fn moments_one_after_the_other_add_up(
+            start in 0..u64::MAX / 2,
+            steps in prop::collection::vec(-1_000_000_i64..1_000_000_000, 1..20),
+        ) {
+            // A socket that goes from state to state, dated now by a segment, now by the clock.
+            let key = StopwatchKey::of(start);
+            let (mut now, mut sum) = (start, 0_u64);
+            let mut word = key.start(&[0; BRIEF_WORDS], now).word;
+            let mut forward = 0;
+            for step in &steps {
+                now = now.saturating_add_signed(*step);
+                sum += elapsed(word, now);
+                forward += u64::try_from(*step).unwrap_or(0);
+                word = key.start(&[word, 0], now).word;
+            }
+            prop_assert!(sum <= forward + 512 * steps.len() as u64, "{sum} of {forward}");
+        }
     }
 
     #[test]

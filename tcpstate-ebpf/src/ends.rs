@@ -1,27 +1,61 @@
 //! How connections end.
 
-use tcpstate_common::{CloseCounters, CloseReason, SocketEnd, TcpState};
+use tcpstate_common::{EndFacts, TcpState};
 
-use crate::kernel::Sock;
+use crate::kernel::{Sock, TcpSock};
 
-/// Counts the end of a socket that goes from `old` to CLOSE; nothing for a listener.
-#[inline(always)]
-pub(crate) fn count(
-    counters: &mut CloseCounters,
+/// A socket at its end.
+pub(crate) struct EndedSocket {
     sock: Sock,
-    socket: u64,
-    old: TcpState,
-    error: i32,
-    (has_fin_come, is_cut_off): (bool, bool),
-) -> Option<CloseReason> {
-    let reason = CloseReason::of(SocketEnd {
-        old,
-        error,
-        has_port: !matches!(old, TcpState::SynSent) || sock.has_port(),
-        is_opener: matches!(old, TcpState::SynRecv) && sock.is_simultaneous_open(),
-        is_cut_off,
-    })?;
-    let is_orphaned = matches!(reason, CloseReason::LocalFin) && !has_fin_come;
-    counters.end(socket, reason, is_orphaned);
-    Some(reason)
+    /// Where it matters.
+    pub(crate) tcp: Option<TcpSock>,
+    /// Whether a reset was sent for it unasked, right before.
+    is_reset_ahead: bool,
+}
+
+impl EndedSocket {
+    #[inline(always)]
+    pub(crate) fn new(sock: Sock, old: TcpState, is_reset_ahead: bool) -> Self {
+        let tcp = match old {
+            TcpState::LastAck | TcpState::Closing => sock.tcp(),
+            _ => None,
+        };
+        Self {
+            sock,
+            tcp,
+            is_reset_ahead,
+        }
+    }
+}
+
+impl EndFacts for EndedSocket {
+    #[inline(always)]
+    fn has_port(&self) -> bool {
+        self.sock.has_port()
+    }
+
+    #[inline(always)]
+    fn is_opener(&self) -> bool {
+        self.sock.is_simultaneous_open()
+    }
+
+    #[inline(always)]
+    fn has_fin_come(&self) -> bool {
+        self.sock.fin_received()
+    }
+
+    #[inline(always)]
+    fn is_orphan(&self) -> bool {
+        self.sock.is_orphan()
+    }
+
+    #[inline(always)]
+    fn is_reset_ahead(&self) -> bool {
+        self.is_reset_ahead
+    }
+
+    #[inline(always)]
+    fn is_fin_acknowledged(&self) -> bool {
+        self.tcp.is_some_and(TcpSock::is_all_acknowledged)
+    }
 }

@@ -16,10 +16,17 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
 #[map]
 static EVENT_COUNTERS: PerCpuArray<EventCounters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Unread bytes at which the reader is woken. It looks by itself some times a second; this is
-/// for bursts that would fill the ring before then.
+/// The reader is woken when the unread bytes come to a multiple of this, a power of two. It looks by
+/// itself some times a second; this is for bursts that would fill the ring before then.
+///
+/// To wake it costs as much as a hundred records, so it is done once for each mark that is crossed,
+/// and not for every record beyond: a reader that lags behind is awake. Where records of two CPUs
+/// come at once and one mark is missed, the next one does it.
 #[unsafe(no_mangle)]
 static WAKE_UP_BYTES: Global<u32> = Global::new(128 * 1024);
+
+/// What a record takes in the ring, with its header.
+const RECORD_BYTES: u64 = 8 + size_of::<TransitionRecord>() as u64;
 
 /// What a record could not do.
 pub(crate) struct RingFull;
@@ -34,7 +41,9 @@ pub(crate) fn emit(record: TransitionRecord) -> Result<(), RingFull> {
     };
     entry.write(record);
     let unread = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
-    entry.submit(u64::from(if unread >= u64::from(WAKE_UP_BYTES.load()) {
+    let mark = u64::from(WAKE_UP_BYTES.load());
+    let is_crossed = unread >= mark && unread & mark.wrapping_sub(1) < RECORD_BYTES;
+    entry.submit(u64::from(if is_crossed {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP

@@ -47,11 +47,14 @@ offsets!(
     SRTT,
     TOTAL_RETRANSMITS,
     DATA_SEGMENTS_IN,
-    FASTOPEN_REQUEST,
+    MAX_ACK_BACKLOG,
+    WRITE_SEQ,
+    SND_UNA,
     TASK_TGID,
     TASK_LEADER,
     TASK_COMM,
     TCP_CLOCK = MISSING,
+    LINGER2 = MISSING,
 );
 
 /// `IPPROTO_TCP`. MPTCP's own sockets (262) and SCTP's (132) pass the same tracepoint; MPTCP

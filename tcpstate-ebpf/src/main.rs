@@ -23,6 +23,7 @@ mod event_ring;
 mod handshake;
 mod kernel;
 mod namespaces;
+mod records;
 mod resets;
 mod stopwatch;
 mod synack;

@@ -24,23 +24,9 @@ static NAMESPACES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_NAMESPACES,
 #[map]
 static LIVE: PerCpuArray<NamespaceCounters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Lets `count` add to the counters of `namespace`; `false` where it has none.
+/// This CPU's counters of `namespace`, if it has some.
 #[inline(always)]
-pub(crate) fn update(
-    remembered: &mut [u32; CpuCounters::REMEMBERED],
-    namespace: u32,
-    count: impl FnOnce(&mut NamespaceCounters),
-) -> bool {
-    let Some(counters) = find(remembered, namespace) else {
-        return false;
-    };
-    // SAFETY: the map gave this CPU's copy of the element, which no other CPU writes.
-    count(unsafe { &mut *counters });
-    true
-}
-
-#[inline(always)]
-fn find(
+pub(crate) fn of(
     remembered: &mut [u32; CpuCounters::REMEMBERED],
     namespace: u32,
 ) -> Option<*mut NamespaceCounters> {

@@ -9,7 +9,11 @@ use aya_ebpf::{
 };
 use tcpstate_common::{CloseReason, ResetCounters, SentReset, TcpState};
 
-use crate::{counters, kernel::Sock, transition};
+use crate::{
+    counters,
+    kernel::{Sock, TcpSock},
+    records,
+};
 
 #[map]
 static RESETS: PerCpuArray<ResetCounters> = PerCpuArray::with_max_entries(1, 0);
@@ -44,11 +48,21 @@ fn tcp_reset_sent(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: the tracepoint's first argument is a `const struct sock *`, checked for null.
     let sock = unsafe { Sock::new(sk) };
-    if sock.raw_state() != TcpState::Close as u8 {
+    let state = sock.raw_state();
+    if state == TcpState::FinWait2 as u8 && skb.is_null() && sock.is_orphan() {
+        // `tcp_keepalive_timer()` ends it right behind.
+        if let Some(counters) = counters::of_this_cpu() {
+            counters.closes.reset_ahead_socket = sock.key();
+        }
+        return 0;
+    }
+    if state != TcpState::Close as u8 {
         return 0;
     }
     let by = if skb.is_null() {
         SentReset::Unasked
+    } else if sock.tcp().is_some_and(TcpSock::wants_no_fin_wait2) {
+        SentReset::Unwanted
     } else {
         SentReset::Answer
     };
@@ -59,7 +73,7 @@ fn tcp_reset_sent(ctx: BtfTracePointContext) -> i32 {
             // None has come.
             update(|counters| counters.received = counters.received.wrapping_sub(1));
         }
-        transition::record_correction(&ctx, sock, reason);
+        records::record_correction(&ctx, sock, reason);
     }
     0
 }

@@ -58,6 +58,24 @@ pub(crate) fn begin(socket: u64, number: u64, now_ns: u64) -> bool {
     }
 }
 
+/// One state ends and another begins, neither of them CLOSE_WAIT. How long the first lasted, or
+/// `UNKNOWN`, and whether another socket's beginning had to make room.
+#[inline(always)]
+pub(crate) fn lap(socket: u64, now_ns: u64) -> (u64, bool) {
+    let key = StopwatchKey::of(socket);
+    let Some(row) = BRIEF.get_ptr_mut(key.row) else {
+        return (UNKNOWN, false);
+    };
+    let words = words(row);
+    // It takes the socket's own word where there is one.
+    let lasted = key.find(&words).map_or(UNKNOWN, |index| {
+        stopwatch::elapsed(at(&words, index), now_ns)
+    });
+    let started = key.start(&words, now_ns);
+    store(row, started.index, started.word);
+    (lasted, started.displaced)
+}
+
 /// Whether another socket's beginning had to make room.
 #[inline(always)]
 fn start<const WORDS: usize>(row: Option<*mut [u64; WORDS]>, key: StopwatchKey, now: u64) -> bool {
@@ -80,7 +98,7 @@ fn stop<const WORDS: usize>(row: Option<*mut [u64; WORDS]>, key: StopwatchKey, n
         return UNKNOWN;
     };
     store(row, index, 0);
-    now - stopwatch::since(at(&words, index), now)
+    stopwatch::elapsed(at(&words, index), now)
 }
 
 /// The row as it is at this moment. Another CPU may be writing one of its words; each is loaded

@@ -1,18 +1,21 @@
 //! `tp_btf/inet_sock_set_state`: every state transition of every TCP socket.
+//!
+//! What is due is looked up ([`Due`]), by the states before and after. What every connection goes
+//! through runs straight on; what is rare is in functions of its own, which also keeps its variables
+//! out of the registers.
 
 use aya_ebpf::{Global, macros::btf_tracepoint, programs::BtfTracePointContext};
-use aya_log_ebpf::{debug, warn};
 use tcpstate_common::{
-    CloseReason, CpuCounters, Family, NamespaceCounters, RecordMask, TcpState, TimedState,
-    TransitionKind, TransitionRecord,
+    CpuCounters, Due, Ending, Family, NamespaceCounters, RecordMask, Stage, TcpState, TimedState,
+    TransitionKind,
 };
 
 use crate::{
-    clock, counters, ends,
-    event_ring::{self, RingFull},
-    handshake,
-    kernel::{Caller, Sock, TcpSock},
-    namespaces, stopwatch, synack,
+    clock, counters,
+    ends::EndedSocket,
+    event_ring, handshake,
+    kernel::{Sock, TcpSock},
+    namespaces, records, stopwatch, synack,
 };
 
 /// Which kinds of transition get a record, a [`RecordMask`].
@@ -39,229 +42,196 @@ fn observe(ctx: &BtfTracePointContext) {
         return;
     }
     let (old, new) = (ctx.arg::<u32>(1), ctx.arg::<u32>(2));
-    if old == new {
-        // close() after shutdown() sets the state it already has: no transition.
+    let due = Due::of(old, new);
+    if !due.is_transition() {
+        if due.is_unknown() {
+            event_ring::count_unknown_state();
+        }
         return;
     }
-    let (Some(old), Some(new)) = (state(old), state(new)) else {
-        event_ring::count_unknown_state();
-        warn!(ctx, "transition {} to {}: no such TCP state", old, new);
-        return;
-    };
     let Some(family) = sock.family() else {
         event_ring::count_unknown_state();
-        warn!(ctx, "TCP socket of an unknown address family");
         return;
     };
-
     let Some(counters) = counters::of_this_cpu() else {
         return;
     };
-    counters.transitions.record(old, new);
-    let namespace = sock.namespace();
-    let counted = namespaces::update(&mut counters.live_slots, namespace, |counters| {
-        counters.record(family, old, new);
-        if matches!(new, TcpState::Close) {
-            count_hand_over(counters, sock, family, old);
-        }
-    });
-    if !counted {
+    counters.transitions.record(due);
+    let namespace = namespaces::of(&mut counters.live_slots, sock.namespace());
+    if let Some(namespace) = namespace {
+        // SAFETY: the map gave this CPU's copy of the element, which no other CPU writes.
+        unsafe { &mut *namespace }.count(family, old, new, due.left());
+    } else {
         event_ring::count_untracked();
-        debug!(ctx, "namespace {} has no live counters", namespace);
     }
-
-    handshake::observe(&mut counters.handshakes, sock, old, new);
-    if matches!((old, new), (TcpState::Listen, TcpState::Close)) {
-        synack::forget(sock.identity());
+    if due.has_more() {
+        let live = namespace.map(|counters| (counters, family));
+        go_on(ctx, sock, due, (old, new), counters, live);
     }
-    let error = sock.error();
-    let reason = follow(counters, sock, old, new, error);
-    if RecordMask::from_bits(RECORD_MASK.load()).wants(TransitionKind::of(old, new, error)) {
-        record(ctx, sock, namespace, family, (old, new), error, reason);
+    // Most sockets that end do so in good order, and nobody wants a record of a step.
+    if !due.is_end() && RecordMask::from_bits(RECORD_MASK.load()).wants(TransitionKind::Step) {
+        records::record(ctx, sock, (old, new), None);
     }
 }
 
-/// Takes note of how long the state lasted that ends and, where the connection ends, how.
+/// The live counters of the socket's namespace, and the part of them that counts.
+type Live = (*mut NamespaceCounters, Family);
+
+/// What is due besides counting the transition.
 #[inline(always)]
-fn follow(
-    counters: &mut CpuCounters,
-    sock: Sock,
-    old: TcpState,
-    new: TcpState,
-    error: i32,
-) -> Option<CloseReason> {
-    let socket = sock.key();
-    let (ends, begins) = (TimedState::number_of(old), TimedState::number_of(new));
-    let (mut has_fin_come, mut is_cut_off) = (false, false);
-    if ends & begins != TimedState::NOT_TIMED {
-        let now = now(sock, old, new, error);
-        if ends != TimedState::NOT_TIMED {
-            let mut elapsed = stopwatch::end(socket, ends, now.ns);
-            let mut counts = true;
-            if matches!((old, new), (TcpState::FinWait2, TcpState::Close)) {
-                has_fin_come = sock.fin_received();
-                // What else ends it, or takes it over, says nothing of the peer.
-                counts = has_fin_come && error == 0;
-                // The process still has it, so no minisocket follows: `SO_LINGER` 0, unread data.
-                is_cut_off = error == 0 && !has_fin_come && !sock.is_orphan();
-                if error == 0
-                    && !is_cut_off
-                    && now.is_of_segment
-                    && counters.closes.fin_wait2_left(socket, now.ns, has_fin_come)
-                {
-                    // Of an orphan the beginning was not taken note of.
-                    elapsed = 0;
-                }
-            }
-            if counts {
-                counters.durations.observe(ends, elapsed);
-            }
-        }
-        if begins != TimedState::NOT_TIMED {
-            let is_acknowledged = matches!((old, new), (TcpState::FinWait1, TcpState::FinWait2));
-            if is_acknowledged {
-                counters.closes.fin_acknowledged(socket, now.ns);
-            }
-            // The full socket of one that the process has closed goes at once, unless this segment
-            // has the peer's FIN with it.
-            if !(is_acknowledged && sock.is_orphan()) && stopwatch::begin(socket, begins, now.ns) {
-                counters.durations.displace(begins);
-            }
-        }
-    }
-    if !matches!(new, TcpState::Close) {
-        return None;
-    }
-    let fin_wait2 = (has_fin_come, is_cut_off);
-    ends::count(&mut counters.closes, sock, socket, old, error, fin_wait2)
-}
-
-/// A time.
-struct Moment {
-    /// Nanoseconds of `CLOCK_MONOTONIC`.
-    ns: u64,
-    /// Whether it is when the kernel began with the segment that it is at.
-    is_of_segment: bool,
-}
-
-/// The time. What a segment brings about is dated to when the kernel began with it, which costs
-/// a quarter of asking the clock. All else comes of a system call or of a timer, or may do so:
-/// with `TCP_REPAIR` a socket is even established by connect(), before the kernel has looked at its
-/// own clock.
-#[inline(always)]
-fn now(sock: Sock, old: TcpState, new: TcpState, error: i32) -> Moment {
-    let comes_of_a_segment = error == 0
-        && matches!(
-            (old, new),
-            (TcpState::Established, TcpState::CloseWait)
-                | (TcpState::FinWait1, TcpState::FinWait2)
-                | (
-                    TcpState::FinWait2 | TcpState::LastAck | TcpState::Closing,
-                    TcpState::Close
-                )
-        );
-    if comes_of_a_segment && let Some(ns) = sock.tcp().and_then(TcpSock::clock_ns) {
-        return Moment {
-            ns,
-            is_of_segment: true,
-        };
-    }
-    Moment {
-        ns: clock::monotonic_ns(),
-        is_of_segment: false,
-    }
-}
-
-/// A closed connection lives on as a minisocket, without any event of its own; what it was when
-/// its full socket ended says which.
-#[inline(always)]
-fn count_hand_over(counters: &mut NamespaceCounters, sock: Sock, family: Family, old: TcpState) {
-    match old {
-        TcpState::FinWait2 if sock.fin_received() => {
-            add_one(&mut counters.to_time_wait[family.slot()]);
-        }
-        TcpState::FinWait2 => add_one(&mut counters.to_fin_wait2_mini[family.slot()]),
-        TcpState::Closing => add_one(&mut counters.to_time_wait[family.slot()]),
-        _ => {}
-    }
-}
-
-#[inline(always)]
-fn add_one(count: &mut u32) {
-    *count = count.wrapping_add(1);
-}
-
-#[inline(always)]
-fn record(
+fn go_on(
     ctx: &BtfTracePointContext,
     sock: Sock,
-    namespace: u32,
-    family: Family,
-    (old, new): (TcpState, TcpState),
-    error: i32,
-    reason: Option<CloseReason>,
+    due: Due,
+    (old, new): (u32, u32),
+    counters: &mut CpuCounters,
+    live: Option<Live>,
 ) {
-    let mut record = TransitionRecord {
-        time_ns: clock::monotonic_ns(),
-        socket: sock.identity(),
-        namespace,
-        error,
-        local_port: 0,
-        remote_port: 0,
-        family: family.to_kernel(),
-        old_state: old as u8,
-        new_state: new as u8,
-        reason: reason.map_or(0, |reason| reason as u8),
-        local_address: [0; 16],
-        remote_address: [0; 16],
-        process_name: [0; 16],
-        process: 0,
-        reserved: 0,
-    };
-    // Only these two are made by a system call of the process that owns the socket.
-    if matches!(new, TcpState::SynSent | TcpState::Listen)
-        && let Some(caller) = Caller::now()
-    {
-        record.process = caller.process;
-        record.process_name = caller.name;
-    }
-    let addresses = sock.addresses(
-        family,
-        &mut record.local_address,
-        &mut record.remote_address,
-    );
-    match sock.ports() {
-        Some((local, remote)) if addresses => {
-            record.local_port = local;
-            record.remote_port = remote;
+    if due.is_end() {
+        end(ctx, sock, due, old, counters, live);
+    } else if due.is_established() {
+        let Some(tcp) = sock.tcp() else {
+            return;
+        };
+        let round_trip = handshake::observe(&mut counters.handshakes, tcp, due.is_accepted());
+        if due.is_timed() {
+            // Whose round trip is known, the peer's segment has established; connect() itself can
+            // do so too, with TCP_REPAIR and before the kernel has looked at its clock.
+            let segment = if round_trip == 0 {
+                None
+            } else {
+                tcp.clock_ns()
+            };
+            let now = segment.unwrap_or_else(clock::monotonic_ns);
+            let lasted = stopwatch::end(sock.key(), due.ends(), now);
+            counters.durations.observe(due.ends(), lasted);
         }
-        // The record still tells what happened, if not to whom.
-        _ => warn!(
-            ctx,
-            "cannot read the addresses of a socket in state {}", old as u8
-        ),
-    }
-    if let Err(RingFull) = event_ring::emit(record) {
-        debug!(ctx, "event ring full");
+    } else if due.is_timed() {
+        step(sock, due, counters);
+    } else if due.is_listener() {
+        if new == TcpState::Close as u32 {
+            synack::forget(sock.identity());
+        }
     }
 }
 
-/// A record of what the end of `sock` is corrected to, a moment after it.
+/// From one state to another, of which at least one is timed.
 #[inline(always)]
-pub(crate) fn record_correction(ctx: &BtfTracePointContext, sock: Sock, reason: CloseReason) {
-    let Some(family) = sock.family() else {
+fn step(sock: Sock, due: Due, counters: &mut CpuCounters) {
+    let socket = sock.key();
+    let now = if due.is_by_segment() {
+        segment_ns(sock.tcp())
+    } else {
+        None
+    };
+    if due.is_lap() {
+        let now = now.unwrap_or_else(clock::monotonic_ns);
+        if due.begins() == TimedState::FinWait2 as u64 {
+            counters.closes.fin_acknowledged(socket, now);
+        }
+        let (lasted, displaced) = stopwatch::lap(socket, now);
+        counters.durations.observe(due.ends(), lasted);
+        if displaced {
+            counters.durations.displace(due.begins());
+        }
+        return;
+    }
+    let now = now.unwrap_or_else(clock::monotonic_ns);
+    if due.ends() != TimedState::NOT_TIMED {
+        let lasted = stopwatch::end(socket, due.ends(), now);
+        counters.durations.observe(due.ends(), lasted);
+    }
+    if due.begins() != TimedState::NOT_TIMED && stopwatch::begin(socket, due.begins(), now) {
+        counters.durations.displace(due.begins());
+    }
+}
+
+/// A connection ends.
+#[inline(always)]
+fn end(
+    ctx: &BtfTracePointContext,
+    sock: Sock,
+    due: Due,
+    old: u32,
+    counters: &mut CpuCounters,
+    live: Option<Live>,
+) {
+    let Some(old) = state(old) else {
         return;
     };
-    let states = (TcpState::Close, TcpState::Close);
-    let (namespace, error) = (sock.namespace(), sock.error());
-    record(ctx, sock, namespace, family, states, error, Some(reason));
+    let socket = sock.key();
+    let ended = EndedSocket::new(sock, old, counters.closes.reset_ahead_socket == socket);
+    let Some(stage) = Stage::of(old, &ended) else {
+        return;
+    };
+    let ending = Ending::new(stage, sock.error());
+    if due.is_timed() {
+        leave(sock, socket, due, &ended, ending, counters);
+    }
+    if let Some((live, family)) = live {
+        // SAFETY: the map gave this CPU's copy of the element, which no other CPU writes.
+        unsafe { &mut *live }.hand_over(family, ending);
+    }
+    let reason = counters.closes.end(socket, ending);
+    let kind = TransitionKind::of_end(Some(reason));
+    if RecordMask::from_bits(RECORD_MASK.load()).wants(kind) {
+        let states = (old as u32, TcpState::Close as u32);
+        records::record(ctx, sock, states, Some(reason));
+    }
+}
+
+/// A timed state ends with the connection. What a segment completes is dated by it, and all else by
+/// the clock: it comes of a system call or of a timer, or may do so.
+#[inline(always)]
+fn leave(
+    sock: Sock,
+    socket: u64,
+    due: Due,
+    ended: &EndedSocket,
+    ending: Ending,
+    counters: &mut CpuCounters,
+) {
+    if due.ends() == TimedState::FinWait2 as u64 {
+        let segment = segment_ns(sock.tcp());
+        // What else ends it, or takes it over, says nothing of the peer.
+        let mut lasted = stopwatch::end(socket, due.ends(), segment.unwrap_or(0));
+        if ending.is_handed_over() || ending.is(Stage::ClosedFirst) {
+            let has_fin_come = ending.is(Stage::ClosedFirst);
+            if let Some(segment) = segment
+                && counters
+                    .closes
+                    .fin_wait2_left(socket, segment, has_fin_come)
+            {
+                lasted = 0;
+            }
+        }
+        if ending.is(Stage::ClosedFirst) {
+            counters.durations.observe(due.ends(), lasted);
+        }
+        return;
+    }
+    let segment = if ending.is(Stage::ClosedSecond) || ending.is(Stage::ClosedAtOnce) {
+        segment_ns(ended.tcp)
+    } else {
+        None
+    };
+    let now = segment.unwrap_or_else(clock::monotonic_ns);
+    let lasted = stopwatch::end(socket, due.ends(), now);
+    counters.durations.observe(due.ends(), lasted);
+}
+
+/// When the kernel began with the segment that it is at, where it keeps that. It costs a quarter of
+/// asking the clock.
+#[inline(always)]
+fn segment_ns(tcp: Option<TcpSock>) -> Option<u64> {
+    tcp.and_then(TcpSock::clock_ns)
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "checked to be small")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "it is in the table of pairs"
+)]
 fn state(raw: u32) -> Option<TcpState> {
-    if raw > TcpState::NewSynRecv as u32 {
-        return None;
-    }
     TcpState::from_kernel(raw as u8)
 }

@@ -18,6 +18,7 @@ mod folder;
 mod limits;
 mod msrv;
 mod object_diff;
+mod packetdrill;
 mod process;
 mod setup;
 mod test;
@@ -29,7 +30,7 @@ mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Parser)]
 #[command(
@@ -62,6 +63,9 @@ enum Command {
     /// root the privileged tests are left out. Where the environment variable CI is set, either is
     /// an error, but for what `cargo xtask setup` could not fetch for lack of network.
     Test {
+        /// Only these; by default, all but those
+        #[arg(value_name = "SUITE", conflicts_with = "args")]
+        suite: Option<Suite>,
         /// Arguments for the test runner, such as a part of a test's name
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
@@ -108,12 +112,22 @@ enum Command {
     /// Makes sockets for `bench`
     #[command(hide = true)]
     BenchWorker(bench::WorkerSettings),
+    /// Echoes what it is sent, for `bench`
+    #[command(hide = true)]
+    BenchEcho,
     /// Run every check that a change has to pass, in order, up to the first that fails
     Ci,
     /// Check the rules of the source tree that no compiler knows
     Tidy,
     /// Write the generated documentation anew
     Docs,
+}
+
+/// Tests that are run by themselves.
+#[derive(Clone, Copy, ValueEnum)]
+enum Suite {
+    /// The packetdrill scripts of the repository, where packetdrill is installed
+    Packetdrill,
 }
 
 #[derive(Subcommand)]
@@ -149,7 +163,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ebpf(EbpfCommand::Build { out }) => ebpf::build(out.as_deref()),
         Command::Ebpf(EbpfCommand::Verify) => ebpf::verify(),
         Command::Ebpf(EbpfCommand::Clippy) => ebpf::clippy(),
-        Command::Test { args } => test::run(&args),
+        Command::Test {
+            suite: Some(Suite::Packetdrill),
+            ..
+        } => packetdrill::run(),
+        Command::Test { suite: None, args } => test::run(&args),
         Command::Vm {
             kernel,
             check,
@@ -172,6 +190,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }),
         Command::Limits { update } => limits::run(update),
         Command::BenchWorker(settings) => bench::work(&settings),
+        Command::BenchEcho => bench::echo(),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),

@@ -13,7 +13,7 @@ use crate::{folder, workspace};
 const CONFINED: [(&str, &[&str]); 4] = [
     ("aya", &["bpf/", "bpf.rs"]),
     ("aya_log", &["bpf/", "bpf.rs"]),
-    ("prometheus", &["metrics/", "metrics.rs", "http.rs"]),
+    ("prometheus", &["metrics/", "metrics.rs"]),
     ("clap", &["cli.rs"]),
 ];
 const AGENT: &str = "tcpstate-agent/src/";

@@ -11,10 +11,18 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{apt, folder, process, test, vm, workspace};
+use crate::{
+    apt, folder, process, test,
+    vm::{
+        self,
+        archive::{Suite, Unreachable},
+        matrix::Architecture,
+    },
+    workspace,
+};
 
 /// Each program, and the Debian package it is in.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 18] = [
     ("ss", "iproute2"),
     ("curl", "curl"),
     ("bpftool", "bpftool"),
@@ -26,6 +34,15 @@ const TOOLS: [(&str, &str); 11] = [
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     (PYTHON_REQUESTS, PYTHON_REQUESTS),
+    // Compilers of programs that leak, and what reads their files.
+    ("gcc", "gcc"),
+    ("g++", "g++"),
+    ("musl-gcc", "musl-tools"),
+    ("go", "golang-go"),
+    ("javac", "default-jdk-headless"),
+    ("addr2line", "binutils"),
+    // What compiles ring for arm64.
+    ("clang", "clang"),
 ];
 
 /// No program, but a library of Debian's Python.
@@ -59,9 +76,13 @@ pub(crate) fn find() -> Result<Tools> {
     let missing = TOOLS
         .into_iter()
         .filter(|(program, _)| !is_there(&unpacked, program));
+    let mut missing: Vec<_> = missing.map(|(program, _)| program).collect();
+    if node_exporter()?.is_none() {
+        missing.push(NODE_EXPORTER);
+    }
     Ok(Tools {
         path: env::join_paths(path).context("cannot put the tests' programs into PATH")?,
-        missing: missing.map(|(program, _)| program).collect(),
+        missing,
     })
 }
 
@@ -105,7 +126,10 @@ pub(crate) fn install() -> Result<()> {
             bail!("the package {package} has no {program}");
         }
     }
-    let unfetched: Vec<_> = missing().into_iter().map(|(program, _)| program).collect();
+    let mut unfetched: Vec<_> = missing().into_iter().map(|(program, _)| program).collect();
+    if process::find("apt-get").is_some() && !fetch_node_exporter()? {
+        unfetched.push(NODE_EXPORTER);
+    }
     fs::write(record()?, unfetched.join("\n")).context("cannot write what was not fetched")?;
     if !unfetched.is_empty() {
         test::banner(&format!(
@@ -166,6 +190,44 @@ pub(crate) fn unpacked(package: &str, file: &str) -> Result<PathBuf> {
         bail!("the package {package} has no {file}");
     }
     Ok(program)
+}
+
+/// What [`Tools::missing`] calls node_exporter.
+const NODE_EXPORTER: &str = "node_exporter";
+const NODE_EXPORTER_PACKAGE: &str = "prometheus-node-exporter";
+
+/// Debian's newest node_exporter, unpacked in the project's target folder: that of trixie does not
+/// know every key of the web configuration file yet.
+pub(crate) fn node_exporter() -> Result<Option<PathBuf>> {
+    let program = node_exporter_folder()?
+        .join("usr/bin")
+        .join(NODE_EXPORTER_PACKAGE);
+    Ok(program.is_file().then_some(program))
+}
+
+fn node_exporter_folder() -> Result<PathBuf> {
+    Ok(place()?.join(NODE_EXPORTER_PACKAGE))
+}
+
+/// Fetches it; `false` for lack of network.
+fn fetch_node_exporter() -> Result<bool> {
+    if node_exporter()?.is_some() {
+        return Ok(true);
+    }
+    let folder = node_exporter_folder()?;
+    let suite = match Suite::open(&folder.join("apt"), "sid", Architecture::of_machine()?) {
+        Err(error) if error.is::<Unreachable>() => {
+            eprintln!("{error:#}");
+            return Ok(false);
+        }
+        suite => suite?,
+    };
+    let found = suite.packages(&format!("^{NODE_EXPORTER_PACKAGE}$"))?;
+    suite.unpack(&found, &folder)?;
+    if node_exporter()?.is_none() {
+        bail!("the package {NODE_EXPORTER_PACKAGE} has no program");
+    }
+    Ok(true)
 }
 
 /// Unpacks packages into `folder`, and installs the libraries that they need.

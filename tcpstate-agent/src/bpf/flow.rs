@@ -268,7 +268,7 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
-    use tcpstate_common::{TcpState, TimedState};
+    use tcpstate_common::{Due, TcpState, TimedState};
     use zerocopy::FromZeros as _;
 
     use super::*;
@@ -276,8 +276,8 @@ mod tests {
     #[test]
     fn all_that_a_cpu_counted_is_added_up_together() {
         let mut cpu = CpuCounters::new_zeroed();
-        cpu.transitions
-            .record(TcpState::CloseWait, TcpState::LastAck);
+        let (from, to) = (TcpState::CloseWait, TcpState::LastAck);
+        cpu.transitions.record(Due::of(from as u32, to as u32));
         cpu.closes.count[0] = 2;
         let of = TimedState::CloseWait.slot();
         cpu.durations.of[of].sum_ns = 3;
@@ -286,8 +286,7 @@ mod tests {
         for _ in 0..2 {
             counted.add(&cpu);
         }
-        let [from, to] = [TcpState::CloseWait, TcpState::LastAck].map(TcpState::slot);
-        assert_eq!(counted.transitions.count[from][to], 2);
+        assert_eq!(counted.transitions.of(from, to), 2);
         assert_eq!(counted.closes.count[0], 4);
         assert_eq!(counted.durations.of[of].sum_ns, 6);
         assert_eq!(counted.handshakes.server.retransmitted, 8);

@@ -229,7 +229,8 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
         .filter_map(|(name, offset)| Some((*name, *offset.as_ref().ok()?)))
         .collect();
     let record_mask = options.record_mask.bits();
-    let wake_up_bytes = options.event_ring_bytes / 4;
+    // As large as the ring becomes.
+    let wake_up_bytes = options.event_ring_bytes.max(PAGE).next_power_of_two() / 4;
     let log_level = options.kernel_log.global();
     let reset_reasons = facts.btf.iter().any(|btf| !btf.reset_reasons.is_empty());
     let reset_reasons = u8::from(reset_reasons);

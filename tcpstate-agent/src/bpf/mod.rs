@@ -15,6 +15,7 @@ mod pass;
 pub mod plan;
 mod reset_table;
 mod segments;
+mod stack_samples;
 mod synack_table;
 mod syscall;
 mod wire;
@@ -30,4 +31,5 @@ pub use pass::{
 };
 pub use reset_table::{ResetTable, Resets};
 pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};
+pub use stack_samples::{AcceptHook, Hooks, ReadHook, StackSampleError, StackSamples};
 pub use synack_table::SynAckTable;

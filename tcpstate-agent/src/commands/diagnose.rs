@@ -9,9 +9,12 @@ use super::{print, watch_once};
 use crate::{
     bpf::plan::ProgramId,
     cli::Output,
-    control,
-    diagnosis::{ConnectionsReport, Diagnosis, ListeningReport, Report, write_text},
+    code_location::inspect::what_most_threads_wait_for,
+    diagnosis::{
+        ConnectionsReport, Diagnosis, ListeningReport, Report, comes_of_waiting, write_text,
+    },
     process::{command_line, executable},
+    serve::control,
     settings::DiagnoseSettings,
     watch::Watch,
 };
@@ -94,6 +97,9 @@ fn diagnose(
         // The agent may not be allowed to see what root is.
         if process.executable.is_none() {
             process.executable = executable(process.id());
+        }
+        if comes_of_waiting(group.group.cause) {
+            group.threads_wait = what_most_threads_wait_for(process.pid);
         }
     }
     Ok(diagnosis)

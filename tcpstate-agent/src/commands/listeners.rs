@@ -7,8 +7,8 @@ use super::{print, watch_once};
 use crate::{
     bpf::plan::ProgramId,
     cli::Output,
-    control,
     diagnosis::{ListeningReport, write_table},
+    serve::control,
     settings::ListenersSettings,
 };
 

@@ -6,8 +6,13 @@ pub mod listeners;
 pub mod run;
 pub mod snapshot;
 pub mod trace;
+pub mod where_in_code;
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tcpstate_common::RecordMask;
@@ -20,7 +25,9 @@ use crate::{
     cli::{Cli, Command},
     logging,
     segments::{Follower, SegmentSettings},
-    settings::{DiagnoseSettings, ListenersSettings, LogSettings, RunSettings, TraceSettings},
+    settings::{
+        DiagnoseSettings, ListenersSettings, LogSettings, RunSettings, TraceSettings, WhereSettings,
+    },
     watch::{Watch, WatchSettings},
 };
 
@@ -38,6 +45,7 @@ pub fn execute(cli: Cli) -> anyhow::Result<u8> {
         Command::Trace(args) => trace::execute(&TraceSettings::try_from(args)?, log)?,
         Command::Diagnose(args) => diagnose::execute(&DiagnoseSettings::from(args))?,
         Command::Listeners(args) => listeners::execute(&ListenersSettings::from(args))?,
+        Command::Where(args) => where_in_code::execute(&WhereSettings::from(args))?,
         Command::Check(args) => return check::execute(&args.segments.try_into()?),
     }
     Ok(0)
@@ -117,6 +125,15 @@ fn follow_segments(
         }
     }
     Follower::start(segments, settings).context("cannot look at the network interfaces")
+}
+
+/// Becomes true on SIGINT and SIGTERM.
+fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
 }
 
 /// Writes to stdout. A reader that has gone away, such as `head`, is no error.

@@ -1,18 +1,14 @@
 //! `trace`: state transitions as they happen.
 
 use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use tcpstate_common::RecordMask;
 
-use super::{Printed, follow_segments, print, require_any};
+use super::{Printed, follow_segments, print, require_any, stop_on_signal};
 use crate::{
     bpf::{
         self, EventRing, Flow, LoadOptions, OwnersReader, SegmentOptions, facts::Facts,
@@ -234,13 +230,4 @@ fn report_total(
         );
     }
     Ok(())
-}
-
-/// Becomes true on SIGINT and SIGTERM.
-fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    Ok(stop)
 }

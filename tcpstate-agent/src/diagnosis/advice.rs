@@ -62,3 +62,13 @@ impl Advice {
         }
     }
 }
+
+/// Whether what the threads do now tells why the sockets stay. Of a leak it does not: they have gone
+/// on.
+#[must_use]
+pub const fn comes_of_waiting(cause: Cause) -> bool {
+    matches!(
+        cause,
+        Cause::Unaccepted | Cause::FinUnread | Cause::DataUnread
+    )
+}

@@ -91,6 +91,8 @@ pub struct DiagnosedGroup {
     pub group: ReportGroup,
     /// Command line of the process. It may hold secrets: for the terminal only.
     pub command_line: Option<String>,
+    /// What most of its threads wait for, where that is why the sockets stay.
+    pub threads_wait: Option<String>,
     /// Sockets that it has gained a second; `None` for one look only.
     pub growth_per_second: Option<f64>,
     /// In how long the process has no descriptor left at this rate.
@@ -250,11 +252,10 @@ impl DiagnosedGroup {
         });
         let seen = [growth_per_second, fd_growth].into_iter().flatten();
         let seen = seen.filter(|rate| *rate > 0.0).reduce(f64::max);
-        // Those that wait to be accepted take no descriptor.
-        let rate = if group.cause == Cause::Unaccepted {
-            0.0
-        } else {
-            seen.unwrap_or_else(|| slow_growth(&group, before.map(|(_, seconds)| seconds)))
+        let rate = match group.cause {
+            // Those that wait to be accepted take no descriptor.
+            Cause::Unaccepted => 0.0,
+            _ => seen.unwrap_or_else(|| slow_growth(&group, before.map(|(_, seconds)| seconds))),
         };
         let process = group.process.as_ref();
         let advice = Advice::of(group.cause, group.role);
@@ -262,6 +263,7 @@ impl DiagnosedGroup {
             fds_exhausted_in_seconds: process.and_then(|process| exhausted_in(process, rate)),
             command: command(&group, own_namespace),
             command_line: None,
+            threads_wait: None,
             growth_per_second,
             meaning: advice.meaning,
             fault: advice.fault,
@@ -291,10 +293,7 @@ fn per_second(now: u64, before: u64, seconds: f64) -> f64 {
     (now as f64 - before as f64) / seconds
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of descriptors, far below 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "descriptors, far below 2^53")]
 fn exhausted_in(process: &ReportProcess, rate: f64) -> Option<f64> {
     let left = process.max_fds?.saturating_sub(process.open_fds?);
     (rate > 0.0).then(|| left as f64 / rate)

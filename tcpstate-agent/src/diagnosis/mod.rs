@@ -15,7 +15,7 @@ mod report;
 mod text;
 mod words;
 
-pub use advice::Advice;
+pub use advice::{Advice, comes_of_waiting};
 pub use compare::{DiagnosedGroup, DiagnosedListener, Diagnosis, Filter, NotShown};
 pub use connections::{ConnectionsReport, ReportDestination, ReportUnanswered, UnansweredState};
 pub use connections_compare::{DiagnosedDestination, DiagnosedUnanswered};

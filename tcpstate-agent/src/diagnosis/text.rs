@@ -158,6 +158,12 @@ fn write_group(out: &mut dyn Write, number: usize, diagnosed: &DiagnosedGroup) -
         if let Some(files) = files(process, diagnosed) {
             line("files", files)?;
         }
+        if let Some(wait) = &diagnosed.threads_wait {
+            line(
+                "threads",
+                format!("{wait} (all: where --pid {})", process.pid),
+            )?;
+        }
     }
     if !group.shared_with.is_empty() {
         line("shared", shared_with(&group.shared_with))?;
@@ -335,9 +341,10 @@ mod tests {
 
     use super::*;
     use crate::diagnosis::{
-        Filter, Report,
+        Filter, Report, comes_of_waiting,
         compare::tests::{HERE, group, report},
     };
+    use crate::model::close_wait::Cause;
 
     fn text(first: Option<&Report>, second: Report, from_agent: bool) -> String {
         let filter = Filter {
@@ -348,10 +355,21 @@ mod tests {
         let mut diagnosis = Diagnosis::new(first, second, &filter, from_agent, HERE);
         for group in &mut diagnosis.groups {
             group.command_line = Some("python3 app.py".to_owned());
+            group.threads_wait = comes_of_waiting(group.group.cause)
+                .then(|| "2 of 2 threads wait in futex".to_owned());
         }
         let mut text = Vec::new();
         write_text(&mut text, &diagnosis).unwrap();
         String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn what_threads_wait_for_is_said_where_that_is_why_sockets_stay() {
+        let mut waiting = group(4711, 8080, 900);
+        waiting.cause = Cause::FinUnread;
+        let text = text(None, report(vec![waiting]), true);
+        let line = "   threads   2 of 2 threads wait in futex (all: where --pid 4711)\n";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(super) fn resets(resets: &Resets) -> Option<MetricFamily> {
 
 #[cfg(test)]
 mod tests {
-    use tcpstate_common::UNKNOWN;
+    use tcpstate_common::{Ending, Stage, UNKNOWN};
 
     use super::*;
 
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn every_reason_has_a_series_from_the_start() {
         let mut closes = CloseCounters::default();
-        closes.end(1, CloseReason::LocalFin, true);
+        closes.end(1, Ending::new(Stage::HandedOver, 0));
         let families = families(&closes);
         assert_eq!(families[0].get_metric().len(), CloseReason::ALL.len());
         assert_has(

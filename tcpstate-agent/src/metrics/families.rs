@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     model::{Census, LEGAL_TRANSITIONS, listeners::ListenerKey},
+    version,
     watch::{CloseWaitReading, Events, FaultSums, ListenersReading, Reading, SnapshotState},
 };
 
@@ -45,7 +46,18 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
         programs,
     } = reading;
     let mut families = vec![
-        family(&own::BUILD_INFO, [series([env!("CARGO_PKG_VERSION")], 1)]),
+        family(
+            &own::BUILD_INFO,
+            [series(
+                [
+                    version::VERSION,
+                    version::REVISION,
+                    version::BRANCH,
+                    version::RUSTC,
+                ],
+                1,
+            )],
+        ),
         family(
             &own::PROGRAM_UP,
             programs
@@ -111,7 +123,7 @@ const fn family_name(family: Family) -> &'static str {
 fn transitions(matrix: &TransitionMatrix) -> MetricFamily {
     let pairs = TcpState::ALL.into_iter().flat_map(|from| {
         TcpState::ALL.into_iter().filter_map(move |to| {
-            let count = matrix.count[from.slot()][to.slot()];
+            let count = matrix.of(from, to);
             let is_shown = count > 0 || LEGAL_TRANSITIONS.contains(&(from, to));
             is_shown.then(|| series([from.name(), to.name()], count))
         })
@@ -207,13 +219,14 @@ fn faults(sums: &FaultSums) -> [MetricFamily; 4] {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tcpstate_common::{CloseCounters, Handshakes, StateDurations};
+    use tcpstate_common::{CloseCounters, Due, Handshakes, StateDurations};
 
     use super::*;
     use crate::{
         bpf::Resets,
         decode::Limits,
-        metrics::{listeners, outgoing},
+        metrics::{http, listeners, outgoing},
+        serve::HttpReading,
     };
 
     fn reading() -> Reading {
@@ -262,6 +275,7 @@ mod tests {
     fn every_metric_of_the_catalogue_is_filled_and_no_other() {
         let mut filled: Vec<String> = families(&reading(), &mut Spare::default())
             .iter()
+            .chain(&http::families(&HttpReading::default()))
             .map(|family| family.name().to_owned())
             .collect();
         filled.sort_unstable();
@@ -284,7 +298,8 @@ mod tests {
     fn transitions_are_zero_filled_and_an_unexpected_pair_is_not_hidden() {
         let mut reading = reading();
         let matrix = reading.transitions.as_mut().unwrap();
-        matrix.count[TcpState::CloseWait.slot()][TcpState::Established.slot()] = 3;
+        let due = Due::of(TcpState::CloseWait as u32, TcpState::Established as u32);
+        matrix.record(due);
         let families = families(&reading, &mut Spare::default());
         let transitions = find(&families, "tcpstate_transitions_total").unwrap();
         assert_eq!(transitions.get_metric().len(), LEGAL_TRANSITIONS.len() + 1);

@@ -5,6 +5,7 @@ mod close_wait;
 mod closes;
 mod families;
 mod family;
+mod http;
 mod kernel;
 mod listeners;
 mod outgoing;
@@ -13,3 +14,5 @@ mod segments;
 
 pub use family::Spare;
 pub use page::{MetricsPage, PageError, of_listeners};
+/// Of a page of metrics.
+pub use prometheus::TEXT_FORMAT as CONTENT_TYPE;

@@ -7,9 +7,10 @@ use prometheus::{
 };
 use thiserror::Error;
 
-use super::{families::families, family::Spare, listeners};
+use super::{families::families, family::Spare, http, listeners};
 use crate::{
     model::listeners::ListenerKey,
+    serve::HttpReading,
     watch::{ListenersReading, Stopped, Watch},
 };
 
@@ -47,12 +48,14 @@ impl MetricsPage {
         }
     }
 
-    /// In Prometheus' text format. Takes a reading: milliseconds, and it blocks.
-    pub fn render(&self) -> Result<String, PageError> {
+    /// In Prometheus' text format, with what the HTTP server counts. Takes a reading:
+    /// milliseconds, and it blocks.
+    pub fn render(&self, http: &HttpReading) -> Result<String, PageError> {
         let reading = self.watch.read()?;
         let lock = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let mut spare = std::mem::take(&mut *lock());
         let mut families = families(&reading, &mut spare);
+        families.extend(http::families(http));
         families.extend(self.process.collect());
         let page = text(families, &mut spare);
         *lock() = spare;

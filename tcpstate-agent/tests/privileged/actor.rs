@@ -67,6 +67,8 @@ pub(crate) enum Duty {
     Bequeath { address: SocketAddr },
     /// Keeps sockets in CLOSE_WAIT, by another thread than the first, which ends.
     Outlive(Sockets),
+    /// Listens, reads what comes to its end, and closes every other connection only.
+    Leak,
     /// Does nothing.
     Idle,
 }
@@ -305,6 +307,7 @@ impl Duty {
                 thread::sleep(Duration::from_mins(10));
             }
             Self::Outlive(sockets) => outlive(sockets),
+            Self::Leak => leak(),
             Self::Idle => until_told(0),
         }
     }
@@ -332,6 +335,71 @@ fn outlive(sockets: Sockets) {
     });
     // SAFETY: it ends this thread alone, of whose stack nobody borrows.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
+/// Serves connections, which begin with what is to become of them.
+fn leak() {
+    let listener = listen("127.0.0.1:0".parse().unwrap());
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        loop {
+            let mut connection = accept_for_leaker(&listener);
+            thread::spawn(move || {
+                let mut command = [0];
+                connection.read_exact(&mut command).unwrap();
+                if command == [LEAK] {
+                    leak_after_reading(connection);
+                } else {
+                    close_after_reading(connection);
+                }
+            });
+        }
+    });
+    until_told(port);
+}
+
+const LEAK: u8 = b'L';
+const CLOSE: u8 = b'O';
+
+#[inline(never)]
+fn accept_for_leaker(listener: &TcpListener) -> TcpStream {
+    listener.accept().unwrap().0
+}
+
+#[inline(never)]
+fn read_for_leaker(connection: &mut TcpStream) -> u64 {
+    io::copy(connection, &mut io::sink()).unwrap()
+}
+
+// What each does with the number keeps the compiler from making a jump of the call.
+#[inline(never)]
+fn leak_after_reading(mut connection: TcpStream) {
+    let read = read_for_leaker(&mut connection);
+    std::mem::forget(connection);
+    std::hint::black_box(read);
+}
+
+#[inline(never)]
+fn close_after_reading(mut connection: TcpStream) {
+    let read = read_for_leaker(&mut connection);
+    drop(connection);
+    std::hint::black_box(read);
+}
+
+/// Has an actor that leaks do so with `count` connections, and close as many others. What it
+/// returns has to stay open.
+pub(crate) fn ask_leaker(port: u16, count: u64) -> Vec<TcpStream> {
+    let mut peers = Vec::new();
+    for _ in 0..count {
+        for command in [LEAK, CLOSE] {
+            let mut peer = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            peer.write_all(&[command]).unwrap();
+            peer.write_all(b"some data").unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            peers.push(peer);
+        }
+    }
+    peers
 }
 
 /// Says that all is there, and waits for the end.

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener},
+    os::fd::AsRawFd as _,
     process::{ChildStderr, Command, Stdio},
     sync::mpsc,
     thread,
@@ -242,12 +243,28 @@ fn the_pages_answer() {
 }
 
 #[test]
+fn a_socket_that_systemd_hands_over_is_served() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    // To be inherited.
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty()).unwrap();
+    let script = format!(
+        "exec 3<&{}; export LISTEN_FDS=1 LISTEN_PID=$$; exec {AGENT} run --web.systemd-socket \"$@\"",
+        socket.as_raw_fd()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, "sh"]);
+    let agent = Agent::start_command(command);
+    assert_eq!(agent.address, socket.local_addr().unwrap());
+    assert_eq!(agent.get("/-/healthy").0, 200);
+}
+
+#[test]
 fn requests_that_make_no_sense_are_answered_or_dropped_and_the_agent_goes_on() {
     let agent = Agent::start();
     for request in [
         &b"\x00\xff\xfe garbage\r\n\r\n"[..],
         b"GET /metrics HTTP/9.9\r\n\r\n",
-        b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: a\r\n\r\nabc",
         b"GET ",
         b"",
     ] {

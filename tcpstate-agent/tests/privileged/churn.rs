@@ -115,7 +115,7 @@ fn each_pair_occurred(before: &TransitionMatrix, after: &TransitionMatrix, conne
         (TcpState::CloseWait, TcpState::LastAck),
         (TcpState::LastAck, TcpState::Close),
     ] {
-        let [before, after] = [before, after].map(|matrix| matrix.count[from.slot()][to.slot()]);
+        let [before, after] = [before, after].map(|matrix| matrix.of(from, to));
         let counted = after - before;
         assert!(counted >= connections, "{from:?} to {to:?}: {counted}");
     }

@@ -33,3 +33,4 @@ mod ring;
 mod segments;
 mod states;
 mod terminal;
+mod where_in_code;

@@ -280,6 +280,46 @@ impl Peer {
         });
     }
 
+    /// Answers the SYN of a connection that the kernel is opening to `peer` with ICMP's destination
+    /// unreachable, for the reason `code`. Over IPv4.
+    pub(crate) fn answer_unreachable(&mut self, peer: SocketAddr, kernel: SocketAddr, code: u8) {
+        let connection = Connection {
+            kernel,
+            peer,
+            next: 0,
+            expected: 0,
+        };
+        let syn = self.receive(&connection, |segment| segment.syn);
+        self.unreachable(&syn, code);
+    }
+
+    /// Answers `segment`, which the kernel has sent, with ICMP's destination unreachable, for the
+    /// reason `code`. Over IPv4.
+    pub(crate) fn unreachable(&mut self, segment: &Segment, code: u8) {
+        let (IpAddr::V4(kernel), IpAddr::V4(peer)) =
+            (segment.source.ip(), segment.destination.ip())
+        else {
+            panic!("over IPv4 only");
+        };
+        // What ICMP sends back: the IP header, and of TCP's the ports and the sequence number.
+        let mut answered = Vec::new();
+        PacketBuilder::ipv4(kernel.octets(), peer.octets(), 64)
+            .tcp(
+                segment.source.port(),
+                segment.destination.port(),
+                segment.sequence,
+                64_000,
+            )
+            .write(&mut answered, &[])
+            .unwrap();
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4(peer.octets(), kernel.octets(), 64)
+            .icmpv4_raw(3, code, [0; 4])
+            .write(&mut packet, &answered)
+            .unwrap();
+        self.device.write_all(&packet).unwrap();
+    }
+
     pub(crate) fn send(&mut self, segment: &Segment) {
         let (source, destination) = (segment.source, segment.destination);
         let ip = match (source.ip(), destination.ip()) {

@@ -1,13 +1,15 @@
 //! Sockets that the kernel handed to the program, as pointers whose type the verifier knows.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use tcpstate_common::Family;
 
 use super::{
-    DATA_SEGMENTS_IN, FASTOPEN_REQUEST, INET_SPORT, IPPROTO_TCP, MISSING, NET_INUM, SK_DADDR,
-    SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET, SK_PROTOCOL, SK_RCV_SADDR, SK_SOCKET, SK_STATE,
-    SK_V6_DADDR, SK_V6_RCV_SADDR, SRTT, TCP_CLOCK, TOTAL_RETRANSMITS, as_number, copy, distance,
-    load, read,
+    DATA_SEGMENTS_IN, INET_SPORT, IPPROTO_TCP, LINGER2, MAX_ACK_BACKLOG, MISSING, NET_INUM,
+    SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET, SK_PROTOCOL, SK_RCV_SADDR, SK_SOCKET,
+    SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, SND_UNA, SRTT, TCP_CLOCK, TOTAL_RETRANSMITS, WRITE_SEQ,
+    as_number, copy, distance, load, read,
 };
 
 /// `SOCK_DEAD`, the bit of `enum sock_flags` that `sock_orphan()` sets when the process has closed.
@@ -85,11 +87,13 @@ impl Sock {
     }
 
     /// Whether this is in `SYN_RECV` because both sides have opened it: it is a process's, and no
-    /// child of a listener that a fast open has handed out early.
+    /// child of a listener that a fast open has handed out early, whose place in the queue that
+    /// was copied with all else.
     #[inline(always)]
     pub(crate) fn is_simultaneous_open(self) -> bool {
-        read::<u64>(self.0, &SK_SOCKET).is_some_and(|socket| socket != 0)
-            && read::<u64>(self.0, &FASTOPEN_REQUEST).is_some_and(|request| request == 0)
+        // SAFETY: `self.0` is a BTF pointer, see `new`.
+        let queue_limit: u32 = unsafe { load(self.0, &MAX_ACK_BACKLOG) };
+        queue_limit == 0 && read::<u64>(self.0, &SK_SOCKET).is_some_and(|socket| socket != 0)
     }
 
     /// Whether it has, or had, a local port.
@@ -137,7 +141,7 @@ impl Sock {
         // SAFETY: the helper takes a `struct sock_common *` and gives null where it is no TCP
         // socket.
         let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) };
-        (!tcp.is_null()).then_some(TcpSock(tcp.cast()))
+        NonNull::new(tcp).map(|tcp| TcpSock(tcp.cast()))
     }
 
     /// Local and remote port. `inet_sport` and not `skc_num`, which is already 0 when a socket
@@ -152,14 +156,14 @@ impl Sock {
 
 /// A `struct tcp_sock *` that the verifier knows as such and as not null.
 #[derive(Clone, Copy)]
-pub(crate) struct TcpSock(*const u8);
+pub(crate) struct TcpSock(NonNull<u8>);
 
 impl TcpSock {
     /// The round trip time as smoothed by the kernel, microseconds; 0 where none was measured.
     #[inline(always)]
     pub(crate) fn round_trip_us(self) -> u32 {
         // SAFETY: `self.0` is a BTF pointer.
-        let eighths: u32 = unsafe { load(self.0, &SRTT) };
+        let eighths: u32 = unsafe { load(self.0.as_ptr(), &SRTT) };
         eighths >> 3
     }
 
@@ -167,7 +171,7 @@ impl TcpSock {
     #[inline(always)]
     pub(crate) fn retransmits(self) -> u32 {
         // SAFETY: `self.0` is a BTF pointer.
-        unsafe { load(self.0, &TOTAL_RETRANSMITS) }
+        unsafe { load(self.0.as_ptr(), &TOTAL_RETRANSMITS) }
     }
 
     /// When the kernel began with the segment or the timer that it is at, nanoseconds of
@@ -178,14 +182,35 @@ impl TcpSock {
             return None;
         }
         // SAFETY: `self.0` is a BTF pointer.
-        Some(unsafe { load(self.0, &TCP_CLOCK) })
+        Some(unsafe { load(self.0.as_ptr(), &TCP_CLOCK) })
+    }
+
+    /// Whether the peer has acknowledged all that was to be sent, the FIN with it if there was one.
+    #[inline(always)]
+    pub(crate) fn is_all_acknowledged(self) -> bool {
+        // SAFETY: `self.0` is a BTF pointer.
+        let acknowledged: u32 = unsafe { load(self.0.as_ptr(), &SND_UNA) };
+        // SAFETY: as above.
+        let written: u32 = unsafe { load(self.0.as_ptr(), &WRITE_SEQ) };
+        acknowledged == written
+    }
+
+    /// Whether its process wants it in no `FIN_WAIT2` (`TCP_LINGER2` below 0).
+    #[inline(always)]
+    pub(crate) fn wants_no_fin_wait2(self) -> bool {
+        if LINGER2.load() == MISSING {
+            return false;
+        }
+        // SAFETY: `self.0` is a BTF pointer.
+        let linger2: i32 = unsafe { load(self.0.as_ptr(), &LINGER2) };
+        linger2 < 0
     }
 
     /// Whether a segment with data has come.
     #[inline(always)]
     pub(crate) fn has_data_come(self) -> bool {
         // SAFETY: `self.0` is a BTF pointer.
-        let segments: u32 = unsafe { load(self.0, &DATA_SEGMENTS_IN) };
+        let segments: u32 = unsafe { load(self.0.as_ptr(), &DATA_SEGMENTS_IN) };
         segments != 0
     }
 }

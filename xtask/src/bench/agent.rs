@@ -108,6 +108,10 @@ impl Agent {
         Ok(agent)
     }
 
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.running.pid()
     }

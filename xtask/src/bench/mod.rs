@@ -9,8 +9,10 @@
 mod agent;
 mod close_wait;
 mod crew;
+mod echo;
 mod empty_program;
 mod exposition;
+mod hostile;
 mod http;
 mod instructions;
 mod kernel_objects;
@@ -29,6 +31,8 @@ mod start;
 mod stop;
 mod traffic;
 mod transition;
+mod watchers;
+mod where_in_code;
 mod worker;
 
 use std::{path::PathBuf, sync::OnceLock, time::Instant};
@@ -45,7 +49,9 @@ use self::{
 use crate::test;
 
 pub(crate) use self::{
-    agent::{Agent, build as build_agent},
+    agent::{Agent, build as build_agent, target_folder},
+    echo::serve as echo,
+    exposition::Exposition,
     kernel_objects::{MapFacts, ProgramFacts},
     segments::FLAG as SEGMENTS_FLAG,
     traffic::{Settings as WorkerSettings, run as work},
@@ -61,6 +67,8 @@ pub(crate) enum Name {
     Ring,
     Segments,
     Start,
+    Where,
+    Hostile,
     Instructions,
 }
 
@@ -78,7 +86,9 @@ impl Name {
             Self::CloseWait => "who keeps sockets in CLOSE_WAIT",
             Self::Ring => "records of abnormal ends",
             Self::Segments => "counting segments (XDP and TC)",
+            Self::Where => "what `where` costs",
             Self::Start => "start, size and memory over time",
+            Self::Hostile => "clients that take and do not give",
             Self::Instructions => "what the agent executes for each thing",
         }
     }
@@ -91,7 +101,9 @@ impl Name {
             Self::CloseWait => close_wait::run(bench),
             Self::Ring => ring::run(bench),
             Self::Segments => segments::run(bench),
+            Self::Where => where_in_code::run(bench),
             Self::Start => start::run(bench),
+            Self::Hostile => hostile::run(bench),
             Self::Instructions => instructions::run(bench),
         }
     }

@@ -120,6 +120,6 @@ fn size(bench: &mut Bench) -> Result<()> {
         Unit::Bytes,
         Spread::single(float(size)),
     );
-    bench.row(row.reach(Reach::AtMost(8.0 * MIB)));
+    bench.row(row.reach(Reach::AtMost(12.0 * MIB)));
     Ok(())
 }

@@ -1,41 +1,23 @@
 //! What the kernel pays for being watched: the program by itself, and a whole connection.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
 
 use super::{
     Bench,
-    agent::{Agent, scratch},
     empty_program::EmptyProgram,
     kernel_objects::{self, Runs},
     netns::Namespace,
     progress,
     row::{Reach, Row, Unit},
-    running::{self, Running},
     spread::{Spread, float},
     stop,
+    watchers::{Watcher, Who},
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How long to let something that was just started come to rest.
-const SETTLE: Duration = Duration::from_millis(300);
-/// The same for others, which load their programs some time before they attach them.
-const OTHERS_SETTLE: Duration = Duration::from_secs(2);
-
-const PROGRAM: &str = "tcp_transition";
-/// Older programs look below debugfs.
-const WITH_TRACEFS: &str = "mount -t tracefs tracefs /sys/kernel/tracing
-mount -t debugfs debugfs /sys/kernel/debug
-exec \"$0\" \"$@\"";
-const BPFTRACE: &str =
-    "tracepoint:sock:inet_sock_set_state { @[args->oldstate, args->newstate] = count(); }";
 
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let mut namespace = Namespace::new()?;
@@ -52,194 +34,142 @@ fn close(namespace: &mut Namespace, count: u64) -> Result<Duration> {
         .order(&format!("close {count}"), PATIENCE)
 }
 
-/// One who watches transitions.
-enum Watcher {
-    Run(Box<Agent>),
-    Other(Running),
-    /// Of this process.
-    Empty(EmptyProgram),
+/// What a transition costs each of those who are attached beside one another, above an empty
+/// program: they see the same transitions in the same minutes, so that what else the machine does
+/// meets all of them.
+struct SideBySide {
+    empty: EmptyProgram,
+    segments: u64,
+    connections: u64,
 }
 
-impl Watcher {
-    fn pid(&self) -> u32 {
-        match self {
-            Self::Run(agent) => agent.pid(),
-            Self::Other(running) => running.pid(),
-            Self::Empty(_) => std::process::id(),
-        }
-    }
-
-    /// The programs that it has on transitions, all together; `None` where there are none.
-    fn runs(&self) -> Result<Option<Runs>> {
-        let programs = kernel_objects::programs_of(self.pid())?;
-        let of_agent = programs.iter().find(|program| program.name == PROGRAM);
-        if let Some(program) = of_agent {
-            return Ok(Some(program.runs));
-        }
-        let nanoseconds = programs.iter().map(|program| program.runs.nanoseconds);
-        let count = programs.iter().map(|program| program.runs.count).max();
-        Ok(count.map(|count| Runs {
-            nanoseconds: nanoseconds.sum(),
-            count,
-        }))
-    }
-
-    fn end(self) -> Result<()> {
-        match self {
-            Self::Run(agent) => agent.end(),
-            Self::Other(running) => running.end(),
-            Self::Empty(program) => {
-                drop(program);
-                Ok(())
+impl SideBySide {
+    /// Starts them in this order and measures. For each segment of connections, what each took; of
+    /// those that are not on this machine, nothing.
+    fn measure(
+        &self,
+        bench: &Bench,
+        namespace: &mut Namespace,
+        order: &[Who],
+    ) -> Result<Vec<(Who, Vec<f64>)>> {
+        let names: Vec<&str> = order.iter().map(|who| who.name()).collect();
+        let (segments, connections) = (self.segments, self.connections);
+        progress(&format!(
+            "{} on {segments} times {connections} connections",
+            names.join(", then ")
+        ));
+        let mut watchers = Vec::new();
+        for who in order {
+            if let Some(watcher) = who.start(bench)? {
+                watchers.push((*who, watcher, Vec::new()));
             }
         }
-    }
-}
-
-/// Who is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    Run,
-    Trace,
-    Empty,
-    Bpftrace,
-    Tcpstates,
-}
-
-impl Who {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Run => "the agent",
-            Self::Trace => "the agent's trace",
-            Self::Empty => "an empty program",
-            Self::Bpftrace => "bpftrace, counting",
-            Self::Tcpstates => "libbpf-tools' tcpstates",
+        for (who, watcher, _) in &watchers {
+            let runs = format!("the program of {} runs", who.name());
+            stop::until(PATIENCE, &runs, || {
+                close(namespace, 100)?;
+                let runs = watcher.runs()?;
+                Ok(runs.filter(|runs| runs.count > 0).map(drop))
+            })?;
         }
-    }
-
-    /// Starts it and waits until its programs are there; `None` where it is not on this machine.
-    fn start(self, bench: &Bench) -> Result<Option<Watcher>> {
-        let agent = &bench.agent;
-        let mut command = match self {
-            Self::Run => {
-                let agent = Agent::start(agent, &[])?;
-                stop::sleep(SETTLE)?;
-                return Ok(Some(Watcher::Run(Box::new(agent))));
-            }
-            Self::Trace => {
-                let mut command = running::bound(&agent.to_string_lossy());
-                command.args(["trace", "--output=json"]);
-                command
-            }
-            Self::Empty => return Ok(Some(Watcher::Empty(EmptyProgram::on_transitions()?))),
-            Self::Bpftrace => match &bench.peers.bpftrace {
-                Some(program) => other(program, &["-q", "-e", BPFTRACE]),
-                None => return Ok(None),
-            },
-            Self::Tcpstates => match &bench.peers.tcpstates {
-                Some(program) => other(program, &[]),
-                None => return Ok(None),
-            },
+        let runs_of = |watchers: &[(Who, Watcher, Vec<f64>)]| -> Result<Vec<Option<Runs>>> {
+            watchers
+                .iter()
+                .map(|(_, watcher, _)| watcher.runs())
+                .collect()
         };
-        let words = scratch("watcher.log")?;
-        let log =
-            File::create(&words).with_context(|| format!("cannot create {}", words.display()))?;
-        let mut running = Running::start(
-            self.name(),
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log),
-        )?;
-        let what = format!("{} has its program in the kernel", self.name());
-        stop::until(PATIENCE, &what, || {
-            if let Some(status) = running.has_ended()? {
-                let words = fs::read_to_string(&words).unwrap_or_default();
-                anyhow::bail!("{} has ended: {status}: {}", self.name(), words.trim());
+        for _ in 0..segments {
+            let before = (runs_of(&watchers)?, empty_runs(&self.empty)?);
+            close(namespace, connections)?;
+            let after = (runs_of(&watchers)?, empty_runs(&self.empty)?);
+            let nothing = average(before.1, after.1).context("the empty program has not run")?;
+            for ((who, _, costs), (before, after)) in
+                watchers.iter_mut().zip(before.0.into_iter().zip(after.0))
+            {
+                let cost = before
+                    .zip(after)
+                    .and_then(|(before, after)| average(before, after));
+                let name = who.name();
+                let cost = cost.with_context(|| format!("the program of {name} has not run"))?;
+                costs.push(cost - nothing);
             }
-            let programs = kernel_objects::programs_of(running.pid())?;
-            Ok((!programs.is_empty()).then_some(()))
-        })?;
-        stop::sleep(OTHERS_SETTLE)?;
-        Ok(Some(Watcher::Other(running)))
+        }
+        let mut costs = Vec::new();
+        for (who, watcher, of_it) in watchers {
+            watcher.end()?;
+            costs.push((who, of_it));
+        }
+        Ok(costs)
     }
-}
-
-/// Others need tracefs, which need not be mounted. They get it in a mount namespace of their own,
-/// so that there is nothing to restore.
-fn other(program: &Path, arguments: &[&str]) -> Command {
-    let mut command = running::bound("unshare");
-    command
-        .args(["--mount", "sh", "-c", WITH_TRACEFS])
-        .arg(program)
-        .args(arguments);
-    command
 }
 
 fn program_cost(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
-    let empty = EmptyProgram::on_transitions()?;
+    let side_by_side = SideBySide {
+        empty: EmptyProgram::on_transitions()?,
+        segments: bench.full_or_quick(12, 4),
+        connections: bench.full_or_quick(10_000, 5_000),
+    };
     let _stats =
         enable_stats(Stats::RunTime).context("cannot have the kernel measure its eBPF programs")?;
-    let mut above_empty = |who: Who| -> Result<Option<Spread>> {
-        let segments = bench.full_or_quick(12, 4);
-        let connections = bench.full_or_quick(10_000, 5_000);
-        progress(&format!(
-            "{} on {segments} times {connections} connections",
-            who.name()
-        ));
-        let Some(watcher) = who.start(bench)? else {
-            return Ok(None);
-        };
-        let runs = format!("the program of {} runs", who.name());
-        stop::until(PATIENCE, &runs, || {
-            close(namespace, 100)?;
-            let runs = watcher.runs()?;
-            Ok(runs.filter(|runs| runs.count > 0).map(drop))
-        })?;
-        let mut costs = Vec::new();
-        for _ in 0..segments {
-            let before = (watcher.runs()?, empty_runs(&empty)?);
-            close(namespace, connections)?;
-            let after = (watcher.runs()?, empty_runs(&empty)?);
-            let name = who.name();
-            let cost = before
-                .0
-                .zip(after.0)
-                .and_then(|(before, after)| average(before, after));
-            let cost = cost.with_context(|| format!("the program of {name} has not run"))?;
-            let nothing = average(before.1, after.1).context("the empty program has not run")?;
-            costs.push(cost - nothing);
+    // Who is attached first is called first, and finds the socket out of the caches.
+    let (mut default, mut count) = (Vec::new(), Vec::new());
+    for order in [[Who::Run, Who::Bpftrace], [Who::Bpftrace, Who::Run]] {
+        for (who, costs) in side_by_side.measure(bench, namespace, &order)? {
+            match who {
+                Who::Run => default.extend(costs),
+                _ => count.extend(costs),
+            }
         }
-        watcher.end()?;
-        Ok(Spread::of(costs))
-    };
-    let default = above_empty(Who::Run)?.context("no figure of the agent")?;
-    let traced = above_empty(Who::Trace)?.context("no figure of the agent's trace")?;
-    let mut others = Vec::new();
-    let mut faults = Vec::new();
-    for who in [Who::Bpftrace, Who::Tcpstates] {
-        match above_empty(who) {
-            Ok(cost) => others.push((who.name(), cost)),
-            Err(error) => faults.push(format!("{}: {error:#}", who.name())),
-        }
-        stop::check()?;
     }
+    let over_count: Vec<f64> = default
+        .iter()
+        .zip(&count)
+        .map(|(ours, theirs)| ours / theirs)
+        .collect();
+    let mut alone = |who: Who| -> Result<Option<Spread>> {
+        let costs = side_by_side.measure(bench, namespace, &[who])?;
+        Ok(costs
+            .into_iter()
+            .next()
+            .and_then(|(_, costs)| Spread::of(costs)))
+    };
+    let traced = alone(Who::Trace)?.context("no figure of the agent's trace")?;
+    let tcpstates = alone(Who::Tcpstates);
+    stop::check()?;
     let mut row = Row::new(
         "in the kernel, a transition, default settings",
         Unit::Seconds,
-        default,
+        Spread::of(default).context("no figure of the agent")?,
     )
-    .reach(Reach::AtMost(60e-9));
-    for (name, cost) in others {
-        row = row.beside(name, cost);
-    }
+    .reach(Reach::AtMost(60e-9))
+    .beside(Who::Bpftrace.name(), Spread::of(count));
+    let fault = match tcpstates {
+        Ok(cost) => {
+            row = row.beside(Who::Tcpstates.name(), cost);
+            None
+        }
+        Err(error) => Some(format!("{}: {error:#}", Who::Tcpstates.name())),
+    };
     bench.row(row);
-    bench.row(Row::new(
-        "in the kernel, a transition, with a record of each (trace)",
-        Unit::Seconds,
-        traced,
-    ));
-    for fault in faults {
+    if let Some(over_count) = Spread::of(over_count) {
+        bench.row(
+            Row::new(
+                "the same, over bpftrace's bare count of the same transitions",
+                Unit::Ratio,
+                over_count,
+            )
+            .reach(Reach::AtMost(1.0)),
+        );
+    }
+    bench.row(
+        Row::new(
+            "in the kernel, a transition, with a record of each (trace)",
+            Unit::Seconds,
+            traced,
+        )
+        .reach(Reach::AtMost(300e-9)),
+    );
+    if let Some(fault) = fault {
         bench.skip(fault);
     }
     for absent in bench.peers.absent.clone() {

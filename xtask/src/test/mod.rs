@@ -66,6 +66,7 @@ fn run_all(args: &[String], tools: Option<&Tools>, ended: &mut Vec<Test>) -> Res
         }
     }
     nextest(&others, args, ended, |_| {})?;
+    beside_node_exporter(args, ended)?;
     // The examples in the documentation, which that runner does not know.
     process::run(process::cargo_all("test")?.args(["--doc", "--"]).args(args))?;
     if let Some(tools) = tools {
@@ -79,6 +80,23 @@ fn run_all(args: &[String], tools: Option<&Tools>, ended: &mut Vec<Test>) -> Res
         })?;
     }
     Ok(())
+}
+
+/// The web configuration file beside what another exporter makes of it.
+fn beside_node_exporter(args: &[String], ended: &mut Vec<Test>) -> Result<()> {
+    let Some(program) = tools::node_exporter()? else {
+        banner(
+            "NOT COMPARED: the web configuration file with node_exporter, which is not there: \
+             `cargo xtask setup` fetches it.",
+        );
+        return Ok(());
+    };
+    let target = ["--test".to_owned(), "web".to_owned()];
+    let mut args = args.to_vec();
+    args.push("--ignored".to_owned());
+    nextest(&target, &args, ended, |command| {
+        command.env("TCPSTATE_TEST_NODE_EXPORTER", program);
+    })
 }
 
 /// Runs the tests of these targets, each in a process of its own, as `.config/nextest.toml` says.
@@ -109,6 +127,7 @@ fn nextest(
     }
     outcome
 }
+
 /// The names of all integration tests of the workspace. Cargo has no way to say "all but one".
 fn integration_tests() -> Result<Vec<String>> {
     let mut names = Vec::new();

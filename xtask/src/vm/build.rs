@@ -38,8 +38,9 @@ pub(crate) fn build(architecture: Architecture) -> Result<Binaries> {
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped());
     if architecture == Architecture::Arm64 {
-        // The toolchain's own linker: there need be no compiler for that architecture.
+        // The toolchain's own linker, and a compiler that knows every architecture.
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
+        cargo.env("CC_aarch64_unknown_linux_musl", "clang");
     }
     eprintln!("building the agent and its tests for {target}");
     let mut running = cargo.spawn().context("cannot run cargo")?;

@@ -42,7 +42,13 @@ const MODULES: [&str; 9] = [
 
 /// Programs that tests ask for and that are too large to have here. Which tests are skipped for it
 /// is in kernels.toml.
-const MISSING: [&str; 8] = [
+const MISSING: [&str; 14] = [
+    "addr2line",
+    "g++",
+    "gcc",
+    "go",
+    "javac",
+    "musl-gcc",
     "nginx",
     "node",
     "prometheus",

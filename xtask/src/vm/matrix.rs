@@ -103,6 +103,15 @@ impl Architecture {
         }
     }
 
+    /// That of this machine.
+    pub(crate) fn of_machine() -> Result<Self> {
+        match std::env::consts::ARCH {
+            "x86_64" => Ok(Self::Amd64),
+            "aarch64" => Ok(Self::Arm64),
+            other => bail!("Debian's packages for {other} are not known here"),
+        }
+    }
+
     /// The compiler's target, linked statically.
     pub(crate) fn target(self) -> &'static str {
         match self {

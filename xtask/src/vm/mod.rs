@@ -4,13 +4,13 @@
 //! privileged tests and the programs that these call, and nothing else. The page of results is
 //! made from what they print.
 
-mod archive;
+pub(crate) mod archive;
 mod boot;
 mod build;
 mod cache;
 mod console;
 mod initramfs;
-mod matrix;
+pub(crate) mod matrix;
 mod report;
 mod run;
 mod sources;

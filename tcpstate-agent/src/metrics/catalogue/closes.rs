@@ -16,10 +16,11 @@ pub const CLOSES: Metric = Metric {
         values: "`local_fin`: this side closed first; `remote_fin`: the peer closed first; \
                  `simultaneous`: both at once; `reset_received`: the peer reset it; `reset_sent`: \
                  this host reset it, because data came after the process had closed; `aborted`: \
-                 this side cut it off, by SO_LINGER 0, close() with unread data, \
-                 connect(AF_UNSPEC), closing a listener before accept(), `ss -K`, or for too many \
-                 orphans; `timeout`: the peer did not answer retransmissions or keepalives; \
-                 `connect_refused`: a reset answered the SYN; `connect_timeout`: nothing did; \
+                 this side cut it off, by SO_LINGER 0, TCP_LINGER2 below 0, close() with unread \
+                 data, connect(AF_UNSPEC), closing a listener before accept(), `ss -K`, or for too \
+                 many orphans; `timeout`: the peer did not answer retransmissions or keepalives; \
+                 `connect_refused`: a reset answered the SYN, or ICMP's port unreachable; \
+                 `connect_timeout`: nothing did; \
                  `connect_reset`: a reset came in the middle of a simultaneous open; \
                  `connect_abandoned`: the process gave up connecting; `connect_no_port`: no local \
                  port was free; `handshake_failed`: a connection that a listener had begun to take \

@@ -2,6 +2,7 @@
 
 pub mod close_wait;
 pub mod closes;
+pub mod http;
 pub mod kernel;
 pub mod listeners;
 pub mod outgoing;
@@ -55,7 +56,7 @@ pub struct Metric {
 }
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 71] = [
+pub const ALL: [&Metric; 78] = [
     &sockets::SOCKETS,
     &sockets::TRANSITIONS,
     &close_wait::SOCKETS,
@@ -127,6 +128,13 @@ pub const ALL: [&Metric; 71] = [
     &own::PASS_FREED,
     &own::PASS_MISMATCH,
     &own::SERIES_FOLDED,
+    &http::CONNECTIONS,
+    &http::ACCEPTED,
+    &http::ACCEPT_ERRORS,
+    &http::DROPPED,
+    &http::REFUSED,
+    &http::SCRAPES,
+    &http::SCRAPES_IN_FLIGHT,
 ];
 
 /// The metrics reference, docs/metrics.md.

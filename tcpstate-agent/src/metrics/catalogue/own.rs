@@ -16,10 +16,24 @@ const RING: Label = Label {
 pub const BUILD_INFO: Metric = Metric {
     name: "tcpstate_build_info",
     kind: Kind::Gauge,
-    labels: &[Label {
-        name: "version",
-        values: "version of the agent",
-    }],
+    labels: &[
+        Label {
+            name: "version",
+            values: "version of the agent",
+        },
+        Label {
+            name: "revision",
+            values: "the commit that it is made of",
+        },
+        Label {
+            name: "branch",
+            values: "the branch of that commit",
+        },
+        Label {
+            name: "rustcversion",
+            values: "version of the compiler",
+        },
+    ],
     help: "Always 1; the labels tell which agent this is.",
 };
 

@@ -14,6 +14,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tcpstate_agent::{
     metrics::MetricsPage,
     model::close_wait::Cause,
+    serve::HttpReading,
     watch::{CloseWait, OwnedGroup, Watch},
 };
 
@@ -67,7 +68,7 @@ impl Look {
     /// The page of metrics.
     pub(crate) fn page(&self) -> Page {
         self.find();
-        Page::parse(self.metrics.render().unwrap())
+        Page::parse(self.metrics.render(&HttpReading::default()).unwrap())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Counters are of the whole host. What is compared exactly are the records of the namespaces that
 //! the tests made, and sums that hold for all; of counters, that they rose by no less.
 
+mod cut_off;
 mod durations;
 mod over_loopback;
 mod over_tun;
@@ -115,7 +116,7 @@ impl Seen {
         let ended = TcpState::ALL
             .into_iter()
             .filter(|old| *old != TcpState::Listen)
-            .map(|old| matrix.count[old.slot()][TcpState::Close.slot()]);
+            .map(|old| matrix.of(old, TcpState::Close));
         [ended.sum(), closes.count.iter().sum()]
     }
 

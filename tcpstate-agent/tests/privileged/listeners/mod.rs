@@ -22,6 +22,7 @@ use socket2::{Domain, Socket, Type};
 use tcpstate_agent::{
     diagnosis::{ListeningReport, ReportListener},
     metrics::MetricsPage,
+    serve::HttpReading,
     watch::Watch,
 };
 use tcpstate_common::TcpState;
@@ -69,7 +70,7 @@ impl Look {
     }
 
     fn page(&self) -> Page {
-        Page::parse(self.metrics.render().unwrap())
+        Page::parse(self.metrics.render(&HttpReading::default()).unwrap())
     }
 
     /// What `listeners` would print of one namespace, owners found afresh.

@@ -1,0 +1,325 @@
+//! Looking at one process: what it holds, where its stacks lead, what its threads wait for.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tcpstate_common::{PYTHON_FRAMES, ThreadRecord};
+
+use super::{
+    frame::{Frame, own_chain},
+    memory::Memory as _,
+    native::{Modules, NativeFrame, StackEnd, Unwound, UserRegisters},
+    python::{Layout, Python},
+    report::{self, Events, Place, ProcessFound, Report, Sockets, WatchFound},
+    runtimes,
+    target::{Candidate, Target},
+    tcp_table::{Descriptors, TcpTable},
+    waits::{self, Held, Task, ThreadGroup, Wait},
+    watch::{Seen, StackAddresses},
+};
+use crate::bpf::{AcceptHook, ReadHook};
+
+/// Functions on one line.
+const SUMMARY: usize = 3;
+/// Words of a thread's stack that are read at once.
+const STACK_PAGE: u64 = 4096;
+
+/// One process, as it is looked at.
+pub struct Inspection {
+    pid: u32,
+    /// Its code.
+    pub modules: Modules,
+    /// The Python in it.
+    pub python: Option<Python>,
+    places: FxHashMap<u64, Vec<Frame>>,
+    /// What could not be told.
+    pub notes: Vec<String>,
+}
+
+impl Inspection {
+    /// Begins.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        Self {
+            pid,
+            modules: Modules::of(pid),
+            python: None,
+            places: FxHashMap::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Looks for a Python in it. `records` are its threads.
+    pub fn look_for_python(&mut self, records: &[ThreadRecord]) {
+        let pointers: Vec<u64> = records.iter().map(|record| record.thread_pointer).collect();
+        match Layout::find(&self.modules, &pointers) {
+            Some(Ok(layout)) => self.python = Some(Python::new(layout)),
+            Some(Err(error)) => self.notes.push(error.to_string()),
+            None => {}
+        }
+    }
+
+    /// Notes what can be told of the runtime that it uses.
+    pub fn note_runtimes(&mut self) {
+        let writes_map = self.modules.writes_map();
+        let notes = runtimes::notes(&self.modules.paths(), writes_map);
+        self.notes.extend(notes);
+        if let Some(why) = self.modules.unreadable() {
+            self.notes
+                .push(format!("not all of its code can be read: {why}"));
+        }
+    }
+
+    /// Names the places of stacks.
+    pub fn name(&mut self, stacks: &[StackAddresses]) -> Vec<Place> {
+        stacks
+            .iter()
+            .map(|stack| match &stack.python[..] {
+                [] => self.native_place(&stack.native),
+                frames => python_place(frames.to_vec()),
+            })
+            .collect()
+    }
+
+    fn native_place(&mut self, unwound: &Unwound) -> Place {
+        let mut frames = Vec::new();
+        for address in &unwound.addresses {
+            let modules = &mut self.modules;
+            let found = self.places.entry(*address).or_insert_with(|| {
+                let places: Vec<NativeFrame> = modules.resolve(*address);
+                places.into_iter().map(Frame::from).collect()
+            });
+            frames.extend_from_slice(found);
+        }
+        Place {
+            summary: own_chain(&frames, SUMMARY),
+            complete: unwound.end == StackEnd::Start,
+            frames,
+        }
+    }
+
+    /// What the threads wait for. `records` are their registers, where those could be had.
+    pub fn threads(&mut self, records: &[ThreadRecord]) -> Vec<ThreadGroup> {
+        let tasks = match waits::tasks(self.pid) {
+            Ok(tasks) => tasks,
+            Err(error) => {
+                self.notes
+                    .push(format!("its threads cannot be read: {error}"));
+                return Vec::new();
+            }
+        };
+        if tasks.iter().any(|task| task.wait == Wait::Hidden) {
+            self.notes.push(
+                "what threads wait in cannot be read: grant CAP_SYS_PTRACE, and \
+                 CAP_DAC_READ_SEARCH for another user's process"
+                    .to_owned(),
+            );
+        }
+        let registers: FxHashMap<u32, UserRegisters> = records
+            .iter()
+            .map(|record| (record.thread, UserRegisters::from_kernel(&record.registers)))
+            .collect();
+        let mut places = self.python_places(&tasks, records);
+        for task in &tasks {
+            if !places.contains_key(&task.thread)
+                && let Some(place) = self.thread_place(task, &registers)
+            {
+                places.insert(task.thread, place);
+            }
+        }
+        let descriptors = Descriptors::read(self.pid).unwrap_or_default();
+        let table = TcpTable::read(self.pid).unwrap_or_default();
+        let held = Held::new(self.pid, descriptors, &table);
+        let memory = self
+            .modules
+            .memory()
+            .map(|memory| memory as &dyn super::memory::Memory);
+        waits::group(&tasks, &held, memory, |task| {
+            places.get(&task.thread).cloned()
+        })
+    }
+
+    /// Where in Python each thread is: by its thread pointer, where that is known, or by its number.
+    fn python_places(&mut self, tasks: &[Task], records: &[ThreadRecord]) -> FxHashMap<u32, Place> {
+        let (Some(python), Some(memory)) = (&mut self.python, self.modules.memory()) else {
+            return FxHashMap::default();
+        };
+        let pointers: FxHashMap<u32, u64> = records
+            .iter()
+            .map(|record| (record.thread, record.thread_pointer))
+            .collect();
+        let threads = python.threads(memory);
+        let mut places = FxHashMap::default();
+        for task in tasks {
+            let found = if let Some(pointer) = pointers.get(&task.thread) {
+                threads.iter().find(|thread| thread.pointer == *pointer)
+            } else {
+                let number = waits::own_number(self.pid, task.thread);
+                threads
+                    .iter()
+                    .find(|thread| number.is_some() && thread.number == number)
+            };
+            let named = found.map(|thread| python.name(&thread.frames, memory));
+            if let Some(named) = named.filter(|named| !named.is_empty()) {
+                places.insert(task.thread, python_place(named));
+            }
+        }
+        places
+    }
+
+    fn thread_place(
+        &mut self,
+        task: &Task,
+        registers: &FxHashMap<u32, UserRegisters>,
+    ) -> Option<Place> {
+        let Wait::Call {
+            stack, instruction, ..
+        } = task.wait
+        else {
+            return None;
+        };
+        let registers = registers
+            .get(&task.thread)
+            .copied()
+            // It may have gone on since they were read.
+            .filter(|found| (found.stack, found.instruction) == (stack, instruction))
+            .unwrap_or_else(|| UserRegisters::from_syscall(instruction, stack));
+        let mut pages = StackPages::default();
+        let unwound = {
+            let memory = super::memory::ProcessMemory::open(self.pid).ok()?;
+            self.modules
+                .unwind(&registers, &mut |address| pages.word(&memory, address))
+        };
+        Some(self.native_place(&unwound))
+    }
+
+    /// The sockets that it holds.
+    pub fn sockets(&mut self) -> Sockets {
+        let descriptors = match Descriptors::read(self.pid) {
+            Ok(descriptors) => descriptors,
+            Err(error) => {
+                self.notes.push(format!(
+                    "its descriptors cannot be read: {error} (grant CAP_SYS_PTRACE, and \
+                     CAP_DAC_READ_SEARCH for another user's process)"
+                ));
+                return Sockets::default();
+            }
+        };
+        match TcpTable::read(self.pid) {
+            Ok(table) => Sockets::of(&table, descriptors.sockets()),
+            Err(error) => {
+                self.notes
+                    .push(format!("its sockets cannot be read: {error}"));
+                Sockets::default()
+            }
+        }
+    }
+}
+
+fn python_place(frames: Vec<Frame>) -> Place {
+    Place {
+        summary: own_chain(&frames, SUMMARY),
+        complete: frames.len() < PYTHON_FRAMES,
+        frames,
+    }
+}
+
+/// What most threads of a process wait for, on one line; `None` where none waits, or that cannot be
+/// read. Loads nothing into the kernel.
+#[must_use]
+pub fn what_most_threads_wait_for(pid: u32) -> Option<String> {
+    let mut inspection = Inspection::of(pid);
+    inspection.look_for_python(&[]);
+    let threads = inspection.threads(&[]);
+    let waiting = threads.iter().find(|group| group.call.is_some())?;
+    Some(waiting.line())
+}
+
+/// Pages of a stack that have been read.
+#[derive(Default)]
+struct StackPages(FxHashMap<u64, Option<Vec<u8>>>);
+
+impl StackPages {
+    fn word(&mut self, memory: &super::memory::ProcessMemory, address: u64) -> Option<u64> {
+        let page = address - address % STACK_PAGE;
+        let at = usize::try_from(address - page).ok()?;
+        if at + size_of::<u64>() > usize::try_from(STACK_PAGE).ok()? {
+            return memory.word(address).ok();
+        }
+        let bytes = self
+            .0
+            .entry(page)
+            .or_insert_with(|| memory.bytes(page, STACK_PAGE).ok());
+        let bytes = bytes.as_ref()?.get(at..at + size_of::<u64>())?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+}
+
+/// Puts the report together.
+#[must_use]
+pub fn report(
+    target: &Target,
+    seen: Option<&Seen>,
+    places: &[Place],
+    sockets: &Sockets,
+    threads: Vec<ThreadGroup>,
+    now_ns: u64,
+    notes: Vec<String>,
+) -> Report {
+    let (groups, recent) = report::group(sockets, seen, places, now_ns);
+    Report {
+        schema_version: 1,
+        process: found(&target.process),
+        others: target.others.iter().map(found).collect(),
+        watch: seen.map(|seen| watch_found(seen, recent)),
+        groups,
+        threads,
+        notes,
+    }
+}
+
+fn found(candidate: &Candidate) -> ProcessFound {
+    let Candidate {
+        pid,
+        name,
+        close_wait,
+    } = candidate.clone();
+    ProcessFound {
+        pid,
+        name,
+        close_wait,
+    }
+}
+
+fn watch_found(seen: &Seen, recent: u64) -> WatchFound {
+    let account = &seen.account;
+    let [connects, accepts, reads, end_reads] = account.seen;
+    WatchFound {
+        seconds: rounded(seen.lasted),
+        reads_by: match seen.hooks.read {
+            ReadHook::SocketRead => "sock_recv_length",
+            ReadHook::FunctionExit => "tcp_recvmsg",
+            ReadHook::SystemCall => "system_calls",
+        },
+        accepts_by: seen.hooks.accept.map(|hook| match hook {
+            AcceptHook::FunctionExit => "inet_csk_accept",
+            AcceptHook::SystemCall | AcceptHook::EverySystemCall => "system_calls",
+        }),
+        has_ended: seen.has_ended,
+        events: Events {
+            connects,
+            accepts,
+            reads,
+            end_reads,
+        },
+        samples_wanted: account.copied + account.refused + account.lost,
+        samples: account.copied,
+        entered_close_wait: account.entered,
+        left_close_wait: account.left,
+        recent,
+    }
+}
+
+fn rounded(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
+}

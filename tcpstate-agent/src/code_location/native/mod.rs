@@ -1,0 +1,15 @@
+//! Code that the CPU runs: from registers and a stack to addresses, and from those to functions and
+//! lines.
+
+mod debug_info;
+mod demangle;
+mod image;
+mod modules;
+mod registers;
+mod scan;
+mod symbols;
+mod unwind;
+
+pub use modules::{Modules, NativeFrame};
+pub use registers::UserRegisters;
+pub use unwind::{StackEnd, Unwound};

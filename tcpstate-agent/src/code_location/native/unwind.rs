@@ -1,0 +1,140 @@
+//! From registers and a stack to the addresses of the functions that called each other.
+//!
+//! The stack and the tables are the watched process's to choose. Whatever they are, this ends, with
+//! at most [`MAX_FRAMES`] addresses.
+
+use framehop::{
+    CacheNative, Error, MayAllocateDuringUnwind, Module, Unwinder as _, UnwinderNative,
+};
+
+use super::{image::Bytes, registers::UserRegisters};
+
+/// Deeper stacks are cut.
+const MAX_FRAMES: usize = 256;
+
+/// Stacks of threads are 8 MiB as a rule.
+const MAX_STACK: u64 = 8 << 20;
+
+/// Reads a word of the stack.
+pub(super) type ReadStack<'a> = dyn FnMut(u64) -> Option<u64> + 'a;
+
+/// Functions that called each other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Unwound {
+    /// Addresses within the instructions that called, the innermost first; never empty.
+    pub addresses: Vec<u64>,
+    /// Why it ends there.
+    pub end: StackEnd,
+}
+
+/// Why a stack ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StackEnd {
+    /// It is where the thread began.
+    Start,
+    /// More of the stack is needed.
+    CutOff,
+    /// Nothing tells how to go on.
+    Lost,
+}
+
+/// Unwinds the stacks of one process.
+pub(super) struct StackUnwinder {
+    unwinder: UnwinderNative<Bytes, MayAllocateDuringUnwind>,
+    cache: CacheNative<MayAllocateDuringUnwind>,
+}
+
+impl StackUnwinder {
+    pub(super) fn new() -> Self {
+        Self {
+            unwinder: UnwinderNative::new(),
+            cache: CacheNative::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, module: Module<Bytes>) {
+        self.unwinder.add_module(module);
+    }
+
+    pub(super) fn remove(&mut self, start: u64) {
+        self.unwinder.remove_module(start);
+    }
+
+    pub(super) fn unwind(
+        &mut self,
+        registers: &UserRegisters,
+        read: &mut ReadStack<'_>,
+    ) -> Unwound {
+        let mut read = |address| read(address).ok_or(());
+        let mut frames = self.unwinder.iter_frames(
+            registers.instruction,
+            registers.all,
+            &mut self.cache,
+            &mut read,
+        );
+        let mut addresses = Vec::new();
+        let end = loop {
+            match frames.next() {
+                Ok(Some(frame)) => {
+                    addresses.push(frame.address_for_lookup());
+                    if addresses.len() == MAX_FRAMES {
+                        break StackEnd::Lost;
+                    }
+                }
+                Ok(None) | Err(Error::ReturnAddressIsNull) => break StackEnd::Start,
+                // Farther away is no stack, but what a register held that was none of a frame.
+                Err(Error::CouldNotReadStack(address))
+                    if address.wrapping_sub(registers.stack) < MAX_STACK =>
+                {
+                    break StackEnd::CutOff;
+                }
+                Err(_) => break StackEnd::Lost,
+            }
+        };
+        if addresses.is_empty() {
+            addresses.push(registers.instruction);
+        }
+        Unwound { addresses, end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tcpstate_common::REGISTER_WORDS;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_registers_and_any_stack_end(
+            words in proptest::array::uniform32(any::<u64>()),
+            stack in proptest::collection::vec(any::<u64>(), 0..64),
+        ) {
+            let mut registers = [0; REGISTER_WORDS];
+            registers[..32].copy_from_slice(&words);
+            let registers = UserRegisters::from_kernel(&registers);
+            let mut read = |address: u64| {
+                let word = address.wrapping_sub(registers.stack) / 8;
+                stack.get(usize::try_from(word).ok()?).copied()
+            };
+            let found = StackUnwinder::new().unwind(&registers, &mut read);
+            prop_assert!((1..=MAX_FRAMES).contains(&found.addresses.len()));
+        }
+
+        #[test]
+        fn a_chain_of_frame_pointers_that_goes_in_circles_ends(seed in any::<[u64; 16]>()) {
+            let base = 0x7000_0000_0000_u64;
+            let mut registers = [0; REGISTER_WORDS];
+            // Every register that could be a frame pointer or a stack pointer.
+            registers.fill(base);
+            let registers = UserRegisters::from_kernel(&registers);
+            let mut read = |address: u64| {
+                let word = seed[usize::try_from(address / 8 % 16).ok()?];
+                Some(base + word % 128)
+            };
+            let found = StackUnwinder::new().unwind(&registers, &mut read);
+            prop_assert!(found.addresses.len() <= MAX_FRAMES);
+        }
+    }
+}

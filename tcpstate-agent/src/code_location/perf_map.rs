@@ -1,0 +1,124 @@
+//! Names of code that was made while the process ran, as the process itself has written them down:
+//! `/tmp/perf-PID.map`. Java and Node write one when they are told to.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+};
+
+use super::waits::own_number;
+
+/// More of it is not read.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Functions by their addresses.
+#[derive(Debug, Default)]
+pub struct PerfMap {
+    functions: Vec<Function>,
+}
+
+#[derive(Debug)]
+struct Function {
+    start: u64,
+    end: u64,
+    name: String,
+}
+
+impl PerfMap {
+    /// Reads the map of a process, where it has written one; `open` opens a file by the process's
+    /// own path.
+    pub fn read(pid: u32, open: &dyn Fn(&[u8]) -> io::Result<File>) -> Self {
+        let own_pid = own_number(pid, pid).unwrap_or(pid);
+        let path = format!("/tmp/perf-{own_pid}.map");
+        let Ok(file) = open(path.as_bytes()) else {
+            return Self::default();
+        };
+        let mut text = Vec::new();
+        if file.metadata().is_ok_and(|found| found.is_file())
+            && file.take(MAX_BYTES).read_to_end(&mut text).is_ok()
+        {
+            return Self::parse(&text);
+        }
+        Self::default()
+    }
+
+    /// Parses lines of a start, a size and a name, both numbers hexadecimal, with or without `0x`.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Self {
+        let mut functions: Vec<Function> = text
+            .split(|byte| *byte == b'\n')
+            .filter_map(parse_line)
+            .collect();
+        // Code is made again at the same place: the last one counts.
+        functions.reverse();
+        functions.sort_by_key(|function| function.start);
+        functions.dedup_by_key(|function| function.start);
+        Self { functions }
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty()
+    }
+
+    /// The function that an address is in.
+    #[must_use]
+    pub fn function(&self, address: u64) -> Option<&str> {
+        let behind = self
+            .functions
+            .partition_point(|function| function.start <= address);
+        let function = self.functions[..behind].last()?;
+        (address < function.end).then_some(&*function.name)
+    }
+}
+
+fn parse_line(line: &[u8]) -> Option<Function> {
+    let line = String::from_utf8_lossy(line);
+    let mut fields = line.splitn(3, ' ');
+    let (start, size) = (hexadecimal(fields.next()?)?, hexadecimal(fields.next()?)?);
+    let name = fields.next()?.trim_end();
+    Some(Function {
+        start,
+        end: start.checked_add(size)?,
+        name: name.to_owned(),
+    })
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn maps_of_java_and_of_node_are_read() {
+        let map = PerfMap::parse(
+            b"0x00007f0010 0x20 java.lang.String Leak.read(int)\n\
+              7f0040 10 JS:~serve /app/leak.js:3:1\n\
+              nonsense\n\
+              7f0040 8 JS:*serve /app/leak.js:3:1\n",
+        );
+        for (address, name) in [
+            (0x7f_000f, None),
+            (0x7f_0010, Some("java.lang.String Leak.read(int)")),
+            (0x7f_002f, Some("java.lang.String Leak.read(int)")),
+            (0x7f_0030, None),
+            (0x7f_0044, Some("JS:*serve /app/leak.js:3:1")),
+            (0x7f_0048, None),
+        ] {
+            assert_eq!(map.function(address), name, "{address:#x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_harm(text in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = PerfMap::parse(&text).function(0);
+        }
+    }
+}

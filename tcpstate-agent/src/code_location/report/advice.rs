@@ -1,0 +1,30 @@
+//! What follows for the person who reads it.
+
+use super::SocketGroup;
+use crate::model::close_wait::Cause;
+
+/// What to look for at the places of a group.
+pub(super) fn advice(group: &SocketGroup) -> Option<&'static str> {
+    let cause = Cause::ALL
+        .into_iter()
+        .find(|cause| cause.name() == group.cause)?;
+    Some(match cause {
+        Cause::EofRead if group.end_was_read => {
+            "this read saw the end of file. Follow every way out of the functions above it, errors \
+             and early returns too, and find the one that does not close"
+        }
+        Cause::EofRead | Cause::Sending if group.watched => {
+            "everything was read, the last of it here. Find what the function does instead of \
+             reading on or closing"
+        }
+        Cause::FinUnread | Cause::DataUnread if group.watched => {
+            "nothing has read since. Look below for what the threads wait for, and in pools for an \
+             idle timeout shorter than the peer's"
+        }
+        Cause::Unaccepted => "nobody calls accept(). Look below for what the threads wait for",
+        _ => {
+            "these were closed by their peers before the watch began, and nothing has used them \
+             since. Watch longer, or restart the program and watch from then on"
+        }
+    })
+}

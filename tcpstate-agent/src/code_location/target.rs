@@ -1,0 +1,263 @@
+//! Which process to look at.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use thiserror::Error;
+
+use super::tcp_table::{Descriptors, TcpSocket, TcpTable};
+use crate::process::{CgroupIdentity, label_text};
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// This process.
+    Pid(u32),
+    /// The one that listens on this port, or is connected to it.
+    Port(u16),
+    /// The one of this name.
+    Process(String),
+    /// The one of this systemd unit.
+    Unit(String),
+}
+
+/// A process that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its number.
+    pub pid: u32,
+    /// What it calls itself, as [`label_text`].
+    pub name: String,
+    /// Sockets in CLOSE_WAIT that it holds.
+    pub close_wait: usize,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The one with the most sockets in CLOSE_WAIT.
+    pub process: Candidate,
+    /// The others that fit, likewise.
+    pub others: Vec<Candidate>,
+}
+
+/// Why no process can be looked at.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// There is none.
+    #[error("no process {0}")]
+    None(String),
+    /// It is part of the kernel.
+    #[error("process {0} is a kernel thread: it has no code of its own to look at")]
+    Kernel(u32),
+    /// It has ended, and its parent has not asked how.
+    #[error("process {0} has ended (a zombie)")]
+    Zombie(u32),
+    /// It is a thread of another one.
+    #[error("{thread} is a thread of process {process} (use --pid {process})")]
+    Thread {
+        /// What was asked for.
+        thread: u32,
+        /// Its process.
+        process: u32,
+    },
+    /// This sees other numbers than the kernel.
+    #[error(
+        "not in the host's PID namespace, so that the kernel has other numbers for these processes \
+         (run it on the host, or in a container with the host's PID namespace)"
+    )]
+    PidNamespace,
+    /// /proc cannot be read.
+    #[error("cannot read {0}: {1}")]
+    Proc(String, io::Error),
+}
+
+/// Inode number of the initial PID namespace, `PROC_PID_INIT_INO` of the kernel's
+/// include/linux/proc_ns.h.
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Fails where this process's numbers are not the kernel's.
+pub fn check_pid_namespace() -> Result<(), TargetError> {
+    let own = fs::read_link("/proc/self/ns/pid")
+        .map_err(|error| TargetError::Proc("/proc/self/ns/pid".to_owned(), error))?;
+    if own == Path::new(INITIAL_PID_NAMESPACE) {
+        Ok(())
+    } else {
+        Err(TargetError::PidNamespace)
+    }
+}
+
+/// Finds the process that was asked for.
+pub fn find(wanted: &Wanted) -> Result<Target, TargetError> {
+    let mut found = match wanted {
+        Wanted::Pid(pid) => vec![check(*pid)?],
+        Wanted::Port(port) => by_port(*port)?,
+        Wanted::Process(name) => all()?
+            .into_iter()
+            .filter(|pid| name_of(*pid).is_some_and(|found| found == *name))
+            .collect(),
+        Wanted::Unit(unit) => all()?
+            .into_iter()
+            .filter(|pid| is_of_unit(*pid, unit))
+            .collect(),
+    };
+    found.retain(|pid| *pid != std::process::id());
+    let mut candidates: Vec<Candidate> = found
+        .into_iter()
+        .filter_map(|pid| {
+            check(pid).ok()?;
+            Some(Candidate {
+                pid,
+                name: name_of(pid)?,
+                close_wait: close_wait_of(pid),
+            })
+        })
+        .collect();
+    candidates.sort_by_key(|candidate| (std::cmp::Reverse(candidate.close_wait), candidate.pid));
+    let mut candidates = candidates.into_iter();
+    let process = candidates.next().ok_or_else(|| {
+        TargetError::None(match wanted {
+            Wanted::Pid(pid) => pid.to_string(),
+            Wanted::Port(port) => format!("listens on port {port} or is connected to it"),
+            Wanted::Process(name) => format!("is called {name:?}"),
+            Wanted::Unit(unit) => format!("belongs to unit {unit:?}"),
+        })
+    })?;
+    Ok(Target {
+        process,
+        others: candidates.collect(),
+    })
+}
+
+fn check(pid: u32) -> Result<u32, TargetError> {
+    let none = || TargetError::None(pid.to_string());
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| none())?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()
+    };
+    let process: u32 = field("Tgid:")
+        .and_then(|number| number.parse().ok())
+        .ok_or_else(none)?;
+    if process != pid {
+        return Err(TargetError::Thread {
+            thread: pid,
+            process,
+        });
+    }
+    match field("State:") {
+        Some("Z" | "X") => Err(TargetError::Zombie(pid)),
+        // Kernel threads have no memory of their own.
+        _ if field("VmSize:").is_none() => Err(TargetError::Kernel(pid)),
+        _ => Ok(pid),
+    }
+}
+
+fn all() -> Result<Vec<u32>, TargetError> {
+    let entries =
+        fs::read_dir("/proc").map_err(|error| TargetError::Proc("/proc".to_owned(), error))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+fn by_port(port: u16) -> Result<Vec<u32>, TargetError> {
+    // Each network namespace is read once.
+    let mut inodes = BTreeMap::new();
+    let mut found = Vec::new();
+    for pid in all()? {
+        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/net")) else {
+            continue;
+        };
+        let of_port = inodes.entry(namespace).or_insert_with(|| {
+            let table = TcpTable::read(pid).unwrap_or_default();
+            let mut inodes: Vec<u64> = table
+                .sockets
+                .iter()
+                .filter(|socket| {
+                    socket.inode != 0 && [socket.local.port(), socket.remote.port()].contains(&port)
+                })
+                .map(|socket| socket.inode)
+                .collect();
+            inodes.sort_unstable();
+            inodes
+        });
+        if of_port.is_empty() {
+            continue;
+        }
+        let descriptors = Descriptors::read(pid).unwrap_or_default();
+        if descriptors
+            .sockets()
+            .any(|inode| of_port.binary_search(&inode).is_ok())
+        {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn is_of_unit(pid: u32, unit: &str) -> bool {
+    let Ok(cgroup) = fs::read(format!("/proc/{pid}/cgroup")) else {
+        return false;
+    };
+    let found = CgroupIdentity::parse(&label_text(&cgroup)).unit;
+    found == unit || found.strip_suffix(".service") == Some(unit)
+}
+
+fn name_of(pid: u32) -> Option<String> {
+    let mut name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    name.pop_if(|byte| *byte == b'\n');
+    Some(label_text(&name))
+}
+
+fn close_wait_of(pid: u32) -> usize {
+    let table = TcpTable::read(pid).unwrap_or_default();
+    if !table.sockets.iter().any(TcpSocket::is_in_close_wait) {
+        return 0;
+    }
+    let table = table.by_inode();
+    let descriptors = Descriptors::read(pid).unwrap_or_default();
+    descriptors
+        .sockets()
+        .filter(|inode| table.get(inode).is_some_and(TcpSocket::is_in_close_wait))
+        .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_at_is_named() {
+        let error = find(&Wanted::Pid(u32::MAX)).unwrap_err().to_string();
+        assert_eq!(error, "no process 4294967295");
+        let error = find(&Wanted::Process("no such name".to_owned())).unwrap_err();
+        assert_eq!(error.to_string(), "no process is called \"no such name\"");
+        let error = find(&Wanted::Unit("none.service".to_owned())).unwrap_err();
+        assert!(error.to_string().contains("none.service"));
+    }
+
+    #[test]
+    fn a_thread_leads_to_its_process() {
+        let own = std::process::id();
+        let thread = std::thread::spawn(|| {
+            let own = fs::read_link("/proc/thread-self").unwrap();
+            let number = own.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            (number, check(number))
+        });
+        let (number, found) = thread.join().unwrap();
+        match found.unwrap_err() {
+            TargetError::Thread { thread, process } => assert_eq!((thread, process), (number, own)),
+            error => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn who_listens_on_a_port_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(by_port(port).unwrap().contains(&std::process::id()));
+    }
+}

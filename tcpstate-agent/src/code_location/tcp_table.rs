@@ -1,0 +1,252 @@
+//! The TCP sockets of a process's network namespace, as `/proc/PID/net/tcp` has them, and which of
+//! them the process holds.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use rustc_hash::FxHashMap;
+
+use crate::model::close_wait::Cause;
+
+/// `TCP_CLOSE_WAIT` and `TCP_LISTEN`.
+const CLOSE_WAIT: u8 = 8;
+const LISTEN: u8 = 10;
+
+/// A TCP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSocket {
+    /// Its own address.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+    /// The state, in the kernel's numbers.
+    pub state: u8,
+    /// Bytes that the peer has not acknowledged.
+    pub unacknowledged: u32,
+    /// Bytes that the process has not read; the FIN is one of them.
+    pub unread: u32,
+    /// 0 for one that nobody has accepted.
+    pub inode: u64,
+}
+
+impl TcpSocket {
+    /// Whether the peer has closed it and the process has not.
+    #[must_use]
+    pub const fn is_in_close_wait(&self) -> bool {
+        self.state == CLOSE_WAIT
+    }
+
+    /// Whether it listens.
+    #[must_use]
+    pub const fn is_listening(&self) -> bool {
+        self.state == LISTEN
+    }
+
+    /// Why it stays in CLOSE_WAIT, where it does.
+    #[must_use]
+    pub const fn cause(&self) -> Cause {
+        match (self.inode, self.unread, self.unacknowledged) {
+            (0, _, _) => Cause::Unaccepted,
+            (_, 0, 0) => Cause::EofRead,
+            (_, 0, _) => Cause::Sending,
+            (_, 1, _) => Cause::FinUnread,
+            (_, _, _) => Cause::DataUnread,
+        }
+    }
+
+    /// What it is, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        if self.is_listening() {
+            return format!("the listener on {}", self.local);
+        }
+        format!("connection to {} ({})", self.remote, state_name(self.state))
+    }
+}
+
+/// The TCP sockets of a process's network namespace.
+#[derive(Debug, Default)]
+pub struct TcpTable {
+    /// All of them.
+    pub sockets: Vec<TcpSocket>,
+}
+
+impl TcpTable {
+    /// Reads it.
+    pub fn read(pid: u32) -> io::Result<Self> {
+        let mut table = Self::default();
+        for name in ["tcp", "tcp6"] {
+            match fs::read_to_string(format!("/proc/{pid}/net/{name}")) {
+                Ok(text) => table.sockets.extend(text.lines().filter_map(parse_line)),
+                // A kernel without IPv6.
+                Err(error) if name == "tcp6" && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(table)
+    }
+
+    /// By inode number, without those that nobody has accepted.
+    #[must_use]
+    pub fn by_inode(&self) -> FxHashMap<u64, TcpSocket> {
+        let sockets = self.sockets.iter().filter(|socket| socket.inode != 0);
+        sockets.map(|socket| (socket.inode, *socket)).collect()
+    }
+}
+
+/// What a process's descriptors lead to.
+#[derive(Debug, Default)]
+pub struct Descriptors(BTreeMap<u32, String>);
+
+impl Descriptors {
+    /// Reads them. Takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH for another user's process.
+    pub fn read(pid: u32) -> io::Result<Self> {
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let entry = entry?;
+            // One that has been closed meanwhile has neither.
+            if let Some(number) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+                && let Ok(target) = fs::read_link(entry.path())
+            {
+                found.insert(number, target.to_string_lossy().into_owned());
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// What a descriptor leads to.
+    #[must_use]
+    pub fn target(&self, descriptor: u32) -> Option<&str> {
+        self.0.get(&descriptor).map(String::as_str)
+    }
+
+    /// The inode numbers of all sockets.
+    pub fn sockets(&self) -> impl Iterator<Item = u64> {
+        self.0.values().filter_map(|target| socket_inode(target))
+    }
+}
+
+/// The number in `socket:[4711]`.
+#[must_use]
+pub fn socket_inode(target: &str) -> Option<u64> {
+    let number = target.strip_prefix("socket:[")?.strip_suffix(']')?;
+    number.parse().ok()
+}
+
+/// `  0: 0100007F:1F90 0200000A:C350 08 00000000:00000001 00:00000000 00000000  0  0 4711 …`
+fn parse_line(line: &str) -> Option<TcpSocket> {
+    let mut fields = line.split_ascii_whitespace();
+    let local = parse_address(fields.nth(1)?)?;
+    let remote = parse_address(fields.next()?)?;
+    let state = u8::from_str_radix(fields.next()?, 16).ok()?;
+    let (unacknowledged, unread) = fields.next()?.split_once(':')?;
+    // The timer, its time, retransmits, the user and a timeout come before the inode number.
+    let inode = fields.nth(4)?.parse().ok()?;
+    Some(TcpSocket {
+        local,
+        remote,
+        state,
+        unacknowledged: u32::from_str_radix(unacknowledged, 16).ok()?,
+        unread: u32::from_str_radix(unread, 16).ok()?,
+        inode,
+    })
+}
+
+/// Each word of an address is written as the number that it is to this CPU.
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let mut bytes = Vec::new();
+    for at in (0..address.len()).step_by(8) {
+        let word = u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?;
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    let address: IpAddr = if let Ok(bytes) = <[u8; 4]>::try_from(&*bytes) {
+        Ipv4Addr::from(bytes).into()
+    } else {
+        let address = Ipv6Addr::from(<[u8; 16]>::try_from(&*bytes).ok()?);
+        address.to_canonical()
+    };
+    Some(SocketAddr::new(
+        address,
+        u16::from_str_radix(port, 16).ok()?,
+    ))
+}
+
+fn state_name(state: u8) -> &'static str {
+    match state {
+        1 => "ESTABLISHED",
+        2 => "SYN_SENT",
+        3 => "SYN_RECV",
+        4 => "FIN_WAIT1",
+        5 => "FIN_WAIT2",
+        6 => "TIME_WAIT",
+        7 => "CLOSED",
+        8 => "CLOSE_WAIT",
+        9 => "LAST_ACK",
+        10 => "LISTEN",
+        11 => "CLOSING",
+        _ => "in a state unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_either_family_is_read() {
+        let line = "  12: 0100007F:1F90 0200000A:C350 08 00000000:00000065 00:00000000 00000000  1000        0 4711 1 0 20 4 30 10 -1";
+        let socket = parse_line(line).unwrap();
+        assert_eq!(socket.local, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(socket.remote, "10.0.0.2:50000".parse().unwrap());
+        assert_eq!((socket.unread, socket.inode), (101, 4711));
+        assert_eq!(socket.cause(), Cause::DataUnread);
+        let line = "0: 0000000000000000FFFF00000100007F:0050 00000000000000000000000001000000:0001 01 00000002:00000000 00:0 0 0 0 5";
+        let socket = parse_line(line).unwrap();
+        assert_eq!(socket.local, "127.0.0.1:80".parse().unwrap());
+        assert_eq!(socket.remote, "[::1]:1".parse().unwrap());
+        assert_eq!(
+            parse_line("  sl  local_address rem_address   st tx_queue"),
+            None
+        );
+    }
+
+    #[test]
+    fn ones_own_sockets_are_found_among_the_descriptors() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let pid = std::process::id();
+        let table = TcpTable::read(pid).unwrap().by_inode();
+        let held: Vec<TcpSocket> = Descriptors::read(pid)
+            .unwrap()
+            .sockets()
+            .filter_map(|inode| table.get(&inode).copied())
+            .collect();
+        let own = client.local_addr().unwrap();
+        assert!(held.iter().any(|socket| socket.local == own));
+        let listens = held.iter().find(|socket| socket.is_listening()).unwrap();
+        assert!(listens.describe().starts_with("the listener on"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_without_harm(line in "\\PC{0,120}") {
+            parse_line(&line);
+        }
+
+        #[test]
+        fn any_address_is_read_without_harm(text in "[0-9A-F]{0,40}:[0-9A-F]{0,5}") {
+            parse_address(&text);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Metrics, health, and a page that says what this is.
+//!
+//! As exporters do, each answers to any method.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::any,
+};
+
+use super::{
+    counters::{Counters, Refusal},
+    encoding,
+    scrapes::{NoPage, Scrapes},
+    subject::Subject,
+};
+use crate::metrics::CONTENT_TYPE;
+
+/// What is said when a part of the agent has ended.
+const DEAD: &str = "a part of the agent has stopped, see its log and restart it\n";
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct App {
+    pub(super) subject: Arc<dyn Subject>,
+    pub(super) scrapes: Arc<Scrapes>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) telemetry_path: Arc<str>,
+}
+
+pub(super) fn router(app: App) -> Router {
+    Router::new()
+        .route("/", any(landing))
+        .route(&app.telemetry_path, any(scrape))
+        .route("/-/healthy", any(healthy))
+        .route("/-/ready", any(ready))
+        .with_state(app)
+}
+
+async fn landing(State(app): State<App>) -> Html<String> {
+    Html(app.subject.landing_page(&app.telemetry_path))
+}
+
+async fn scrape(State(app): State<App>, headers: HeaderMap) -> Response {
+    let _in_flight = app.counters.scrape_begins();
+    let response = page(&app, &headers).await;
+    app.counters.scraped(response.status().as_u16());
+    response
+}
+
+async fn page(app: &App, headers: &HeaderMap) -> Response {
+    if !app.subject.is_alive() {
+        // Better no scrape than one with numbers that no longer move.
+        return (StatusCode::INTERNAL_SERVER_ERROR, DEAD).into_response();
+    }
+    let page = match app.scrapes.page().await {
+        Ok(page) => page,
+        Err(NoPage::Busy) => {
+            app.counters.refused(Refusal::Busy);
+            let text = format!(
+                "Limit of concurrent requests reached ({}), try again later.\n",
+                app.scrapes.max_waiting()
+            );
+            return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+        }
+        Err(NoPage::Failed) => {
+            let text = "cannot render the metrics, see the agent's log\n";
+            return (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
+        }
+    };
+    let wants_gzip = encoding::accepts_gzip(headers);
+    let (bytes, is_gzip) = app.scrapes.bytes(page, wants_gzip).await;
+    let mut response = ([(header::CONTENT_TYPE, CONTENT_TYPE)], bytes).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if is_gzip {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+async fn healthy(State(app): State<App>) -> (StatusCode, &'static str) {
+    if app.subject.is_alive() {
+        (StatusCode::OK, "healthy\n")
+    } else {
+        (StatusCode::INTERNAL_SERVER_ERROR, DEAD)
+    }
+}
+
+async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
+    if app.subject.is_ready() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: not every network namespace has been counted yet\n",
+        )
+    }
+}
