@@ -132,7 +132,9 @@ impl ClientCertVerifier for ClientCertificates {
     }
 
     fn client_auth_mandatory(&self) -> bool {
+        // Who has no certificate has none of the names either.
         matches!(self.policy, Policy::RequireAny | Policy::RequireAndVerify)
+            || (self.policy != Policy::None && !self.allowed_names.is_empty())
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
