@@ -238,3 +238,22 @@ fn address(octets: &[u8]) -> Option<String> {
         .or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from));
     address.ok().map(|address| address.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_certificate_has_none_of_the_names() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let is_needed = |policy, names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            ClientCertificates::new(policy, &[], names, &provider).client_auth_mandatory()
+        };
+        for policy in [Policy::Request, Policy::VerifyIfGiven] {
+            assert!(!is_needed(policy, &[]));
+            assert!(is_needed(policy, &["a.example"]));
+        }
+        assert!(!is_needed(Policy::None, &["a.example"]));
+    }
+}
