@@ -41,7 +41,8 @@ const LONG_COPIES: u64 = (LONG_STACK / SHORT_STACK) as u64;
 /// Ten bits of a sample's name.
 const MAX_CPU: u32 = 0x3ff;
 
-const PAGE: usize = 4096;
+/// Smaller pieces are not tried.
+const SMALLEST_PIECE: usize = 64;
 
 #[repr(C)]
 struct Sample<const STACK: usize> {
@@ -135,9 +136,8 @@ fn copy<const STACK: usize>(thread: Thread, registers: Registers, kind: SampleKi
     name
 }
 
-/// Copies what there is of the stack: a copy is whole or fails, so it is made page by page where
-/// something is missing. That is the end of the stack, or pages in the middle of a large buffer that
-/// nobody has written to, in which there is no frame either: what is left in them is not read.
+/// Copies what there is of the stack: a copy is whole or fails, so the pieces are halved where the
+/// stack ends.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "at most LONG_STACK")]
 fn copy_stack<const STACK: usize>(to: &mut [u8; STACK], from: u64) -> u32 {
@@ -146,20 +146,20 @@ fn copy_stack<const STACK: usize>(to: &mut [u8; STACK], from: u64) -> u32 {
     if unsafe { bpf_probe_read_user(to.cast(), STACK as u32, from as *const _) } == 0 {
         return STACK as u32;
     }
-    let first = PAGE - (from as usize & (PAGE - 1));
-    // SAFETY: a page at most, and the array has several.
-    let failed = unsafe { bpf_probe_read_user(to.cast(), first as u32, from as *const _) };
-    let mut copied = if failed == 0 { first } else { 0 };
-    let mut offset = first;
-    while offset <= STACK - PAGE {
-        let place = to.wrapping_add(offset);
-        let from = from.wrapping_add(offset as u64);
-        // SAFETY: `offset` leaves room for a page, see above; the helper checks the address that it
-        // reads.
-        if unsafe { bpf_probe_read_user(place.cast(), PAGE as u32, from as *const _) } == 0 {
-            copied = offset + PAGE;
+    let mut copied = 0_usize;
+    let mut piece = STACK / 2;
+    while piece >= SMALLEST_PIECE {
+        if copied > STACK - piece {
+            break;
         }
-        offset += PAGE;
+        let place = to.wrapping_add(copied);
+        let from = from.wrapping_add(copied as u64);
+        // SAFETY: `copied + piece` is within the array, see above; the helper checks the address
+        // that it reads.
+        if unsafe { bpf_probe_read_user(place.cast(), piece as u32, from as *const _) } == 0 {
+            copied += piece;
+        }
+        piece /= 2;
     }
     copied as u32
 }
