@@ -1,7 +1,7 @@
 //! The programs that find places in a process's code, in an object of their own: they are in the
 //! kernel only while `where` runs.
 
-use std::{any::Any, collections::BTreeMap, io, path::Path};
+use std::{any::Any, collections::BTreeMap, io, ops::ControlFlow, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
@@ -311,10 +311,13 @@ impl StackSamples {
         self.links.clear();
     }
 
-    /// Hands the samples that are in the ring to `take`, oldest first, as bytes.
-    pub fn drain(&mut self, mut take: impl FnMut(&[u8])) {
+    /// Hands the samples that are in the ring to `take`, oldest first, as bytes, until that has
+    /// enough.
+    pub fn drain(&mut self, mut take: impl FnMut(&[u8]) -> ControlFlow<()>) {
         while let Some(record) = self.ring.next() {
-            take(&record);
+            if take(&record).is_break() {
+                break;
+            }
         }
     }
 

@@ -1,11 +1,11 @@
 //! A place in code, whatever the language, and whose code it is.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::native::NativeFrame;
 
 /// A place in code.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Frame {
     /// The function, where that is known.
     pub function: Option<String>,

@@ -1,6 +1,6 @@
 //! Looking at one process: what it holds, where its stacks lead, what its threads wait for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use tcpstate_common::{PYTHON_FRAMES, ThreadRecord};
@@ -21,6 +21,8 @@ use crate::bpf::{AcceptHook, ReadHook};
 
 /// Functions on one line.
 const SUMMARY: usize = 3;
+/// How long places are named and the stacks of threads followed.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Words of a thread's stack that are read at once.
 const STACK_PAGE: u64 = 4096;
 
@@ -32,6 +34,8 @@ pub struct Inspection {
     /// The Python in it.
     pub python: Option<Python>,
     places: FxHashMap<u64, Vec<Frame>>,
+    /// When to leave the rest unnamed.
+    deadline: Instant,
     /// What could not be told.
     pub notes: Vec<String>,
 }
@@ -45,8 +49,24 @@ impl Inspection {
             modules: Modules::of(pid),
             python: None,
             places: FxHashMap::default(),
+            deadline: Instant::now() + PATIENCE,
             notes: Vec::new(),
         }
+    }
+
+    /// Begins to name what was seen, which must not take for ever.
+    pub fn begin_to_name(&mut self) {
+        self.deadline = Instant::now() + PATIENCE;
+    }
+
+    /// Whether that has taken too long. Said once.
+    fn is_late(&mut self) -> bool {
+        const LATE: &str = "naming its functions took too long: not all of them are";
+        let is_late = Instant::now() > self.deadline;
+        if is_late && self.notes.iter().all(|note| note != LATE) {
+            self.notes.push(LATE.to_owned());
+        }
+        is_late
     }
 
     /// Looks for a Python in it. `records` are its threads.
@@ -84,12 +104,18 @@ impl Inspection {
     fn native_place(&mut self, unwound: &Unwound) -> Place {
         let mut frames = Vec::new();
         for address in &unwound.addresses {
-            let modules = &mut self.modules;
-            let found = self.places.entry(*address).or_insert_with(|| {
-                let places: Vec<NativeFrame> = modules.resolve(*address);
-                places.into_iter().map(Frame::from).collect()
-            });
-            frames.extend_from_slice(found);
+            if let Some(found) = self.places.get(address) {
+                frames.extend_from_slice(found);
+                continue;
+            }
+            if self.is_late() {
+                frames.push(self.modules.unnamed(*address).into());
+                continue;
+            }
+            let places: Vec<NativeFrame> = self.modules.resolve(*address);
+            let places: Vec<Frame> = places.into_iter().map(Frame::from).collect();
+            frames.extend_from_slice(&places);
+            self.places.insert(*address, places);
         }
         Place {
             summary: own_chain(&frames, SUMMARY),
@@ -122,6 +148,7 @@ impl Inspection {
         let mut places = self.python_places(&tasks, records);
         for task in &tasks {
             if !places.contains_key(&task.thread)
+                && !self.is_late()
                 && let Some(place) = self.thread_place(task, &registers)
             {
                 places.insert(task.thread, place);
@@ -222,17 +249,6 @@ fn python_place(frames: Vec<Frame>) -> Place {
         complete: frames.len() < PYTHON_FRAMES,
         frames,
     }
-}
-
-/// What most threads of a process wait for, on one line; `None` where none waits, or that cannot be
-/// read. Loads nothing into the kernel.
-#[must_use]
-pub fn what_most_threads_wait_for(pid: u32) -> Option<String> {
-    let mut inspection = Inspection::of(pid);
-    inspection.look_for_python(&[]);
-    let threads = inspection.threads(&[]);
-    let waiting = threads.iter().find(|group| group.call.is_some())?;
-    Some(waiting.line())
 }
 
 /// Pages of a stack that have been read.

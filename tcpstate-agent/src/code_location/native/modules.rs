@@ -313,6 +313,21 @@ impl Modules {
             .collect()
     }
 
+    /// The place in the file, without looking for its name.
+    #[must_use]
+    pub fn unnamed(&self, address: u64) -> NativeFrame {
+        let mapped = self.find(address);
+        let base = mapped.and_then(|mapped| mapped.base).unwrap_or(0);
+        NativeFrame {
+            function: None,
+            source: None,
+            line: None,
+            is_inlined: false,
+            module: mapped.map_or_else(String::new, |mapped| shown(&mapped.mapping.path)),
+            offset: address.wrapping_sub(base),
+        }
+    }
+
     fn open_debug_file(&self, path: &[u8]) -> Option<File> {
         let own = || File::open(Path::new(std::ffi::OsStr::from_bytes(path))).ok();
         let file = self.open_in_root(path).ok().or_else(own)?;

@@ -5,7 +5,7 @@ mod advice;
 mod grouping;
 mod text;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{frame::Frame, waits::ThreadGroup};
 
@@ -106,7 +106,7 @@ pub struct SocketGroup {
 }
 
 /// A place, with what called it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     /// The functions of the program's own code, on one line.
     pub summary: String,
