@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod maps;
 pub mod memory;
 pub mod native;
+mod open;
 pub mod patience;
 pub mod perf_map;
 pub mod python;
