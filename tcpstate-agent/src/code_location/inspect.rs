@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::{PYTHON_FRAMES, ThreadRecord};
 
 use super::{
@@ -220,6 +220,14 @@ impl Inspection {
         Some(self.native_place(&unwound))
     }
 
+    /// The inode numbers of the sockets in CLOSE_WAIT that it holds, where those can be read.
+    #[must_use]
+    pub fn close_wait(&self) -> FxHashSet<u64> {
+        let descriptors = Descriptors::read(self.pid).unwrap_or_default();
+        let table = TcpTable::read(self.pid).unwrap_or_default();
+        Sockets::of(&table, descriptors.sockets()).inodes()
+    }
+
     /// The sockets that it holds.
     pub fn sockets(&mut self) -> Sockets {
         let descriptors = match Descriptors::read(self.pid) {
@@ -288,6 +296,7 @@ pub fn report(
         process: found(&target.process),
         others: target.others.iter().map(found).collect(),
         watch: seen.map(|seen| watch_found(seen, recent)),
+        sockets_read: sockets.were_read,
         groups,
         threads,
         notes,
@@ -330,6 +339,9 @@ fn watch_found(seen: &Seen, recent: u64) -> WatchFound {
         },
         samples_wanted: account.copied + account.refused + account.lost,
         samples: account.copied,
+        dropped: seen.dropped,
+        malformed: seen.malformed,
+        untracked: account.untracked,
         entered_close_wait: account.entered,
         left_close_wait: account.left,
         recent,

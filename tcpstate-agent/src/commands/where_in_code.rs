@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -22,10 +23,11 @@ use crate::{
     code_location::{
         inspect::{self, Inspection},
         patience::{Patience, limit_memory},
-        report::write_text,
+        report::{Sockets, write_text},
         target::{self, Candidate},
         watch::{ProcessHandle, watch},
     },
+    process::terminal_text,
     settings::WhereSettings,
 };
 
@@ -50,10 +52,12 @@ pub fn execute(settings: &WhereSettings) -> anyhow::Result<()> {
     let patience = Patience::with(pid, PATIENCE);
     let mut inspection = Inspection::of(pid);
     inspection.look_for_python(&threads_of(samples.as_mut())?);
+    let mut before = FxHashSet::default();
     let seen = if let Some(samples) = &mut samples {
         if let Some(python) = &inspection.python {
             samples.follow_python(python.layout())?;
         }
+        before = inspection.close_wait();
         let hooks = samples.attach(settings.accepts)?;
         announce(&target.process, settings.duration, hooks);
         patience.begin_again(settings.duration + PATIENCE);
@@ -72,7 +76,10 @@ pub fn execute(settings: &WhereSettings) -> anyhow::Result<()> {
     patience.begin_again(PATIENCE);
     inspection.begin_to_name();
     let threads = inspection.threads(&threads_of(samples.as_mut())?);
-    let sockets = inspection.sockets();
+    let sockets = Sockets {
+        before_watch: before,
+        ..inspection.sockets()
+    };
     let now = now_ns();
     let places = inspection.name(seen.as_ref().map_or(&[], |seen| &seen.stacks));
     inspection.note_runtimes();
@@ -117,6 +124,7 @@ fn stop_on_first_signal() -> io::Result<Arc<AtomicBool>> {
 #[expect(clippy::print_stderr, reason = "for the person who waits")]
 fn announce(process: &Candidate, duration: Duration, hooks: Hooks) {
     let Candidate { pid, name, .. } = process;
+    let name = terminal_text(name.as_bytes());
     eprintln!("watching {name} (pid {pid}) for {duration:?}; interrupt it to end earlier");
     for (what, nanoseconds) in [
         (
