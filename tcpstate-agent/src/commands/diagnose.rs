@@ -9,7 +9,7 @@ use super::{print, watch_once};
 use crate::{
     bpf::plan::ProgramId,
     cli::Output,
-    code_location::inspect::what_most_threads_wait_for,
+    code_location::helper::Helpers,
     diagnosis::{
         ConnectionsReport, Diagnosis, ListeningReport, Report, comes_of_waiting, write_text,
     },
@@ -90,11 +90,13 @@ fn diagnose(
         let first = first.map(|(report, interval)| (report, *interval));
         diagnosis = diagnosis.with_connections(first, connections, &settings.filter, own_namespace);
     }
+    let mut helpers = Helpers::default();
     for group in &mut diagnosis.groups {
         let process = group.group.process.as_ref();
         group.command_line = process.and_then(|process| command_line(process.pid));
         let process = process.filter(|_| comes_of_waiting(group.group.cause));
-        group.threads_wait = process.and_then(|process| what_most_threads_wait_for(process.pid));
+        group.threads_wait =
+            process.and_then(|process| helpers.what_most_threads_wait_for(process.pid));
     }
     Ok(diagnosis)
 }

@@ -7,10 +7,13 @@ use object::{Object as _, ObjectSymbol as _, ReadCache, SymbolKind};
 use super::{
     debug_info::{self, DebugInfo},
     demangle::demangle,
+    sizes,
 };
 
 /// More are not kept.
 const MAX_SYMBOLS: usize = 4_000_000;
+/// Nor are more bytes of their names.
+const MAX_NAMES: usize = 256 << 20;
 
 /// A function in a file's own addresses.
 #[derive(Debug)]
@@ -60,6 +63,7 @@ impl Symbols {
         symbols.debug_info = DebugInfo::load(&elf, path, find);
         if symbols.debug_info.is_none()
             && let Some(separate) = debug_info::separate_file(&elf, path, find)
+            && sizes::check(&separate).is_ok()
         {
             let separate = ReadCache::new(separate);
             if let Ok(elf) = object::File::parse(&separate) {
@@ -84,6 +88,9 @@ impl Symbols {
                 continue;
             }
             let start = self.names.len();
+            if start + name.len() > MAX_NAMES {
+                break;
+            }
             self.names.extend_from_slice(name);
             self.functions.push(Function {
                 start: symbol.address(),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::{SampleKind, SocketTrace};
 
 use super::{PeerCount, Place, SocketGroup};
@@ -27,6 +27,10 @@ pub struct Sockets {
     pub held: Vec<TcpSocket>,
     /// Those that wait at its listeners to be accepted.
     pub unaccepted: Vec<TcpSocket>,
+    /// Inode numbers of those that were in CLOSE_WAIT before the watch began.
+    pub before_watch: FxHashSet<u64>,
+    /// Whether they could be read.
+    pub were_read: bool,
     /// Ports that it listens on: connections from them are a server's.
     pub listens_on: Vec<u16>,
 }
@@ -60,8 +64,16 @@ impl Sockets {
                 })
                 .copied()
                 .collect(),
+            before_watch: FxHashSet::default(),
+            were_read: true,
             listens_on,
         }
+    }
+
+    /// The inode numbers of those in CLOSE_WAIT that it holds.
+    #[must_use]
+    pub fn inodes(&self) -> FxHashSet<u64> {
+        self.held.iter().map(|socket| socket.inode).collect()
     }
 }
 
@@ -70,6 +82,7 @@ impl Sockets {
 struct Key {
     cause: &'static str,
     watched: bool,
+    before_watch: bool,
     end_was_read: bool,
     last_read: Option<Place>,
     opened: Option<Place>,
@@ -122,6 +135,7 @@ pub fn group(
         let key = Key {
             cause: socket.cause().name(),
             watched: trace.is_some(),
+            before_watch: sockets.before_watch.contains(&socket.inode),
             end_was_read,
             last_read: place(last),
             opened: place(sample(SampleKind::Open)),
@@ -163,6 +177,7 @@ fn made_of(key: Key, members: Members) -> SocketGroup {
     let Key {
         cause,
         watched,
+        before_watch,
         end_was_read,
         last_read,
         opened,
@@ -184,6 +199,7 @@ fn made_of(key: Key, members: Members) -> SocketGroup {
         sockets: members.sockets,
         cause,
         watched,
+        before_watch,
         unsampled: members.unsampled,
         last_read,
         end_was_read,
