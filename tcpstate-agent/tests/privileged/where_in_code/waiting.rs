@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, TcpListener},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -71,4 +71,46 @@ fn the_process_is_never_stopped() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     assert!(status.contains("TracerPid:\t0\n"), "{status}");
     assert!(status.contains("State:\tS "), "{status}");
+}
+
+#[test]
+fn tables_that_loop_for_ever_end_the_command_with_a_word() {
+    if is_excused("gcc") {
+        return;
+    }
+    let folder = super::folder();
+    let binary = folder.path().join("endless");
+    let binary = binary.to_str().unwrap();
+    super::compile("gcc", &["-O2", "-o", binary, &source("endless.c")]);
+    let server = Server::start_plain(&Netns::new(), &[binary]);
+    let pid = server.pid().to_string();
+    let begun = Instant::now();
+    let output = run(AGENT, &["where", "--pid", &pid, "--seconds", "0"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let expected = format!("the tables of {pid} could not be read in 30 s\n");
+    assert!(said.ends_with(&expected), "{said}");
+    assert!(output.stdout.is_empty());
+    assert!(begun.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn a_helper_is_ended_by_its_limit_of_cpu_time_where_tables_loop() {
+    if is_excused("gcc") {
+        return;
+    }
+    let folder = super::folder();
+    let binary = folder.path().join("endless");
+    let binary = binary.to_str().unwrap();
+    super::compile("gcc", &["-O2", "-o", binary, &source("endless.c")]);
+    let server = Server::start_plain(&Netns::new(), &[binary]);
+    let mut helpers = tcpstate_agent::code_location::helper::Helpers::with_program(AGENT);
+    let begun = Instant::now();
+    assert_eq!(helpers.what_most_threads_wait_for(server.pid()), None);
+    let took = begun.elapsed();
+    let limits = Duration::from_secs(4)..Duration::from_secs(15);
+    assert!(limits.contains(&took), "{took:?}");
+    // One that has sane tables is told of by the same way.
+    let own = helpers.what_most_threads_wait_for(std::process::id());
+    assert!(own.is_some_and(|line| line.contains(" wait")));
 }
