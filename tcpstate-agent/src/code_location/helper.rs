@@ -6,6 +6,7 @@
 use std::{
     io::{self, Read as _},
     os::{fd::AsFd, unix::process::CommandExt as _},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -42,8 +43,11 @@ const LIMITS: [(Resource, u64); 3] = [
 ];
 
 /// Asks about each process once.
-#[derive(Debug, Default)]
-pub struct Helpers(FxHashMap<u32, Option<String>>);
+#[derive(Debug)]
+pub struct Helpers {
+    program: PathBuf,
+    told: FxHashMap<u32, Option<String>>,
+}
 
 /// The part of a report that is asked for.
 #[derive(Deserialize)]
@@ -52,16 +56,25 @@ struct Told {
 }
 
 impl Helpers {
+    /// Helpers that run an agent; `/proc/self/exe` is the one that asks.
+    #[must_use]
+    pub fn with_program(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            told: FxHashMap::default(),
+        }
+    }
+
     /// What most threads of a process wait for, on one line; `None` where none waits, where that
     /// cannot be told, and for processes beyond the first few.
     pub fn what_most_threads_wait_for(&mut self, pid: u32) -> Option<String> {
-        if let Some(known) = self.0.get(&pid) {
+        if let Some(known) = self.told.get(&pid) {
             return known.clone();
         }
-        if self.0.len() == MAX_PROCESSES {
+        if self.told.len() == MAX_PROCESSES {
             return None;
         }
-        let mut helper = Command::new("/proc/self/exe");
+        let mut helper = Command::new(&self.program);
         helper
             .args(["where", "--seconds", "0", "--output", "json", "--pid"])
             .arg(pid.to_string())
@@ -71,7 +84,7 @@ impl Helpers {
             .inspect_err(|error| debug!(pid, %error, "what its threads wait for is not told"))
             .ok();
         let line = told.and_then(|told| line(&told));
-        self.0.insert(pid, line.clone());
+        self.told.insert(pid, line.clone());
         line
     }
 }
@@ -197,9 +210,13 @@ mod tests {
 
     #[test]
     fn no_more_than_a_few_processes_are_asked_about() {
-        let mut helpers = Helpers((0..8).map(|pid| (pid, Some(pid.to_string()))).collect());
+        let mut helpers = Helpers::with_program("/nonexistent");
+        for pid in 1..=8 {
+            assert_eq!(helpers.what_most_threads_wait_for(pid), None);
+        }
+        helpers.told.insert(3, Some("3".to_owned()));
         assert_eq!(helpers.what_most_threads_wait_for(3).as_deref(), Some("3"));
         assert_eq!(helpers.what_most_threads_wait_for(99), None);
-        assert_eq!(helpers.0.len(), MAX_PROCESSES);
+        assert_eq!(helpers.told.len(), MAX_PROCESSES);
     }
 }

@@ -90,7 +90,7 @@ fn diagnose(
         let first = first.map(|(report, interval)| (report, *interval));
         diagnosis = diagnosis.with_connections(first, connections, &settings.filter, own_namespace);
     }
-    let mut helpers = Helpers::default();
+    let mut helpers = Helpers::with_program("/proc/self/exe");
     for group in &mut diagnosis.groups {
         let process = group.group.process.as_ref();
         group.command_line = process.and_then(|process| command_line(process.pid));

@@ -90,6 +90,8 @@ impl Image {
 
     /// Where it defines something that others may use.
     pub(super) fn find(&self, name: &str) -> Option<u64> {
+        // It may have been written to since.
+        sizes::check(&self.file).ok()?;
         let cache = ReadCache::new(self.file.try_clone().ok()?);
         let elf = object::File::parse(&cache).ok()?;
         let mut symbols = elf.dynamic_symbols().chain(elf.symbols());

@@ -55,6 +55,10 @@ impl Symbols {
         let Ok(file) = file.try_clone() else {
             return symbols;
         };
+        // It may have been written to since it was first read.
+        if sizes::check(&file).is_err() {
+            return symbols;
+        }
         let own = ReadCache::new(file);
         let Ok(elf) = object::File::parse(&own) else {
             return symbols;

@@ -209,3 +209,43 @@ fn made_of(key: Key, members: Members) -> SocketGroup {
         peers,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(inode: u64, unread: u32) -> TcpSocket {
+        TcpSocket {
+            local: "127.0.0.1:80".parse().unwrap(),
+            remote: "10.0.0.7:4000".parse().unwrap(),
+            state: 8,
+            unacknowledged: 0,
+            unread,
+            inode,
+        }
+    }
+
+    #[test]
+    fn what_was_in_close_wait_before_the_watch_is_a_group_of_its_own() {
+        let sockets = Sockets {
+            held: vec![socket(1, 0), socket(2, 0), socket(3, 0), socket(4, 1)],
+            unaccepted: vec![socket(0, 1)],
+            before_watch: [1, 2].into_iter().collect(),
+            were_read: true,
+            listens_on: vec![80],
+        };
+        let (groups, recent) = group(&sockets, None, &[], 0);
+        let found: Vec<(&str, bool, u64)> = groups
+            .iter()
+            .map(|group| (group.cause, group.before_watch, group.sockets))
+            .collect();
+        let expected = [
+            ("eof_read", true, 2),
+            ("eof_read", false, 1),
+            ("fin_unread", false, 1),
+            ("unaccepted", false, 1),
+        ];
+        assert_eq!((&found[..], recent), (&expected[..], 0));
+        assert_eq!(sockets.inodes(), [1, 2, 3, 4].into_iter().collect());
+    }
+}
