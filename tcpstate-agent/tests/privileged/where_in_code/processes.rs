@@ -77,13 +77,14 @@ fn a_rust_program_is_blamed_on_every_kernel() {
         "close_after_reading",
         ROUNDS,
     );
-    assert_blamed(
-        &report,
-        "accepted",
-        "accept_for_leaker",
-        "close_after_reading",
-        ROUNDS,
-    );
+    // musl's own functions have no tables. What called them is looked for on the stack, and the first
+    // of its callers may be passed over.
+    let accepts = if cfg!(target_env = "musl") {
+        "actor::leak"
+    } else {
+        "accept_for_leaker"
+    };
+    assert_blamed(&report, "accepted", accepts, "close_after_reading", ROUNDS);
     drop(peers);
 }
 
