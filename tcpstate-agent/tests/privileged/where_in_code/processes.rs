@@ -80,7 +80,7 @@ fn a_rust_program_is_blamed_on_every_kernel() {
     // musl's own functions have no tables. What called them is looked for on the stack, and the first
     // of its callers may be passed over.
     let accepts = if cfg!(target_env = "musl") {
-        "actor::leak"
+        "actor::leak::{{closure}}"
     } else {
         "accept_for_leaker"
     };
