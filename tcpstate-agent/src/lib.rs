@@ -17,7 +17,10 @@ pub mod end_words;
 pub mod host;
 pub mod landing_page;
 pub mod logging;
-#[expect(unsafe_code, reason = "the allocator is asked in C's terms")]
+#[cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "the allocator is asked in C's terms")
+)]
 mod memory;
 pub mod metrics;
 pub mod model;

@@ -49,7 +49,7 @@ pub enum Listen {
 pub enum SettingsError {
     /// Not usable as a path of its own.
     #[error(
-        "--web.telemetry-path {0:?}: must be a path such as /metrics, and none of the agent's own (/, /-/healthy, /-/ready)"
+        "--web.telemetry-path {0:?}: must be a path such as /metrics, and none of the agent's own (/-/healthy, /-/ready)"
     )]
     TelemetryPath(String),
     /// Not usable as an interface's name.
@@ -89,8 +89,7 @@ impl TryFrom<RunArgs> for RunSettings {
             segments,
             control,
         } = args;
-        let is_path = telemetry_path.len() > 1
-            && telemetry_path.starts_with('/')
+        let is_path = telemetry_path.starts_with('/')
             && !telemetry_path.starts_with("/-/")
             && telemetry_path
                 .bytes()
@@ -362,12 +361,10 @@ mod tests {
 
     #[test]
     fn a_telemetry_path_must_be_a_path_of_its_own() {
-        for path in ["/metrics", "/a/b", "/m-1.2_~"] {
+        for path in ["/metrics", "/a/b", "/m-1.2_~", "/"] {
             assert_eq!(run(path, &[]).unwrap().web.telemetry_path, path);
         }
-        for path in [
-            "", "/", "metrics", "/-/ready", "/-/x", "/a b", "/{a}", "/a?b",
-        ] {
+        for path in ["", "metrics", "/-/ready", "/-/x", "/a b", "/{a}", "/a?b"] {
             assert!(run(path, &[]).is_err(), "{path:?}");
         }
     }

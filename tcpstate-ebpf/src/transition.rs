@@ -160,7 +160,12 @@ fn end(
         return;
     };
     let socket = sock.key();
-    let ended = EndedSocket::new(sock, old, counters.closes.reset_ahead_socket == socket);
+    // It is of the socket that ends next; another may come to the same place.
+    let is_reset_ahead = counters.closes.reset_ahead_socket == socket;
+    if is_reset_ahead {
+        counters.closes.reset_ahead_socket = 0;
+    }
+    let ended = EndedSocket::new(sock, old, is_reset_ahead);
     let Some(stage) = Stage::of(old, &ended) else {
         return;
     };
@@ -194,7 +199,8 @@ fn leave(
     if due.ends() == TimedState::FinWait2 as u64 {
         let segment = segment_ns(sock.tcp());
         // What else ends it, or takes it over, says nothing of the peer.
-        let mut lasted = stopwatch::end(socket, due.ends(), segment.unwrap_or(0));
+        let now = segment.unwrap_or_else(clock::monotonic_ns);
+        let mut lasted = stopwatch::end(socket, due.ends(), now);
         if ending.is_handed_over() || ending.is(Stage::ClosedFirst) {
             let has_fin_come = ending.is(Stage::ClosedFirst);
             if let Some(segment) = segment

@@ -218,6 +218,20 @@ impl KernelBtf {
         })
     }
 
+    /// How many parameters the kernel's function `name` has.
+    #[must_use]
+    pub fn function_parameters(&self, name: &str) -> Option<usize> {
+        self.types(name).find_map(|found| {
+            let Type::Func(found) = found else {
+                return None;
+            };
+            match self.0.resolve_chained_type(&found).ok()? {
+                Type::FuncProto(function) => Some(function.parameters.len()),
+                _ => None,
+            }
+        })
+    }
+
     fn types(&self, name: &str) -> impl Iterator<Item = Type> {
         self.0
             .resolve_types_by_name(name)

@@ -1,7 +1,7 @@
 //! The programs that find places in a process's code, in an object of their own: they are in the
 //! kernel only while `where` runs.
 
-use std::{any::Any, collections::BTreeMap, io, path::Path};
+use std::{any::Any, collections::BTreeMap, io, ops::ControlFlow, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
@@ -15,17 +15,24 @@ use tcpstate_common::{
 };
 use thiserror::Error;
 use tracing::debug;
+use zerocopy::FromBytes;
 
 use super::{
     facts::{Capability, Facts},
     kernel_btf::{FieldError, KERNEL_BTF, KernelBtf},
     load::{LoadError, last_words, raise_locked_memory_limit, take_map},
-    socket_pass::read_records,
     wire::Wire,
 };
 
 /// Built by `cargo xtask ebpf build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf-object/where.bpf.o");
+
+/// Read at once of an iterator's file.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// The kernel's functions at whose end reads and accepts are seen.
+const READS: &str = "tcp_recvmsg";
+const ACCEPTS: &str = "inet_csk_accept";
 
 /// How reads are seen, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +103,8 @@ pub enum StackSampleError {
 pub struct StackSamples {
     ebpf: Ebpf,
     btf: Btf,
+    /// Parameters of `tcp_recvmsg` and of `inet_csk_accept`.
+    parameters: [Option<usize>; 2],
     /// What is attached, for as long as it is in here.
     links: Vec<Box<dyn Any>>,
     ring: RingBuf<MapData>,
@@ -172,6 +181,7 @@ impl StackSamples {
         let pointer = &ARCHITECTURE.thread_pointer;
         offsets.insert(pointer.global, kernel.offset(pointer)?);
         let has_helper = kernel.has_enum_value("bpf_func_id", "BPF_FUNC_task_pt_regs");
+        let parameters = [READS, ACCEPTS].map(|function| kernel.function_parameters(function));
         drop(kernel);
         let kernel_stack = if has_helper {
             0
@@ -226,6 +236,7 @@ impl StackSamples {
             python: take_map(&mut ebpf, where_map::PYTHON)?,
             ebpf,
             btf,
+            parameters,
             links: Vec::new(),
         })
     }
@@ -251,12 +262,15 @@ impl StackSamples {
             return Ok(ReadHook::SocketRead);
         };
         debug!(%error, "no tracepoint of reads");
-        // The kernel refuses the one that reads beyond the arguments there are.
-        for program in [where_program::READ_EXIT_6, where_program::READ_EXIT_5] {
-            match self.attach_function(program, "tcp_recvmsg") {
-                Ok(()) => return Ok(ReadHook::FunctionExit),
-                Err(error) => debug!(program, %error, "not attached"),
-            }
+        // What a function returns is behind its arguments. The kernel lets a program read an
+        // argument where it expects the result.
+        let program = match self.parameters[0] {
+            Some(6) => Some(where_program::READ_EXIT_6),
+            Some(5) => Some(where_program::READ_EXIT_5),
+            _ => None,
+        };
+        if self.attach_known(program, READS) {
+            return Ok(ReadHook::FunctionExit);
         }
         self.attach_tracepoint(where_program::READ_SYSCALL, "sys_exit")
             .map_err(|error| refusal("tp_btf/sys_exit", &error))?;
@@ -264,11 +278,13 @@ impl StackSamples {
     }
 
     fn attach_accepts(&mut self) -> Result<AcceptHook, StackSampleError> {
-        for program in [where_program::ACCEPT_EXIT_4, where_program::ACCEPT_EXIT_2] {
-            match self.attach_function(program, "inet_csk_accept") {
-                Ok(()) => return Ok(AcceptHook::FunctionExit),
-                Err(error) => debug!(program, %error, "not attached"),
-            }
+        let program = match self.parameters[1] {
+            Some(4) => Some(where_program::ACCEPT_EXIT_4),
+            Some(2) => Some(where_program::ACCEPT_EXIT_2),
+            _ => None,
+        };
+        if self.attach_known(program, ACCEPTS) {
+            return Ok(AcceptHook::FunctionExit);
         }
         match self.attach_accept_calls() {
             Ok(()) => return Ok(AcceptHook::SystemCall),
@@ -283,10 +299,13 @@ impl StackSamples {
         let program: &mut TracePoint =
             program(&mut self.ebpf, where_program::ACCEPT_SYSCALL)?.try_into()?;
         program.load()?;
+        // Both or none: with one of them some accepts would be seen.
+        let mut links: Vec<Box<dyn Any>> = Vec::new();
         for name in ["sys_exit_accept", "sys_exit_accept4"] {
             let link = program.attach("syscalls", name)?;
-            self.links.push(Box::new(program.take_link(link)?));
+            links.push(Box::new(program.take_link(link)?));
         }
+        self.links.extend(links);
         Ok(())
     }
 
@@ -296,6 +315,17 @@ impl StackSamples {
         let link = program.attach()?;
         self.links.push(Box::new(program.take_link(link)?));
         Ok(())
+    }
+
+    /// Whether there is a program for the function as this kernel has it, and it is attached.
+    fn attach_known(&mut self, program: Option<&'static str>, to: &str) -> bool {
+        let Some(program) = program else {
+            debug!(to, "has other parameters than are known, or is not there");
+            return false;
+        };
+        self.attach_function(program, to)
+            .inspect_err(|error| debug!(program, %error, "not attached"))
+            .is_ok()
     }
 
     fn attach_function(&mut self, name: &str, to: &str) -> Result<(), ProgramError> {
@@ -311,10 +341,13 @@ impl StackSamples {
         self.links.clear();
     }
 
-    /// Hands the samples that are in the ring to `take`, oldest first, as bytes.
-    pub fn drain(&mut self, mut take: impl FnMut(&[u8])) {
+    /// Hands the samples that are in the ring to `take`, oldest first, as bytes, until that has
+    /// enough.
+    pub fn drain(&mut self, mut take: impl FnMut(&[u8]) -> ControlFlow<()>) {
         while let Some(record) = self.ring.next() {
-            take(&record);
+            if take(&record).is_break() {
+                break;
+            }
         }
     }
 
@@ -405,4 +438,19 @@ fn refusal(hook: &'static str, error: &ProgramError) -> StackSampleError {
         None => format!("the kernel refuses the program: {io_error}"),
     };
     StackSampleError::Program { hook, cause }
+}
+
+/// Reads an iterator's file to its end and hands over what its records say.
+fn read_decoded<R, T>(file: File, mut each: impl FnMut(T)) -> io::Result<()>
+where
+    R: FromBytes,
+    T: TryFrom<R, Error = DecodeError>,
+{
+    let mut refused = None;
+    read_records(file, |record: R| match T::try_from(record) {
+        Ok(value) => each(value),
+        Err(error) => refused = Some(error),
+    })?;
+    report(refused);
+    Ok(())
 }

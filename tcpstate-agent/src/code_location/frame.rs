@@ -1,11 +1,11 @@
 //! A place in code, whatever the language, and whose code it is.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::native::NativeFrame;
 
 /// A place in code.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Frame {
     /// The function, where that is known.
     pub function: Option<String>,
@@ -129,17 +129,12 @@ const LIBRARY_SOURCES: [&str; 9] = [
     "glibc",
 ];
 /// How the names of languages' own libraries and runtimes begin.
-const LIBRARY_NAMES: [&str; 30] = [
+const LIBRARY_NAMES: [&str; 25] = [
     "std::",
     "core::",
     "alloc::",
     "tokio::",
     "mio::",
-    "<std::",
-    "<core::",
-    "<alloc::",
-    "<tokio::",
-    "<mio::",
     "hashbrown::",
     "__rust",
     "runtime.",
@@ -173,15 +168,32 @@ fn is_own(function: Option<&str>, source: Option<&str>, module: &str) -> bool {
         || module.starts_with('[');
     let is_library_source =
         source.is_some_and(|source| LIBRARY_SOURCES.iter().any(|folder| source.contains(folder)));
-    // Java writes what a function returns before it, and what it takes behind it.
     let is_library_name = function.is_some_and(|function| {
-        let name = function.split('(').next().unwrap_or(function);
-        let name = name.rsplit(' ').next().unwrap_or(name);
+        let name = judged_part(function, module);
         LIBRARY_NAMES
             .iter()
             .any(|beginning| name.starts_with(beginning))
     });
     !is_library && !is_library_source && !is_library_name
+}
+
+/// The part of a function's name that says whose it is.
+fn judged_part<'a>(function: &'a str, module: &str) -> &'a str {
+    // What was made while the program ran: Java writes what a function returns before it, and what
+    // it takes behind it.
+    if module.is_empty() {
+        let name = function.split('(').next().unwrap_or(function);
+        return name.rsplit(' ').next().unwrap_or(name);
+    }
+    // `<shop::Body as std::io::Read>::read` is the shop's, whose trait it implements.
+    let mut name = function;
+    while let Some(inner) = ["<", "&", "*const ", "*mut ", "mut ", "dyn "]
+        .iter()
+        .find_map(|before| name.strip_prefix(before))
+    {
+        name = inner;
+    }
+    name
 }
 
 fn is_library_of_python(file: &str) -> bool {
@@ -243,6 +255,37 @@ mod tests {
             "read_all (leak.c:3) < handle (leak.c:9)"
         );
         assert_eq!(own_chain(&frames[..1], 3), "recv (libc.so.6)");
+    }
+
+    #[test]
+    fn a_function_is_whose_type_it_is_of_and_not_whose_trait() {
+        for (function, module, own) in [
+            ("<shop::Body as std::io::Read>::read", "/app", true),
+            (
+                "<std::net::TcpStream as std::io::Read>::read",
+                "/app",
+                false,
+            ),
+            (
+                "<&std::net::TcpStream as std::io::Read>::read",
+                "/app",
+                false,
+            ),
+            (
+                "<&mut std::net::TcpStream as shop::Fill>::fill",
+                "/app",
+                false,
+            ),
+            ("<tokio::net::TcpStream as shop::Fill>::fill", "/app", false),
+            ("shop::Handler<std::net::TcpStream>::serve", "/app", true),
+            ("operator new(unsigned long)", "/app", true),
+            // Only Java has what is returned before the name.
+            ("shop::convert to std::string", "/app", true),
+            ("java.lang.String Leak.read(int)", "", true),
+            ("int java.net.SocketInputStream.read(byte[])", "", false),
+        ] {
+            assert_eq!(native(function, None, module).own, own, "{function}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Looking at one process: what it holds, where its stacks lead, what its threads wait for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::{PYTHON_FRAMES, ThreadRecord};
 
 use super::{
@@ -21,6 +21,8 @@ use crate::bpf::{AcceptHook, ReadHook};
 
 /// Functions on one line.
 const SUMMARY: usize = 3;
+/// How long places are named and the stacks of threads followed.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Words of a thread's stack that are read at once.
 const STACK_PAGE: u64 = 4096;
 
@@ -32,6 +34,8 @@ pub struct Inspection {
     /// The Python in it.
     pub python: Option<Python>,
     places: FxHashMap<u64, Vec<Frame>>,
+    /// When to leave the rest unnamed.
+    deadline: Instant,
     /// What could not be told.
     pub notes: Vec<String>,
 }
@@ -45,8 +49,24 @@ impl Inspection {
             modules: Modules::of(pid),
             python: None,
             places: FxHashMap::default(),
+            deadline: Instant::now() + PATIENCE,
             notes: Vec::new(),
         }
+    }
+
+    /// Begins to name what was seen, which must not take for ever.
+    pub fn begin_to_name(&mut self) {
+        self.deadline = Instant::now() + PATIENCE;
+    }
+
+    /// Whether that has taken too long. Said once.
+    fn is_late(&mut self) -> bool {
+        const LATE: &str = "naming its functions took too long: not all of them are";
+        let is_late = Instant::now() > self.deadline;
+        if is_late && self.notes.iter().all(|note| note != LATE) {
+            self.notes.push(LATE.to_owned());
+        }
+        is_late
     }
 
     /// Looks for a Python in it. `records` are its threads.
@@ -84,12 +104,18 @@ impl Inspection {
     fn native_place(&mut self, unwound: &Unwound) -> Place {
         let mut frames = Vec::new();
         for address in &unwound.addresses {
-            let modules = &mut self.modules;
-            let found = self.places.entry(*address).or_insert_with(|| {
-                let places: Vec<NativeFrame> = modules.resolve(*address);
-                places.into_iter().map(Frame::from).collect()
-            });
-            frames.extend_from_slice(found);
+            if let Some(found) = self.places.get(address) {
+                frames.extend_from_slice(found);
+                continue;
+            }
+            if self.is_late() {
+                frames.push(self.modules.unnamed(*address).into());
+                continue;
+            }
+            let places: Vec<NativeFrame> = self.modules.resolve(*address);
+            let places: Vec<Frame> = places.into_iter().map(Frame::from).collect();
+            frames.extend_from_slice(&places);
+            self.places.insert(*address, places);
         }
         Place {
             summary: own_chain(&frames, SUMMARY),
@@ -122,6 +148,7 @@ impl Inspection {
         let mut places = self.python_places(&tasks, records);
         for task in &tasks {
             if !places.contains_key(&task.thread)
+                && !self.is_late()
                 && let Some(place) = self.thread_place(task, &registers)
             {
                 places.insert(task.thread, place);
@@ -193,6 +220,14 @@ impl Inspection {
         Some(self.native_place(&unwound))
     }
 
+    /// The inode numbers of the sockets in CLOSE_WAIT that it holds, where those can be read.
+    #[must_use]
+    pub fn close_wait(&self) -> FxHashSet<u64> {
+        let descriptors = Descriptors::read(self.pid).unwrap_or_default();
+        let table = TcpTable::read(self.pid).unwrap_or_default();
+        Sockets::of(&table, descriptors.sockets()).inodes()
+    }
+
     /// The sockets that it holds.
     pub fn sockets(&mut self) -> Sockets {
         let descriptors = match Descriptors::read(self.pid) {
@@ -222,17 +257,6 @@ fn python_place(frames: Vec<Frame>) -> Place {
         complete: frames.len() < PYTHON_FRAMES,
         frames,
     }
-}
-
-/// What most threads of a process wait for, on one line; `None` where none waits, or that cannot be
-/// read. Loads nothing into the kernel.
-#[must_use]
-pub fn what_most_threads_wait_for(pid: u32) -> Option<String> {
-    let mut inspection = Inspection::of(pid);
-    inspection.look_for_python(&[]);
-    let threads = inspection.threads(&[]);
-    let waiting = threads.iter().find(|group| group.call.is_some())?;
-    Some(waiting.line())
 }
 
 /// Pages of a stack that have been read.
@@ -272,6 +296,7 @@ pub fn report(
         process: found(&target.process),
         others: target.others.iter().map(found).collect(),
         watch: seen.map(|seen| watch_found(seen, recent)),
+        sockets_read: sockets.were_read,
         groups,
         threads,
         notes,
@@ -314,6 +339,9 @@ fn watch_found(seen: &Seen, recent: u64) -> WatchFound {
         },
         samples_wanted: account.copied + account.refused + account.lost,
         samples: account.copied,
+        dropped: seen.dropped,
+        malformed: seen.malformed,
+        untracked: account.untracked,
         entered_close_wait: account.entered,
         left_close_wait: account.left,
         recent,

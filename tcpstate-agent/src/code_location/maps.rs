@@ -3,7 +3,7 @@
 use std::{fs, io};
 
 /// Part of the address space of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Mapping {
     /// Its first address.
     pub start: u64,

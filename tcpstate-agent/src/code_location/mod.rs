@@ -8,10 +8,13 @@
 //! believed, all of it is bounded. The process is never stopped.
 
 pub mod frame;
+pub mod helper;
 pub mod inspect;
 pub mod maps;
 pub mod memory;
 pub mod native;
+mod open;
+pub mod patience;
 pub mod perf_map;
 pub mod python;
 pub mod report;

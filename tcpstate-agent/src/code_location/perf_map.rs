@@ -2,14 +2,17 @@
 //! `/tmp/perf-PID.map`. Java and Node write one when they are told to.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
 };
 
 use super::waits::own_number;
 
 /// More of it is not read.
-const MAX_BYTES: u64 = 256 << 20;
+const MAX_BYTES: u64 = 64 << 20;
+/// More are not kept.
+const MAX_FUNCTIONS: usize = 2_000_000;
 
 /// Functions by their addresses.
 #[derive(Debug, Default)]
@@ -26,7 +29,8 @@ struct Function {
 
 impl PerfMap {
     /// Reads the map of a process, where it has written one; `open` opens a file by the process's
-    /// own path.
+    /// own path. Anybody may write there: one that is neither the process's user's nor root's is
+    /// not read.
     pub fn read(pid: u32, open: &dyn Fn(&[u8]) -> io::Result<File>) -> Self {
         let own_pid = own_number(pid, pid).unwrap_or(pid);
         let path = format!("/tmp/perf-{own_pid}.map");
@@ -34,9 +38,10 @@ impl PerfMap {
             return Self::default();
         };
         let mut text = Vec::new();
-        if file.metadata().is_ok_and(|found| found.is_file())
-            && file.take(MAX_BYTES).read_to_end(&mut text).is_ok()
-        {
+        let is_its_own = file.metadata().is_ok_and(|found| {
+            found.is_file() && (found.uid() == 0 || Some(found.uid()) == user_of(pid))
+        });
+        if is_its_own && file.take(MAX_BYTES).read_to_end(&mut text).is_ok() {
             return Self::parse(&text);
         }
         Self::default()
@@ -48,6 +53,7 @@ impl PerfMap {
         let mut functions: Vec<Function> = text
             .split(|byte| *byte == b'\n')
             .filter_map(parse_line)
+            .take(MAX_FUNCTIONS)
             .collect();
         // Code is made again at the same place: the last one counts.
         functions.reverse();
@@ -73,6 +79,13 @@ impl PerfMap {
     }
 }
 
+/// The user that a process acts as.
+fn user_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 fn parse_line(line: &[u8]) -> Option<Function> {
     let line = String::from_utf8_lossy(line);
     let mut fields = line.splitn(3, ' ');
@@ -91,6 +104,8 @@ fn hexadecimal(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek as _, Write as _};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -112,6 +127,25 @@ mod tests {
             (0x7f_0048, None),
         ] {
             assert_eq!(map.function(address), name, "{address:#x}");
+        }
+    }
+
+    #[test]
+    fn a_map_is_read_where_it_is_the_processes_own_and_of_no_other_user() {
+        let own = std::process::id();
+        let write = || {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(b"10 10 f\n").unwrap();
+            file.rewind().unwrap();
+            file
+        };
+        let read = |file: File| PerfMap::read(own, &|_| file.try_clone());
+        assert_eq!(read(write()).function(0x10), Some("f"));
+        assert_eq!(user_of(own), Some(rustix::process::geteuid().as_raw()));
+        let others = write();
+        // Takes root, as whom the tests need not run.
+        if std::os::unix::fs::fchown(&others, Some(4711), None).is_ok() {
+            assert!(read(others).is_empty());
         }
     }
 

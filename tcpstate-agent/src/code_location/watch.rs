@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::ControlFlow,
     os::fd::OwnedFd,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -26,6 +27,8 @@ use crate::bpf::{Hooks, StackSampleError, StackSamples};
 
 /// How often samples are taken out of the ring. It holds those of half a second.
 const INTERVAL: Duration = Duration::from_millis(50);
+/// How long those are unwound that are in it at the end.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// More stacks that differ are not kept.
 const MAX_STACKS: usize = 20_000;
 
@@ -55,7 +58,7 @@ pub struct Seen {
     pub stacks: Vec<StackAddresses>,
     /// Which of them belongs to which sample.
     pub samples: FxHashMap<u32, usize>,
-    /// Samples whose stack was one of more than fit.
+    /// Samples whose stack was one of more than fit, or of more than could be followed in time.
     pub dropped: u64,
     /// Samples that were no such.
     pub malformed: u64,
@@ -162,7 +165,14 @@ pub fn watch(
             Ok(ended) => has_ended = ended,
             Err(error) => return Err(StackSampleError::Threads(error)),
         }
-        samples.drain(|record| collected.take(record, modules, python.as_deref_mut()));
+        samples.drain(|record| {
+            collected.take(record, modules, python.as_deref_mut());
+            if stop.load(Ordering::Relaxed) || begun.elapsed() > duration {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
         for place in collected.longer.drain(..) {
             samples.copy_more_at(place);
         }
@@ -173,7 +183,16 @@ pub fn watch(
     let lasted = begun.elapsed();
     let sockets = samples.sockets();
     samples.detach();
-    samples.drain(|record| collected.take(record, modules, python.as_deref_mut()));
+    let ended = Instant::now();
+    // Nothing more comes: it ends.
+    samples.drain(|record| {
+        if ended.elapsed() < PATIENCE {
+            collected.take(record, modules, python.as_deref_mut());
+        } else {
+            collected.dropped += 1;
+        }
+        ControlFlow::Continue(())
+    });
     Ok(Seen {
         hooks,
         lasted,

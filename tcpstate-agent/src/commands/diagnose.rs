@@ -9,7 +9,7 @@ use super::{print, watch_once};
 use crate::{
     bpf::plan::ProgramId,
     cli::Output,
-    code_location::inspect::what_most_threads_wait_for,
+    code_location::helper::Helpers,
     diagnosis::{
         ConnectionsReport, Diagnosis, ListeningReport, Report, comes_of_waiting, write_text,
     },
@@ -89,6 +89,7 @@ fn diagnose(
         let first = first.map(|(report, interval)| (report, *interval));
         diagnosis = diagnosis.with_connections(first, connections, &settings.filter, own_namespace);
     }
+    let mut helpers = Helpers::with_program("/proc/self/exe");
     for group in &mut diagnosis.groups {
         let Some(process) = &mut group.group.process else {
             continue;
@@ -99,7 +100,7 @@ fn diagnose(
             process.executable = executable(process.id());
         }
         if comes_of_waiting(group.group.cause) {
-            group.threads_wait = what_most_threads_wait_for(process.pid);
+            group.threads_wait = helpers.what_most_threads_wait_for(process.pid);
         }
     }
     Ok(diagnosis)

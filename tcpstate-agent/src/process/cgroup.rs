@@ -55,7 +55,7 @@ impl CgroupIdentity {
     /// `/docker/ID` everywhere else. So the first line that names a container counts; without
     /// one, the first that tells anything. The order is version 2, systemd's own, the others.
     #[must_use]
-    fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut hierarchies: Vec<_> = text.split('\n').filter_map(Hierarchy::parse).collect();
         // Stable: the others stay in the kernel's order.
         hierarchies.sort_by_key(|hierarchy| hierarchy.rank);

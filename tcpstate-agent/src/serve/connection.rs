@@ -41,6 +41,10 @@ use super::{
 const STREAMS: u32 = 16;
 /// What HTTP/2 keeps of one answer beside the page itself.
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+/// What a client may send over HTTP/2 that nobody reads: on a connection, which cannot be less, and of
+/// one request. Requests have no bodies worth reading.
+const HTTP2_WINDOW: u32 = 65_535;
+const HTTP2_STREAM_WINDOW: u32 = 4096;
 /// What TLS keeps of an answer that is not read.
 const TLS_BUFFER: usize = 16 * 1024;
 
@@ -198,6 +202,8 @@ impl Client {
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(header_bytes)
             .max_send_buf_size(HTTP2_SEND_BUFFER)
+            .initial_connection_window_size(HTTP2_WINDOW)
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
             .serve_connection(TokioIo::new(stream), service);
         if let Err(error) = until_stopped(connection, stopped).await {
             debug!(%error, "an HTTP/2 connection failed");

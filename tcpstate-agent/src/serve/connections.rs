@@ -51,24 +51,28 @@ pub(super) async fn run(
         peak: 0,
         tasks: JoinSet::new(),
         said: None,
+        said_why: None,
         serving,
     };
     let mut stopped = connections.serving.stopped.clone();
+    let mut turn = 0;
+    let mut paused: Option<Instant> = None;
     loop {
+        let pause_ends = paused.unwrap_or_else(Instant::now);
         tokio::select! {
             () = connection::is_to_stop(&mut stopped) => break,
             Some(ended) = connections.tasks.join_next_with_id() => connections.ended(ended),
             Some(before) = too_much.recv() => connections.cut_answers(before),
-            accepted = accept(&listeners) => match accepted {
+            () = tokio::time::sleep_until(pause_ends), if paused.is_some() => paused = None,
+            accepted = accept(&listeners, &mut turn), if paused.is_none() => match accepted {
                 Ok((stream, address)) => connections.add(stream, address),
-                Err(error) if is_shortage(&error) => {
-                    connections.short_of_descriptors(&error);
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-                // The client has gone already.
-                Err(error) => {
+                Err(error) if is_of_client(&error) => {
                     debug!(%error, "a connection was not accepted");
                     connections.serving.counters.accept_failed();
+                }
+                Err(error) => {
+                    connections.cannot_accept(&error);
+                    paused = Some(Instant::now() + ACCEPT_PAUSE);
                 }
             },
         }
@@ -81,15 +85,43 @@ pub(super) async fn run(
     }
 }
 
-async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+/// The next connection, of all listeners in turn: one that is flooded leaves the others theirs.
+async fn accept(
+    listeners: &[TcpListener],
+    turn: &mut usize,
+) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|context| {
-        listeners
-            .iter()
-            .map(|listener| listener.poll_accept(context))
-            .find(Poll::is_ready)
-            .unwrap_or(Poll::Pending)
+        for _ in listeners {
+            *turn = (*turn + 1) % listeners.len();
+            let accepted = listeners[*turn].poll_accept(context);
+            if accepted.is_ready() {
+                return accepted;
+            }
+        }
+        Poll::Pending
     })
     .await
+}
+
+/// Whether that is the fault of one client, who has gone already, or of the way to it. All else may
+/// last.
+fn is_of_client(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+
+    let errno = Errno::from_io_error(error);
+    [
+        Errno::CONNABORTED,
+        Errno::PROTO,
+        Errno::INTR,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NONET,
+        Errno::NOPROTOOPT,
+    ]
+    .into_iter()
+    .any(|of_client| errno == Some(of_client))
 }
 
 fn is_shortage(error: &io::Error) -> bool {
@@ -110,6 +142,8 @@ struct Connections {
     tasks: JoinSet<()>,
     /// When it was last said that connections have to go.
     said: Option<Instant>,
+    /// When it was last said that none can be accepted.
+    said_why: Option<Instant>,
     serving: Serving,
 }
 
@@ -193,12 +227,15 @@ impl Connections {
         }
     }
 
-    fn short_of_descriptors(&mut self, error: &io::Error) {
+    fn cannot_accept(&mut self, error: &io::Error) {
         self.serving.counters.accept_failed();
-        let first = self.said.is_none();
-        self.cut(self.to_go(), Dropped::Descriptors);
-        if first {
+        let now = Instant::now();
+        if self.said_why.is_none_or(|said| now - said >= SAID_EVERY) {
+            self.said_why = Some(now);
             warn!(%error, "cannot accept connections");
+        }
+        if is_shortage(error) {
+            self.cut(self.to_go(), Dropped::Descriptors);
         }
     }
 

@@ -33,9 +33,14 @@ pub(super) struct App {
 }
 
 pub(super) fn router(app: App) -> Router {
-    Router::new()
-        .route("/", any(landing))
-        .route(&app.telemetry_path, any(scrape))
+    let router = Router::new().route(&app.telemetry_path, any(scrape));
+    // Where the metrics are at the root there is no page beside them.
+    let router = if &*app.telemetry_path == "/" {
+        router
+    } else {
+        router.route("/", any(landing))
+    };
+    router
         .route("/-/healthy", any(healthy))
         .route("/-/ready", any(ready))
         .with_state(app)

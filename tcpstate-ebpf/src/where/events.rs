@@ -41,6 +41,10 @@ fn where_state(ctx: BtfTracePointContext) -> i32 {
     if new == i32::from(CLOSE_WAIT) {
         sockets::enter_close_wait(socket);
     } else if new == CLOSE {
+        // A reset, or close() with data unread, goes there at once.
+        if old == i32::from(CLOSE_WAIT) {
+            sockets::leave_close_wait(socket);
+        }
         sockets::forget(socket);
     } else if old == i32::from(CLOSE_WAIT) && new == LAST_ACK {
         sockets::leave_close_wait(socket);

@@ -16,6 +16,7 @@
 //! | `where_threads` | all threads as they are now |
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::inline_always,
     reason = "a BPF function call passes five words, and the verifier loses sight of what they are"

@@ -1,7 +1,9 @@
 //! Copies of registers and stacks, within a budget.
 
+use core::arch::asm;
+
 use aya_ebpf::{
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_probe_read_user},
+    helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_user},
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
@@ -19,9 +21,9 @@ static WHERE_SAMPLES: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 static WHERE_ACCOUNT: PerCpuArray<SampleAccount> = PerCpuArray::with_max_entries(1, 0);
 
-/// How many samples each CPU has made.
+/// How many samples have been begun, on all CPUs.
 #[map]
-static WHERE_SEQUENCE: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+static WHERE_SEQUENCE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Until when the budget is spent, in nanoseconds. Two CPUs may now and then take the same part.
 #[map]
@@ -39,9 +41,10 @@ const BURST_NS: u64 = 200 * NS_PER_COPY;
 const LONG_COPIES: u64 = (LONG_STACK / SHORT_STACK) as u64;
 
 /// Ten bits of a sample's name.
-const MAX_CPU: u32 = 0x3ff;
+const THREAD_BITS: u32 = 10;
 
-const PAGE: usize = 4096;
+/// Smaller pieces are not tried.
+const SMALLEST_PIECE: usize = 64;
 
 #[repr(C)]
 struct Sample<const STACK: usize> {
@@ -109,7 +112,9 @@ fn admit(copies: u64) -> bool {
 
 #[inline(always)]
 fn copy<const STACK: usize>(thread: Thread, registers: Registers, kind: SampleKind) -> u32 {
-    let Some(name) = next_name() else { return 0 };
+    let Some(name) = next_name(thread) else {
+        return 0;
+    };
     let Some(from) = registers.stack_pointer() else {
         return 0;
     };
@@ -135,9 +140,8 @@ fn copy<const STACK: usize>(thread: Thread, registers: Registers, kind: SampleKi
     name
 }
 
-/// Copies what there is of the stack: a copy is whole or fails, so it is made page by page where
-/// something is missing. That is the end of the stack, or pages in the middle of a large buffer that
-/// nobody has written to, in which there is no frame either: what is left in them is not read.
+/// Copies what there is of the stack: a copy is whole or fails, so the pieces are halved where the
+/// stack ends.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "at most LONG_STACK")]
 fn copy_stack<const STACK: usize>(to: &mut [u8; STACK], from: u64) -> u32 {
@@ -146,34 +150,39 @@ fn copy_stack<const STACK: usize>(to: &mut [u8; STACK], from: u64) -> u32 {
     if unsafe { bpf_probe_read_user(to.cast(), STACK as u32, from as *const _) } == 0 {
         return STACK as u32;
     }
-    let first = PAGE - (from as usize & (PAGE - 1));
-    // SAFETY: a page at most, and the array has several.
-    let failed = unsafe { bpf_probe_read_user(to.cast(), first as u32, from as *const _) };
-    let mut copied = if failed == 0 { first } else { 0 };
-    let mut offset = first;
-    while offset <= STACK - PAGE {
-        let place = to.wrapping_add(offset);
-        let from = from.wrapping_add(offset as u64);
-        // SAFETY: `offset` leaves room for a page, see above; the helper checks the address that it
-        // reads.
-        if unsafe { bpf_probe_read_user(place.cast(), PAGE as u32, from as *const _) } == 0 {
-            copied = offset + PAGE;
+    let mut copied = 0_usize;
+    let mut piece = STACK / 2;
+    while piece >= SMALLEST_PIECE {
+        if copied > STACK - piece {
+            break;
         }
-        offset += PAGE;
+        let place = to.wrapping_add(copied);
+        let from = from.wrapping_add(copied as u64);
+        // SAFETY: `copied + piece` is within the array, see above; the helper checks the address
+        // that it reads.
+        if unsafe { bpf_probe_read_user(place.cast(), piece as u32, from as *const _) } == 0 {
+            copied += piece;
+        }
+        piece /= 2;
     }
     copied as u32
 }
 
-/// A number that no other sample of this run has, for as long as a CPU makes fewer than four
-/// million.
+/// A number that no other of the last four million samples has.
+///
+/// Kernels before 5.12 can add to a number that other CPUs add to, and not tell what it was before.
+/// So two threads may read the same, one thread never twice: part of its own number makes the
+/// difference, unless those of two threads at the same nanoseconds are alike in it.
 #[inline(always)]
-fn next_name() -> Option<u32> {
-    let sequence = WHERE_SEQUENCE.get_ptr_mut(0)?;
-    // SAFETY: the map gave this CPU's element. The programs run in system calls of one process, and
-    // none of them interrupts another on its CPU.
-    let sequence = unsafe { &mut *sequence };
-    *sequence = sequence.wrapping_add(1);
-    // SAFETY: the helper takes nothing and cannot fail.
-    let cpu = unsafe { bpf_get_smp_processor_id() } & MAX_CPU;
-    Some(*sequence << 10 | cpu)
+fn next_name(thread: Thread) -> Option<u32> {
+    let begun = WHERE_SEQUENCE.get_ptr_mut(0)?;
+    // SAFETY: the map gave a whole element, which begins at a multiple of 8. Other CPUs may add to
+    // it meanwhile, for which the instruction is made. The target has no atomic types.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) begun, in(reg) 1_u64) };
+    // SAFETY: as above; every value is valid.
+    let begun = unsafe { begun.read_volatile() };
+    #[expect(clippy::cast_possible_truncation, reason = "it goes around")]
+    let name = (begun as u32) << THREAD_BITS | thread.number & ((1 << THREAD_BITS) - 1);
+    // 0 is for none.
+    (name != 0).then_some(name)
 }

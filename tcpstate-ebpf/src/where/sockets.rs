@@ -41,6 +41,9 @@ pub(crate) fn note(socket: Socket, kind: SampleKind, thread: Thread, registers: 
         .wrapping_add(trace.seen[SampleKind::ReadEnd as usize])
         == 1;
     let sample = samples::take(thread, registers, kind);
+    // The copy takes a while. Where another thread has closed the socket meanwhile, its element may
+    // have been given to another one.
+    let Some(trace) = find(socket) else { return };
     if sample == 0 {
         trace.reads_since_copy = trace.reads_since_copy.wrapping_add(1);
         return;
@@ -65,10 +68,12 @@ pub(crate) fn enter_close_wait(socket: Socket) {
     }
 }
 
-/// A socket has left CLOSE_WAIT, by close().
+/// A socket has left CLOSE_WAIT, by close() or a reset.
 #[inline(always)]
 pub(crate) fn leave_close_wait(socket: Socket) {
-    if let Some(trace) = find(socket) {
+    if let Some(trace) = find(socket)
+        && trace.close_wait_ns != 0
+    {
         trace.close_wait_ns = 0;
         account(|account| account.left += 1);
     }
@@ -83,8 +88,10 @@ pub(crate) fn forget(socket: Socket) {
 #[inline(always)]
 fn find(socket: Socket) -> Option<&'static mut SocketTrace> {
     let trace = WHERE_SOCKETS.get_ptr_mut(socket.0)?;
-    // SAFETY: the map gave a whole element, which outlives the program's run. Another CPU may write
-    // a field of it meanwhile; each is a number of its own.
+    // SAFETY: the map gave a whole element, and its memory stays the map's for as long as the
+    // program runs. The map's elements are made beforehand: one that is removed meanwhile may be
+    // given to another socket at once, whose fields this program then writes. That may spoil a count
+    // or a name of a sample; each field is a number of its own, of which every value is valid.
     Some(unsafe { &mut *trace })
 }
 

@@ -6,7 +6,7 @@ use addr2line::Context;
 use gimli::{Dwarf, EndianArcSlice, RunTimeEndian, SectionId};
 use object::{Object as _, ReadCache};
 
-use super::{demangle::demangle, image::section_bytes, symbols::Place};
+use super::{demangle::demangle, image::section_bytes, sizes, symbols::Place};
 
 type Reader = EndianArcSlice<RunTimeEndian>;
 type Elf<'a> = object::File<'a, &'a ReadCache<File>>;
@@ -98,6 +98,7 @@ fn supplement(
             .map(|path| folder_of(&path).to_owned())?;
         find(&[&folder, b"/".as_slice(), link].concat())?
     };
+    sizes::check(&file).ok()?;
     let file = ReadCache::new(file);
     load(&object::File::parse(&file).ok()?)
 }

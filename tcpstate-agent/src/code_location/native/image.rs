@@ -10,10 +10,10 @@ use object::{
     Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, SegmentFlags,
 };
 
-use super::symbols::Symbols;
+use super::{sizes, symbols::Symbols};
 
 /// A section is not read where it is larger.
-const MAX_SECTION_BYTES: u64 = 512 << 20;
+pub(super) const MAX_SECTION_BYTES: u64 = 512 << 20;
 /// Tables that are smaller say nothing of any function: musl has such.
 const MIN_TABLE_BYTES: usize = 200;
 
@@ -44,6 +44,7 @@ impl Image {
         if !file.metadata()?.is_file() {
             return Err(io::ErrorKind::InvalidData.into());
         }
+        sizes::check(&file)?;
         let cache = ReadCache::new(file);
         let (segments, sections) = {
             let elf = object::File::parse(&cache).map_err(invalid)?;
@@ -89,6 +90,8 @@ impl Image {
 
     /// Where it defines something that others may use.
     pub(super) fn find(&self, name: &str) -> Option<u64> {
+        // It may have been written to since.
+        sizes::check(&self.file).ok()?;
         let cache = ReadCache::new(self.file.try_clone().ok()?);
         let elf = object::File::parse(&cache).ok()?;
         let mut symbols = elf.dynamic_symbols().chain(elf.symbols());
@@ -159,10 +162,13 @@ pub(super) fn section_bytes<'a>(
     name: &str,
 ) -> Option<Bytes> {
     let section = elf.section_by_name(name)?;
-    let compressed = section.compressed_data().ok()?;
-    if compressed.uncompressed_size > MAX_SECTION_BYTES || compressed.data.is_empty() {
+    // Before anything of it is read.
+    let range = section.compressed_file_range().ok()?;
+    let largest = range.compressed_size.max(range.uncompressed_size);
+    if range.compressed_size == 0 || largest > MAX_SECTION_BYTES {
         return None;
     }
+    let compressed = section.compressed_data().ok()?;
     compressed.decompress().ok().map(Bytes::from)
 }
 

@@ -7,6 +7,7 @@ mod image;
 mod modules;
 mod registers;
 mod scan;
+mod sizes;
 mod symbols;
 mod unwind;
 

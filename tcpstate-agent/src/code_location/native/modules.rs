@@ -4,17 +4,12 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
-    },
-    path::Path,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     time::{Duration, Instant},
 };
 
 use framehop::Module;
-use rustc_hash::FxHashMap;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     image::Image,
@@ -27,6 +22,7 @@ use crate::{
     code_location::{
         maps::{self, Mapping},
         memory::{Memory as _, ProcessMemory},
+        open::{open_host_debug, open_in, open_link},
         perf_map::PerfMap,
     },
     process::terminal_text,
@@ -34,6 +30,8 @@ use crate::{
 
 /// How often the mappings are read again for an address that is in none of them.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
+/// Executable mappings beyond that are not looked at.
+const MAX_EXECUTABLE: usize = 8192;
 /// Files beyond that are not read.
 const MAX_IMAGES: usize = 4096;
 /// Longer names are cut.
@@ -129,7 +127,7 @@ impl Modules {
     }
 
     fn perf_map(&mut self) -> &PerfMap {
-        let read = || PerfMap::read(self.pid, &|path| open_in(&self.root, path));
+        let read = || PerfMap::read(self.pid, &|path| open_in_root(&self.root, path));
         self.perf_map.get_or_insert_with(read)
     }
 
@@ -155,7 +153,7 @@ impl Modules {
 
     /// Opens a file by the path that the process has for it, and never one outside its root.
     fn open_in_root(&self, path: &[u8]) -> io::Result<File> {
-        open_in(&self.root, path)
+        open_in_root(&self.root, path)
     }
 
     fn refresh(&mut self) {
@@ -179,25 +177,31 @@ impl Modules {
                 return;
             }
         };
-        let executable: Vec<Mapping> = mappings
+        let mut executable: Vec<Mapping> = mappings
             .into_iter()
             .filter(|mapping| mapping.is_executable)
             .collect();
-        let gone: Vec<u64> = self
-            .mapped
-            .iter()
-            .filter(|mapped| !executable.contains(&mapped.mapping))
-            .map(|mapped| mapped.mapping.start)
-            .collect();
-        for start in &gone {
-            self.unwinder.remove(*start);
+        if executable.len() > MAX_EXECUTABLE {
+            self.unreadable = Some(format!(
+                "{} executable mappings, of which the first {MAX_EXECUTABLE} are looked at",
+                executable.len()
+            ));
+            executable.truncate(MAX_EXECUTABLE);
         }
-        self.mapped
-            .retain(|mapped| !gone.contains(&mapped.mapping.start));
-        for mapping in executable {
-            if !self.mapped.iter().any(|mapped| mapped.mapping == mapping) {
-                self.add(mapping);
+        // What is left in here in the end is new.
+        let mut new: FxHashSet<Mapping> = executable.into_iter().collect();
+        let unwinder = &mut self.unwinder;
+        self.mapped.retain(|mapped| {
+            let stays = new.remove(&mapped.mapping);
+            if !stays {
+                unwinder.remove(mapped.mapping.start);
             }
+            stays
+        });
+        let mut new: Vec<Mapping> = new.into_iter().collect();
+        new.sort_unstable_by_key(|mapping| mapping.start);
+        for mapping in new {
+            self.add(mapping);
         }
         self.mapped.sort_by_key(|mapped| mapped.mapping.start);
     }
@@ -241,7 +245,7 @@ impl Modules {
     /// The very file that is mapped, whatever its path leads to by now.
     fn open_mapped(&self, mapping: &Mapping) -> io::Result<File> {
         let Mapping { start, end, .. } = mapping;
-        let exact = File::open(format!("/proc/{}/map_files/{start:x}-{end:x}", self.pid));
+        let exact = open_link(&format!("/proc/{}/map_files/{start:x}-{end:x}", self.pid));
         // Takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, and the process.
         exact.or_else(|_| {
             let file = self.open_in_root(&mapping.path)?;
@@ -313,10 +317,24 @@ impl Modules {
             .collect()
     }
 
+    /// The place in the file, without looking for its name.
+    #[must_use]
+    pub fn unnamed(&self, address: u64) -> NativeFrame {
+        let mapped = self.find(address);
+        let base = mapped.and_then(|mapped| mapped.base).unwrap_or(0);
+        NativeFrame {
+            function: None,
+            source: None,
+            line: None,
+            is_inlined: false,
+            module: mapped.map_or_else(String::new, |mapped| shown(&mapped.mapping.path)),
+            offset: address.wrapping_sub(base),
+        }
+    }
+
     fn open_debug_file(&self, path: &[u8]) -> Option<File> {
-        let own = || File::open(Path::new(std::ffi::OsStr::from_bytes(path))).ok();
-        let file = self.open_in_root(path).ok().or_else(own)?;
-        file.metadata().ok()?.is_file().then_some(file)
+        let opened = self.open_in_root(path);
+        opened.or_else(|_| open_host_debug(path)).ok()
     }
 
     fn resolve_without_file(&mut self, address: u64) -> NativeFrame {
@@ -335,19 +353,9 @@ impl Modules {
     }
 }
 
-fn open_in(root: &io::Result<OwnedFd>, path: &[u8]) -> io::Result<File> {
+fn open_in_root(root: &io::Result<OwnedFd>, path: &[u8]) -> io::Result<File> {
     let root = root.as_ref().map_err(io::Error::kind)?;
-    let start = path.iter().position(|byte| *byte != b'/');
-    let relative = &path[start.unwrap_or(path.len())..];
-    let file = openat2(
-        root,
-        Path::new(std::ffi::OsStr::from_bytes(relative)),
-        // Nothing that is waited for: the path may be one of a pipe.
-        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT,
-    )?;
-    Ok(file.into())
+    open_in(root, path)
 }
 
 fn find(mapped: &[Mapped], address: u64) -> Option<&Mapped> {

@@ -7,10 +7,13 @@ use object::{Object as _, ObjectSymbol as _, ReadCache, SymbolKind};
 use super::{
     debug_info::{self, DebugInfo},
     demangle::demangle,
+    sizes,
 };
 
 /// More are not kept.
 const MAX_SYMBOLS: usize = 4_000_000;
+/// Nor are more bytes of their names.
+const MAX_NAMES: usize = 256 << 20;
 
 /// A function in a file's own addresses.
 #[derive(Debug)]
@@ -52,6 +55,10 @@ impl Symbols {
         let Ok(file) = file.try_clone() else {
             return symbols;
         };
+        // It may have been written to since it was first read.
+        if sizes::check(&file).is_err() {
+            return symbols;
+        }
         let own = ReadCache::new(file);
         let Ok(elf) = object::File::parse(&own) else {
             return symbols;
@@ -60,6 +67,7 @@ impl Symbols {
         symbols.debug_info = DebugInfo::load(&elf, path, find);
         if symbols.debug_info.is_none()
             && let Some(separate) = debug_info::separate_file(&elf, path, find)
+            && sizes::check(&separate).is_ok()
         {
             let separate = ReadCache::new(separate);
             if let Ok(elf) = object::File::parse(&separate) {
@@ -84,6 +92,9 @@ impl Symbols {
                 continue;
             }
             let start = self.names.len();
+            if start + name.len() > MAX_NAMES {
+                break;
+            }
             self.names.extend_from_slice(name);
             self.functions.push(Function {
                 start: symbol.address(),

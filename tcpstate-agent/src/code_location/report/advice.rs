@@ -3,8 +3,8 @@
 use super::SocketGroup;
 use crate::model::close_wait::Cause;
 
-/// What to look for at the places of a group.
-pub(super) fn advice(group: &SocketGroup) -> Option<&'static str> {
+/// What to look for at the places of a group; `was_watched` is whether there was a watch at all.
+pub(super) fn advice(group: &SocketGroup, was_watched: bool) -> Option<&'static str> {
     let cause = Cause::ALL
         .into_iter()
         .find(|cause| cause.name() == group.cause)?;
@@ -17,11 +17,17 @@ pub(super) fn advice(group: &SocketGroup) -> Option<&'static str> {
             "everything was read, the last of it here. Find what the function does instead of \
              reading on or closing"
         }
-        Cause::FinUnread | Cause::DataUnread if group.watched => {
-            "nothing has read since. Look below for what the threads wait for, and in pools for an \
+        Cause::FinUnread | Cause::DataUnread => {
+            "nothing reads what came. Look below for what the threads wait for, and in pools for an \
              idle timeout shorter than the peer's"
         }
         Cause::Unaccepted => "nobody calls accept(). Look below for what the threads wait for",
+        _ if !was_watched => {
+            "nothing was watched. With --seconds, what uses them meanwhile is told"
+        }
+        _ if !group.before_watch => {
+            "these were not used during the watch. Watch longer, or restart the program and watch from then on"
+        }
         _ => {
             "these were closed by their peers before the watch began, and nothing has used them \
              since. Watch longer, or restart the program and watch from then on"

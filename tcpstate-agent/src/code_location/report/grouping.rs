@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::{SampleKind, SocketTrace};
 
 use super::{PeerCount, Place, SocketGroup};
@@ -27,6 +27,10 @@ pub struct Sockets {
     pub held: Vec<TcpSocket>,
     /// Those that wait at its listeners to be accepted.
     pub unaccepted: Vec<TcpSocket>,
+    /// Inode numbers of those that were in CLOSE_WAIT before the watch began.
+    pub before_watch: FxHashSet<u64>,
+    /// Whether they could be read.
+    pub were_read: bool,
     /// Ports that it listens on: connections from them are a server's.
     pub listens_on: Vec<u16>,
 }
@@ -60,8 +64,16 @@ impl Sockets {
                 })
                 .copied()
                 .collect(),
+            before_watch: FxHashSet::default(),
+            were_read: true,
             listens_on,
         }
+    }
+
+    /// The inode numbers of those in CLOSE_WAIT that it holds.
+    #[must_use]
+    pub fn inodes(&self) -> FxHashSet<u64> {
+        self.held.iter().map(|socket| socket.inode).collect()
     }
 }
 
@@ -70,6 +82,7 @@ impl Sockets {
 struct Key {
     cause: &'static str,
     watched: bool,
+    before_watch: bool,
     end_was_read: bool,
     last_read: Option<Place>,
     opened: Option<Place>,
@@ -122,6 +135,7 @@ pub fn group(
         let key = Key {
             cause: socket.cause().name(),
             watched: trace.is_some(),
+            before_watch: sockets.before_watch.contains(&socket.inode),
             end_was_read,
             last_read: place(last),
             opened: place(sample(SampleKind::Open)),
@@ -163,6 +177,7 @@ fn made_of(key: Key, members: Members) -> SocketGroup {
     let Key {
         cause,
         watched,
+        before_watch,
         end_was_read,
         last_read,
         opened,
@@ -184,6 +199,7 @@ fn made_of(key: Key, members: Members) -> SocketGroup {
         sockets: members.sockets,
         cause,
         watched,
+        before_watch,
         unsampled: members.unsampled,
         last_read,
         end_was_read,
@@ -191,5 +207,45 @@ fn made_of(key: Key, members: Members) -> SocketGroup {
         opened,
         accepted,
         peers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(inode: u64, unread: u32) -> TcpSocket {
+        TcpSocket {
+            local: "127.0.0.1:80".parse().unwrap(),
+            remote: "10.0.0.7:4000".parse().unwrap(),
+            state: 8,
+            unacknowledged: 0,
+            unread,
+            inode,
+        }
+    }
+
+    #[test]
+    fn what_was_in_close_wait_before_the_watch_is_a_group_of_its_own() {
+        let sockets = Sockets {
+            held: vec![socket(1, 0), socket(2, 0), socket(3, 0), socket(4, 1)],
+            unaccepted: vec![socket(0, 1)],
+            before_watch: [1, 2].into_iter().collect(),
+            were_read: true,
+            listens_on: vec![80],
+        };
+        let (groups, recent) = group(&sockets, None, &[], 0);
+        let found: Vec<(&str, bool, u64)> = groups
+            .iter()
+            .map(|group| (group.cause, group.before_watch, group.sockets))
+            .collect();
+        let expected = [
+            ("eof_read", true, 2),
+            ("eof_read", false, 1),
+            ("fin_unread", false, 1),
+            ("unaccepted", false, 1),
+        ];
+        assert_eq!((&found[..], recent), (&expected[..], 0));
+        assert_eq!(sockets.inodes(), [1, 2, 3, 4].into_iter().collect());
     }
 }

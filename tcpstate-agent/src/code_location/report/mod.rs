@@ -5,7 +5,7 @@ mod advice;
 mod grouping;
 mod text;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{frame::Frame, waits::ThreadGroup};
 
@@ -23,6 +23,8 @@ pub struct Report {
     pub others: Vec<ProcessFound>,
     /// How it was watched; none where it was not.
     pub watch: Option<WatchFound>,
+    /// Whether the sockets that it holds could be read; else no group says nothing.
+    pub sockets_read: bool,
     /// Sockets that stay in CLOSE_WAIT, most first.
     pub groups: Vec<SocketGroup>,
     /// What the threads do now, most first.
@@ -59,6 +61,13 @@ pub struct WatchFound {
     pub samples_wanted: u64,
     /// Those that were.
     pub samples: u64,
+    /// Samples that were copied, but whose stacks were more than fit, or than could be followed in
+    /// time.
+    pub dropped: u64,
+    /// Samples that made no sense.
+    pub malformed: u64,
+    /// Events of sockets beyond those that could be followed at once.
+    pub untracked: u64,
     /// Connections that came into CLOSE_WAIT.
     pub entered_close_wait: u64,
     /// Those that the process then closed.
@@ -87,8 +96,10 @@ pub struct SocketGroup {
     pub sockets: u64,
     /// Why they stay: as in `diagnose`.
     pub cause: &'static str,
-    /// Whether they were seen while they were watched; else all of them are older.
+    /// Whether the process has used them while it was watched.
     pub watched: bool,
+    /// Whether they were in CLOSE_WAIT before the watch began.
+    pub before_watch: bool,
     /// Sockets whose stacks were not copied, because there were too many at once.
     pub unsampled: u64,
     /// Where they were last read.
@@ -106,7 +117,7 @@ pub struct SocketGroup {
 }
 
 /// A place, with what called it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     /// The functions of the program's own code, on one line.
     pub summary: String,
@@ -177,14 +188,19 @@ mod tests {
                 },
                 samples_wanted: 220,
                 samples: 200,
+                dropped: 3,
+                malformed: 0,
+                untracked: 4,
                 entered_close_wait: 100,
                 left_close_wait: 59,
                 recent: 1,
             }),
+            sockets_read: true,
             groups: vec![SocketGroup {
                 sockets: 40,
                 cause: "eof_read",
                 watched: true,
+                before_watch: false,
                 unsampled: 2,
                 last_read: Some(place(&[("handle_leak", 18), ("serve", 30)])),
                 end_was_read: true,
@@ -229,14 +245,19 @@ mod tests {
                     "events": {"connects": 0, "accepts": 0, "reads": 300, "end_reads": 100},
                     "samples_wanted": 220,
                     "samples": 200,
+                    "dropped": 3,
+                    "malformed": 0,
+                    "untracked": 4,
                     "entered_close_wait": 100,
                     "left_close_wait": 59,
                     "recent": 1,
                 },
+                "sockets_read": true,
                 "groups": [{
                     "sockets": 40,
                     "cause": "eof_read",
                     "watched": true,
+                    "before_watch": false,
                     "unsampled": 2,
                     "last_read": {
                         "summary": "handle_leak (shop.c:18) < serve (shop.c:30)",
@@ -280,6 +301,8 @@ shop (pid 4711)
 watched for 30.0 s: 0 connects, 0 accepts (not watched, see --accept), 400 reads, 100 of them at the end of file
 100 connections came into CLOSE_WAIT, 59 were closed, 1 came less than a second ago
 sampled 200 of 220: more would have slowed the process down
+3 of the samples are of no use: there were more stacks than fit or could be followed in time
+4 events were of sockets beyond those that can be followed at once, and are in no group
 
 1. 40 sockets stay in CLOSE_WAIT, cause eof_read; peers 10.0.0.7 (40)
    this read saw the end of file. Follow every way out of the functions above it, errors and early returns too, and find the one that does not close
@@ -313,5 +336,91 @@ note: Node: no stack names the application
             text.contains("100 connections came into CLOSE_WAIT, 59 were closed"),
             "{text}"
         );
+    }
+
+    fn text_of(report: &Report) -> String {
+        let mut out = Vec::new();
+        write_text(&mut out, report).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn sockets_that_could_not_be_read_are_not_said_to_be_none() {
+        let mut unread = report();
+        unread.groups.clear();
+        unread.sockets_read = false;
+        let text = text_of(&unread);
+        assert!(!text.contains("no socket of it stays"), "{text}");
+        assert!(
+            text.contains(
+                "its sockets could not be read: whether any stays in CLOSE_WAIT is not known"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_process_that_has_ended_meanwhile_is_said_to_have() {
+        let mut ended = report();
+        assert!(!text_of(&ended).contains("ended"));
+        if let Some(watch) = &mut ended.watch {
+            watch.has_ended = true;
+            watch.malformed = 2;
+        }
+        let text = text_of(&ended);
+        assert!(
+            text.contains("\nthe process has ended meanwhile\n"),
+            "{text}"
+        );
+        assert!(text.contains("\n2 samples made no sense\n"), "{text}");
+    }
+
+    #[test]
+    fn a_name_cannot_forge_lines() {
+        let mut forged = report();
+        forged.process.name = "shop\n9. 99 sockets\u{1b}[2J".to_owned();
+        let text = text_of(&forged);
+        assert!(!text.contains("\n9. 99"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(text.starts_with("shop\\n9. 99 sockets"), "{text}");
+    }
+
+    #[test]
+    fn only_what_was_in_close_wait_before_is_said_to_have_been() {
+        let mut unused = report();
+        let group = &mut unused.groups[0];
+        (group.watched, group.end_was_read) = (false, false);
+        let text = text_of(&unused);
+        assert!(text.contains("were not used during the watch"), "{text}");
+        assert!(!text.contains("before the watch began"), "{text}");
+        unused.groups[0].before_watch = true;
+        let text = text_of(&unused);
+        assert!(
+            text.contains("closed by their peers before the watch began"),
+            "{text}"
+        );
+        // Nothing was watched.
+        unused.watch = None;
+        let text = text_of(&unused);
+        assert!(!text.contains("the watch began"), "{text}");
+        assert!(text.contains("--seconds"), "{text}");
+    }
+
+    #[test]
+    fn what_is_unread_leads_to_the_threads_whether_it_was_watched_or_not() {
+        for cause in ["fin_unread", "data_unread"] {
+            for (watched, before_watch) in [(true, false), (false, false), (false, true)] {
+                let mut unread = report();
+                let group = &mut unread.groups[0];
+                group.cause = cause;
+                (group.watched, group.before_watch) = (watched, before_watch);
+                group.end_was_read = false;
+                let text = text_of(&unread);
+                assert!(
+                    text.contains("Look below for what the threads wait for"),
+                    "{text}"
+                );
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::{Place, Report, SocketGroup, WatchFound, advice::advice};
+use crate::process::terminal_text;
 
 /// Frames of a stack that are printed; all of them are in the JSON.
 const FRAMES: usize = 16;
@@ -12,7 +13,8 @@ const THREAD_GROUPS: usize = 12;
 /// Writes the report.
 pub fn write_text(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     let process = &report.process;
-    writeln!(out, "{} (pid {})", process.name, process.pid)?;
+    let name = terminal_text(process.name.as_bytes());
+    writeln!(out, "{name} (pid {})", process.pid)?;
     if !report.others.is_empty() {
         let others: Vec<String> = report
             .others
@@ -30,11 +32,16 @@ pub fn write_text(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     if let Some(watch) = &report.watch {
         write_watch(out, watch)?;
     }
-    if report.groups.is_empty() {
+    if !report.sockets_read {
+        writeln!(
+            out,
+            "\nits sockets could not be read: whether any stays in CLOSE_WAIT is not known"
+        )?;
+    } else if report.groups.is_empty() {
         writeln!(out, "\nno socket of it stays in CLOSE_WAIT")?;
     }
     for (number, group) in report.groups.iter().enumerate() {
-        write_group(out, number + 1, group)?;
+        write_group(out, number + 1, group, report.watch.is_some())?;
     }
     if !report.threads.is_empty() {
         writeln!(out, "\nthreads now")?;
@@ -87,10 +94,37 @@ fn write_watch(out: &mut dyn Write, watch: &WatchFound) -> io::Result<()> {
             watch.samples, watch.samples_wanted
         )?;
     }
+    if watch.dropped > 0 {
+        writeln!(
+            out,
+            "{} of the samples are of no use: there were more stacks than fit or could be followed \
+             in time",
+            watch.dropped
+        )?;
+    }
+    if watch.malformed > 0 {
+        writeln!(out, "{} samples made no sense", watch.malformed)?;
+    }
+    if watch.untracked > 0 {
+        writeln!(
+            out,
+            "{} events were of sockets beyond those that can be followed at once, and are in no \
+             group",
+            watch.untracked
+        )?;
+    }
+    if watch.has_ended {
+        writeln!(out, "the process has ended meanwhile")?;
+    }
     Ok(())
 }
 
-fn write_group(out: &mut dyn Write, number: usize, group: &SocketGroup) -> io::Result<()> {
+fn write_group(
+    out: &mut dyn Write,
+    number: usize,
+    group: &SocketGroup,
+    was_watched: bool,
+) -> io::Result<()> {
     let sockets = if group.sockets == 1 {
         "socket stays"
     } else {
@@ -108,7 +142,7 @@ fn write_group(out: &mut dyn Write, number: usize, group: &SocketGroup) -> io::R
         group.cause,
         peers.join(", ")
     )?;
-    if let Some(advice) = advice(group) {
+    if let Some(advice) = advice(group, was_watched) {
         writeln!(out, "   {advice}")?;
     }
     if group.unsampled > 0 {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     descriptor::Held,
@@ -12,7 +12,7 @@ use super::{
 use crate::code_location::{frame::Frame, memory::Memory, report::Place};
 
 /// Threads that do the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadGroup {
     /// How many.
     pub threads: u64,

@@ -16,7 +16,7 @@ use crate::diagnosis::{ConnectionsReport, ListeningReport, Report};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it may take to answer: it may have to wait for a walk that is under way, and walk
 /// itself.
-const ANSWER_PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Asks the agent that listens at `path` who keeps sockets in CLOSE_WAIT. `None` where none
 /// listens.

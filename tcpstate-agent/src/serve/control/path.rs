@@ -6,19 +6,25 @@ use std::{
     io,
     os::unix::{
         fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-        net::{UnixListener, UnixStream},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, open},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
     process::geteuid,
 };
 use thiserror::Error;
 
 /// Others than the owner may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// How long another agent may take to bind.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Only the owner of a file may remove it.
 const STICKY: u32 = 0o1000;
 
@@ -105,11 +111,16 @@ fn lock(folder: &Path) -> Result<File, NotBound> {
     if found.mode() & WRITABLE_BY_OTHERS != 0 && found.mode() & STICKY == 0 {
         return Err(NotBound::NotOurs("other users may write to its folder"));
     }
-    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(folder),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(NotBound::Taken),
-        Err(errno) => Err(io::Error::from(errno).into()),
+    for _ in 0..LOCK_TRIES {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(folder),
+            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        }
     }
+    // Whoever may look into the folder can keep its lock. Who does so for longer than it takes to
+    // bind is no agent that starts.
+    Ok(folder)
 }
 
 /// Root's, or the agent's own user's.
@@ -132,8 +143,16 @@ fn make_room(path: &Path) -> Result<(), NotBound> {
     if !is_ours(&found) {
         return Err(NotBound::NotOurs("there is a socket of another user"));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+    let asking = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(io::Error::from)?;
+    let address = SocketAddrUnix::new(path).map_err(io::Error::from)?;
+    match connect(&asking, &address) {
+        Err(rustix::io::Errno::CONNREFUSED) => {
             fs::remove_file(path)?;
             Ok(())
         }
@@ -173,6 +192,24 @@ mod tests {
         drop(first);
         let second = Bound::bind(&path).unwrap();
         assert!(second.is_in_place());
+        assert!(matches!(Bound::bind(&path), Err(NotBound::Taken)));
+    }
+
+    #[test]
+    fn who_keeps_the_lock_of_the_folder_keeps_nobody_from_binding() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = File::open(folder.path()).unwrap();
+        flock(&kept, FlockOperation::NonBlockingLockExclusive).unwrap();
+        Bound::bind(&folder.path().join("control.sock")).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_too_busy_to_answer_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let busy = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&busy, 0).unwrap();
+        let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
         assert!(matches!(Bound::bind(&path), Err(NotBound::Taken)));
     }
 

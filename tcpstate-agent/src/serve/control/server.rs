@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Answer, MAX_ANSWER, PROTOCOL, Question, Request,
+    ask::ANSWER_PATIENCE,
     path::{Bound, NotBound},
 };
 use crate::serve::Subject;
@@ -197,7 +198,10 @@ async fn answer(
             questions
                 .send((question, answer))
                 .context("nobody answers")?;
-            answered.await.context("nobody answers")?
+            timeout(ANSWER_PATIENCE, answered)
+                .await
+                .context("the answer takes too long")?
+                .context("nobody answers")?
         }
         Ok(request) => Answer::Error(format!(
             "the agent speaks version {PROTOCOL}, not {}",

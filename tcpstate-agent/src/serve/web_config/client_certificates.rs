@@ -132,7 +132,9 @@ impl ClientCertVerifier for ClientCertificates {
     }
 
     fn client_auth_mandatory(&self) -> bool {
+        // Who has no certificate has none of the names either.
         matches!(self.policy, Policy::RequireAny | Policy::RequireAndVerify)
+            || (self.policy != Policy::None && !self.allowed_names.is_empty())
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -235,4 +237,23 @@ fn address(octets: &[u8]) -> Option<String> {
         .map(IpAddr::from)
         .or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from));
     address.ok().map(|address| address.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_certificate_has_none_of_the_names() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let is_needed = |policy, names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            ClientCertificates::new(policy, &[], names, &provider).client_auth_mandatory()
+        };
+        for policy in [Policy::Request, Policy::VerifyIfGiven] {
+            assert!(!is_needed(policy, &[]));
+            assert!(is_needed(policy, &["a.example"]));
+        }
+        assert!(!is_needed(Policy::None, &["a.example"]));
+    }
 }

@@ -23,6 +23,10 @@ use crate::serve::source::Source;
 
 /// So many right and so many wrong logins are remembered.
 const REMEMBERED: usize = 100;
+/// So many may wait: more than all connections can ask at once, so that beyond it some have hung up.
+const WAITING: usize = 16_384;
+/// bcrypt looks at no more bytes of a password.
+const PASSWORD_BYTES: usize = 72;
 
 /// Asks whether logins are right. Cloning it asks the same.
 #[derive(Clone, Debug)]
@@ -77,7 +81,7 @@ impl Logins {
         let question = Question {
             login: self.login(user, hash, password),
             source,
-            password: password.to_owned(),
+            password: password[..password.len().min(PASSWORD_BYTES)].to_owned(),
             hash: hash.to_owned(),
             answer,
         };
@@ -195,10 +199,19 @@ struct Waiting {
     /// Whose turn it is; each is in here once.
     turns: VecDeque<Source>,
     questions: HashMap<Source, VecDeque<Question>>,
+    /// All of them.
+    count: usize,
 }
 
 impl Waiting {
     fn add(&mut self, question: Question) {
+        if self.count >= WAITING {
+            self.forget_closed();
+        }
+        if self.count >= WAITING {
+            return;
+        }
+        self.count += 1;
         let source = question.source;
         let of_source = self.questions.entry(source).or_insert_with(|| {
             self.turns.push_back(source);
@@ -207,10 +220,22 @@ impl Waiting {
         of_source.push_back(question);
     }
 
+    /// Forgets those whose clients have hung up.
+    fn forget_closed(&mut self) {
+        self.questions.retain(|_, of_source| {
+            of_source.retain(|question| !question.answer.is_closed());
+            !of_source.is_empty()
+        });
+        self.turns
+            .retain(|source| self.questions.contains_key(source));
+        self.count = self.questions.values().map(VecDeque::len).sum();
+    }
+
     fn next(&mut self) -> Option<Question> {
         let source = self.turns.pop_front()?;
         let of_source = self.questions.get_mut(&source)?;
         let question = of_source.pop_front();
+        self.count -= usize::from(question.is_some());
         if of_source.is_empty() {
             self.questions.remove(&source);
         } else {
@@ -228,17 +253,42 @@ mod tests {
         Source::of([192, 0, 2, last].into())
     }
 
+    fn question(last: u8, login: u8) -> (Question, oneshot::Receiver<bool>) {
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            login: [login; 32],
+            source: source(last),
+            password: Vec::new(),
+            hash: String::new(),
+            answer,
+        };
+        (question, answered)
+    }
+
+    #[test]
+    fn those_who_have_hung_up_take_no_memory_for_ever() {
+        let mut waiting = Waiting::default();
+        let (patient, _answered) = question(1, 1);
+        waiting.add(patient);
+        for number in 0..3 * WAITING {
+            waiting.add(question(u8::try_from(number % 7).unwrap(), 0).0);
+            assert!(waiting.count <= WAITING);
+        }
+        waiting.forget_closed();
+        assert_eq!(waiting.count, 1);
+        assert_eq!(waiting.next().map(|question| question.login), Some([1; 32]));
+        assert!(waiting.next().is_none());
+        assert!(waiting.turns.is_empty());
+    }
+
     #[test]
     fn those_who_wait_get_their_turns_by_source() {
         let mut waiting = Waiting::default();
+        let mut kept = Vec::new();
         for (last, login) in [(1, 1), (1, 2), (1, 3), (2, 4), (3, 5), (3, 6)] {
-            waiting.add(Question {
-                login: [login; 32],
-                source: source(last),
-                password: Vec::new(),
-                hash: String::new(),
-                answer: oneshot::channel().0,
-            });
+            let (asked, answered) = question(last, login);
+            waiting.add(asked);
+            kept.push(answered);
         }
         let order: Vec<u8> = std::iter::from_fn(|| waiting.next())
             .map(|question| question.login[0])

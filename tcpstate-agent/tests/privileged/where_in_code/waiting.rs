@@ -2,13 +2,19 @@
 
 use std::{
     net::{Ipv4Addr, TcpListener},
-    time::Duration,
+    os::unix::process::ExitStatusExt as _,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
+use tcpstate_agent::code_location::helper::Helpers;
+use tempfile::TempDir;
 
 use super::{BACKEND, Server, line_of, source};
-use crate::harness::{AGENT, Netns, is_excused, run, within};
+use crate::harness::{AGENT, Netns, Running, is_excused, run, within};
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -71,4 +77,79 @@ fn the_process_is_never_stopped() {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     assert!(status.contains("TracerPid:\t0\n"), "{status}");
     assert!(status.contains("State:\tS "), "{status}");
+}
+
+/// A process whose tables loop for ever.
+fn endless(folder: &TempDir) -> Server {
+    let binary = folder.path().join("endless");
+    let binary = binary.to_str().unwrap();
+    super::compile("gcc", &["-O2", "-o", binary, &source("endless.c")]);
+    Server::start_plain(&Netns::new(), &[binary])
+}
+
+#[test]
+fn tables_that_loop_for_ever_end_the_command_with_a_word() {
+    if is_excused("gcc") {
+        return;
+    }
+    let folder = super::folder();
+    let server = endless(&folder);
+    let pid = server.pid().to_string();
+    let begun = Instant::now();
+    let output = run(AGENT, &["where", "--pid", &pid, "--seconds", "0"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let expected = format!("the tables of {pid} could not be read in 30 s\n");
+    assert!(said.ends_with(&expected), "{said}");
+    assert!(output.stdout.is_empty());
+    assert!(begun.elapsed() < Duration::from_mins(1));
+}
+
+#[test]
+fn a_second_interrupt_ends_the_command_at_once_whatever_it_is_at() {
+    if is_excused("gcc") {
+        return;
+    }
+    let folder = super::folder();
+    let server = endless(&folder);
+    let pid = server.pid().to_string();
+    let mut process = Running::start(
+        Command::new(AGENT)
+            .args(["where", "--pid", &pid, "--seconds", "0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
+    thread::sleep(Duration::from_secs(2));
+    process.signal(Signal::INT);
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(process.try_finish(), None);
+    process.signal(Signal::INT);
+    let status = within(Duration::from_secs(5), || {
+        process.try_finish().ok_or("it runs on".to_owned())
+    });
+    assert_eq!(status.signal(), Some(Signal::INT.as_raw()));
+}
+
+#[test]
+fn a_helper_is_ended_where_tables_loop_and_tells_of_others() {
+    if is_excused("gcc") {
+        return;
+    }
+    let folder = super::folder();
+    let server = endless(&folder);
+    let begun = Instant::now();
+    let told = Helpers::with_program(AGENT).what_most_threads_wait_for(server.pid());
+    assert_eq!(told, None);
+    let took = begun.elapsed();
+    let limits = Duration::from_secs(4)..Duration::from_secs(15);
+    assert!(limits.contains(&took), "{took:?}");
+    let sleeper = Running::start(Command::new("sleep").arg("1000"));
+    let pid = sleeper.pid().as_raw_nonzero().get().cast_unsigned();
+    within(Duration::from_secs(20), || {
+        let told = Helpers::with_program(AGENT).what_most_threads_wait_for(pid);
+        let is_told = told
+            .as_ref()
+            .is_some_and(|line| line.starts_with("1 of 1 threads waits in clock_nanosleep"));
+        is_told.then_some(()).ok_or(format!("{told:?}"))
+    });
 }
