@@ -6,8 +6,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    CloseCounters, Due, Ending, Family, Handshakes, STATE_SLOTS, Stage,
-    StateDurations, TcpState, due::PAIRS, masked,
+    CloseCounters, Due, Ending, Family, Handshakes, STATE_SLOTS, Stage, StateDurations, TcpState,
+    due::PAIRS, masked,
 };
 
 /// State changes of all TCP sockets of the machine: `from` × `to`.

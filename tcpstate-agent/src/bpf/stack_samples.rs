@@ -440,17 +440,38 @@ fn refusal(hook: &'static str, error: &ProgramError) -> StackSampleError {
     StackSampleError::Program { hook, cause }
 }
 
-/// Reads an iterator's file to its end and hands over what its records say.
-fn read_decoded<R, T>(file: File, mut each: impl FnMut(T)) -> io::Result<()>
-where
-    R: FromBytes,
-    T: TryFrom<R, Error = DecodeError>,
-{
-    let mut refused = None;
-    read_records(file, |record: R| match T::try_from(record) {
-        Ok(value) => each(value),
-        Err(error) => refused = Some(error),
-    })?;
-    report(refused);
-    Ok(())
+/// Reads an iterator's file to its end and hands over the records in it. The reading is the walk.
+///
+/// One `read()` visits at most a million sockets and, where nothing was written, then fails with
+/// `EAGAIN`, to be called again ([`kernel/bpf/bpf_iter.c`], `MAX_ITER_OBJECTS`).
+///
+/// [`kernel/bpf/bpf_iter.c`]: https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/bpf_iter.c
+fn read_records<T: FromBytes>(mut file: impl io::Read, mut each: impl FnMut(T)) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut filled = 0;
+    loop {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) if filled > 0 => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the last record is cut off",
+                ));
+            }
+            Ok(0) => return Ok(()),
+            Ok(bytes) => filled += bytes,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => return Err(error),
+        }
+        let whole = filled - filled % size_of::<T>();
+        let records = buffer[..whole].chunks_exact(size_of::<T>());
+        records
+            .filter_map(|bytes| T::read_from_bytes(bytes).ok())
+            .for_each(&mut each);
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
+    }
 }

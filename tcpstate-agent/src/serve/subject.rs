@@ -72,12 +72,10 @@ impl Subject for Watched {
 
     fn answer(&self, question: Question) -> Option<Answer> {
         Some(match question {
-            Question::CloseWait => {
-                Answer::CloseWait(Report::new(&*self.watch.close_wait()?))
+            Question::CloseWait => Answer::CloseWait(Report::new(&*self.watch.close_wait()?)),
+            Question::Connections => {
+                Answer::Connections(ConnectionsReport::new(&self.watch.connections()?))
             }
-            Question::Connections => Answer::Connections(ConnectionsReport::new(
-                &self.watch.connections()?,
-            )),
             Question::Listeners => {
                 Answer::Listeners(ListeningReport::new(&self.watch.listeners()?))
             }
