@@ -386,6 +386,14 @@ fn close_after_reading(mut connection: TcpStream) {
     std::hint::black_box(read);
 }
 
+/// Has an actor that leaks close a connection, and waits until it has.
+pub(crate) fn ask_leaker_to_close(port: u16) {
+    let mut peer = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    peer.write_all(&[CLOSE]).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    peer.read_to_end(&mut Vec::new()).unwrap();
+}
+
 /// Has an actor that leaks do so with `count` connections, and close as many others. What it
 /// returns has to stay open.
 pub(crate) fn ask_leaker(port: u16, count: u64) -> Vec<TcpStream> {
