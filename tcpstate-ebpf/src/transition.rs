@@ -1,8 +1,8 @@
 //! `tp_btf/inet_sock_set_state`: every state transition of every TCP socket.
 //!
-//! What is due is looked up ([`Due`]), by the states before and after. What every connection goes
-//! through runs straight on; what is rare is in functions of its own, which also keeps its variables
-//! out of the registers.
+//! What is due is looked up ([`Due`]), by the states before and after: what every connection goes
+//! through is a few counts, and one test of that word tells whether there is more. Each kind of more
+//! has a function for the reader; the compiler puts all of them into one program.
 
 use aya_ebpf::{Global, macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcpstate_common::{

@@ -95,6 +95,17 @@ impl Capabilities {
             _ => self.0 & (1 << capability as u64) != 0,
         }
     }
+
+    /// The names of those of `needed` that are not there, in words; `None` where all are.
+    #[must_use]
+    pub fn missing(self, needed: &[Capability]) -> Option<String> {
+        let missing: Vec<&str> = needed
+            .iter()
+            .filter(|&&capability| !self.has(capability))
+            .map(|capability| capability.name())
+            .collect();
+        (!missing.is_empty()).then(|| missing.join(" and "))
+    }
 }
 
 impl Facts {

@@ -204,16 +204,12 @@ fn fields_exist(btf: &BtfFacts, program: ProgramId) -> Result<(), Obstacle> {
 }
 
 fn may_load(facts: &Facts) -> Result<(), Obstacle> {
-    let missing: Vec<&str> = [Capability::Bpf, Capability::Perfmon]
-        .into_iter()
-        .filter(|&capability| !facts.capabilities.has(capability))
-        .map(Capability::name)
-        .collect();
-    if missing.is_empty() {
+    let needed = [Capability::Bpf, Capability::Perfmon];
+    let Some(missing) = facts.capabilities.missing(&needed) else {
         return Ok(());
-    }
+    };
     Err(Obstacle {
-        cause: format!("missing {}", missing.join(" and ")),
+        cause: format!("missing {missing}"),
         remedy: "run as root, or grant CAP_BPF and CAP_PERFMON to load the programs, \
                  CAP_SYS_ADMIN and CAP_SYS_PTRACE to count in other network namespaces"
             .to_owned(),

@@ -377,14 +377,10 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<u32, ProgramError> {
 }
 
 fn refusal(facts: &Facts, name: &str, error: &ProgramError) -> Obstacle {
-    let missing: Vec<&str> = [Capability::Bpf, Capability::NetAdmin]
-        .into_iter()
-        .filter(|&capability| !facts.capabilities.has(capability))
-        .map(Capability::name)
-        .collect();
-    if !missing.is_empty() {
+    let needed = [Capability::Bpf, Capability::NetAdmin];
+    if let Some(missing) = facts.capabilities.missing(&needed) {
         return Obstacle {
-            cause: format!("missing {}", missing.join(" and ")),
+            cause: format!("missing {missing}"),
             remedy: "run as root, or grant CAP_BPF and CAP_NET_ADMIN".to_owned(),
         };
     }

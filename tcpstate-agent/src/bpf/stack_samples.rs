@@ -403,15 +403,11 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, Progra
 }
 
 fn check_capabilities(facts: &Facts) -> Result<(), StackSampleError> {
-    let missing: Vec<&str> = [Capability::Bpf, Capability::Perfmon]
-        .into_iter()
-        .filter(|&capability| !facts.capabilities.has(capability))
-        .map(Capability::name)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(StackSampleError::Capabilities(missing.join(" and ")))
+    let needed = [Capability::Bpf, Capability::Perfmon];
+    let missing = facts.capabilities.missing(&needed);
+    missing.map_or(Ok(()), |missing| {
+        Err(StackSampleError::Capabilities(missing))
+    })
 }
 
 fn refusal(hook: &'static str, error: &ProgramError) -> StackSampleError {

@@ -16,6 +16,7 @@ pub mod native;
 mod open;
 pub mod patience;
 pub mod perf_map;
+mod proc_status;
 pub mod python;
 pub mod report;
 pub mod runtimes;

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
 };
 
-use super::waits::own_number;
+use super::{proc_status, waits::own_number};
 
 /// More of it is not read.
 const MAX_BYTES: u64 = 64 << 20;
@@ -82,8 +82,7 @@ impl PerfMap {
 /// The user that a process acts as.
 fn user_of(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    users.split_ascii_whitespace().nth(1)?.parse().ok()
+    proc_status::words(&status, "Uid:")?.nth(1)?.parse().ok()
 }
 
 fn parse_line(line: &[u8]) -> Option<Function> {

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use thiserror::Error;
 
-use super::tcp_table::{Descriptors, TcpSocket, TcpTable};
+use super::{
+    proc_status,
+    tcp_table::{Descriptors, TcpSocket, TcpTable},
+};
 use crate::process::{CgroupIdentity, label_text};
 
 /// What was asked for.
@@ -131,10 +134,7 @@ pub fn find(wanted: &Wanted) -> Result<Target, TargetError> {
 fn check(pid: u32) -> Result<u32, TargetError> {
     let none = || TargetError::None(pid.to_string());
     let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| none())?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_ascii_whitespace().next()
-    };
+    let field = |name: &str| proc_status::words(&status, name)?.next();
     let process: u32 = field("Tgid:")
         .and_then(|number| number.parse().ok())
         .ok_or_else(none)?;

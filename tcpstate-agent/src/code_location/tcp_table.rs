@@ -8,12 +8,9 @@ use std::{
 };
 
 use rustc_hash::FxHashMap;
+use tcpstate_common::TcpState;
 
 use crate::model::close_wait::Cause;
-
-/// `TCP_CLOSE_WAIT` and `TCP_LISTEN`.
-const CLOSE_WAIT: u8 = 8;
-const LISTEN: u8 = 10;
 
 /// A TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +33,13 @@ impl TcpSocket {
     /// Whether the peer has closed it and the process has not.
     #[must_use]
     pub const fn is_in_close_wait(&self) -> bool {
-        self.state == CLOSE_WAIT
+        self.state == TcpState::CloseWait as u8
     }
 
     /// Whether it listens.
     #[must_use]
     pub const fn is_listening(&self) -> bool {
-        self.state == LISTEN
+        self.state == TcpState::Listen as u8
     }
 
     /// Why it stays in CLOSE_WAIT, where it does.
@@ -63,7 +60,11 @@ impl TcpSocket {
         if self.is_listening() {
             return format!("the listener on {}", self.local);
         }
-        format!("connection to {} ({})", self.remote, state_name(self.state))
+        let state = TcpState::from_kernel(self.state).map_or_else(
+            || "in a state unknown".to_owned(),
+            |state| state.name().to_ascii_uppercase(),
+        );
+        format!("connection to {} ({state})", self.remote)
     }
 }
 
@@ -176,23 +177,6 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
         address,
         u16::from_str_radix(port, 16).ok()?,
     ))
-}
-
-fn state_name(state: u8) -> &'static str {
-    match state {
-        1 => "ESTABLISHED",
-        2 => "SYN_SENT",
-        3 => "SYN_RECV",
-        4 => "FIN_WAIT1",
-        5 => "FIN_WAIT2",
-        6 => "TIME_WAIT",
-        7 => "CLOSED",
-        8 => "CLOSE_WAIT",
-        9 => "LAST_ACK",
-        10 => "LISTEN",
-        11 => "CLOSING",
-        _ => "in a state unknown",
-    }
 }
 
 #[cfg(test)]

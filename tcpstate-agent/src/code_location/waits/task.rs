@@ -3,6 +3,7 @@
 use std::{fs, io};
 
 use super::system_call;
+use crate::code_location::proc_status;
 
 /// More threads are not looked at.
 const MAX_THREADS: usize = 50_000;
@@ -78,10 +79,7 @@ pub fn tasks(pid: u32) -> io::Result<Vec<Task>> {
 #[must_use]
 pub fn own_number(pid: u32, thread: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_ascii_whitespace().last()?.parse().ok()
+    proc_status::words(&status, "NSpid:")?.last()?.parse().ok()
 }
 
 /// The letter behind the name, which may contain anything.

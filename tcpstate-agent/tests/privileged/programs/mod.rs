@@ -26,14 +26,14 @@ const PYTHON_PACKAGE: &str = "python3-requests";
 const STARTED: Duration = Duration::from_secs(90);
 
 /// A program in a namespace.
-struct Program {
+pub(crate) struct Program {
     process: Running,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Program {
-    fn start(namespace: &Netns, words: &[&str]) -> Self {
+    pub(crate) fn start(namespace: &Netns, words: &[&str]) -> Self {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net={}", namespace.way_in()))
@@ -49,13 +49,13 @@ impl Program {
     }
 
     /// The next line that it says.
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
         line
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.pid().as_raw_nonzero().get().cast_unsigned()
     }
 }

@@ -5,8 +5,8 @@ use std::{fs, process::Command, time::Duration};
 use serde_json::Value;
 
 use super::{
-    ROUNDS, Server, assert_blamed, compile, folder, functions, line_at, line_of, source,
-    watch_leaking, watch_leaking_slowly,
+    ROUNDS, assert_blamed, compile, compile_leak, folder, functions, line_at, line_of, source,
+    start, watch_leaking, watch_leaking_slowly,
 };
 use crate::harness::{Netns, is_excused};
 
@@ -35,7 +35,7 @@ fn blamed_slowly(
         .collect();
     compile(compiler, &arguments);
     let namespace = Netns::new();
-    let server = Server::start(&namespace, &[binary]);
+    let server = start(&namespace, &[binary]);
     let report = watch_leaking_slowly(&namespace, &server, commands, &[], pause);
     assert_eq!(report["schema_version"], 1);
     Some(report)
@@ -133,13 +133,10 @@ fn a_stripped_program_is_blamed_by_addresses_that_its_symbols_would_name() {
     let folder = folder();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (whole, stripped) = (path("whole"), path("stripped"));
-    compile(
-        "gcc",
-        &["-O2", "-g", "-pthread", "-o", &whole, &source("leak.c")],
-    );
+    compile_leak(&whole);
     compile("strip", &["-o", &stripped, &whole]);
     let namespace = Netns::new();
-    let server = Server::start(&namespace, &[&stripped]);
+    let server = start(&namespace, &[&stripped]);
     let report = watch_leaking(&namespace, &server, b"LO", &[]);
     let groups = report["groups"].as_array().unwrap();
     assert_eq!(groups.len(), 1, "{report:#}");
@@ -249,7 +246,7 @@ fn a_symbol_that_would_steer_the_terminal_is_spelled_out() {
     }
     fs::write(&binary, bytes).unwrap();
     let namespace = Netns::new();
-    let server = Server::start(&namespace, &[&binary]);
+    let server = start(&namespace, &[&binary]);
     let report = watch_leaking(&namespace, &server, b"L", &[]);
     let text = report.to_string();
     assert!(text.contains(r"\\x1b[2Jread_all"), "{report:#}");

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::{
-    ROUNDS, Server, assert_blamed, compile, folder, functions, line_at, line_of, source,
+    ROUNDS, assert_blamed, compile, folder, functions, line_at, line_of, source, start,
     watch_leaking,
 };
 use crate::harness::{Netns, is_excused};
@@ -36,7 +36,7 @@ fn python_with_threads_is_blamed_by_function_and_line() {
     }
     for python in pythons() {
         let namespace = Netns::new();
-        let server = Server::start(&namespace, &[&python, &source("leak.py")]);
+        let server = start(&namespace, &[&python, &source("leak.py")]);
         let report = watch_leaking(&namespace, &server, b"LOCD", &[]);
         assert_blamed(&report, "last_read", "handle_leak", "handle_ok", ROUNDS);
         assert_blamed(&report, "last_read", "fetch_leak", "fetch_ok", ROUNDS);
@@ -57,7 +57,7 @@ fn asyncio_is_blamed_where_it_connects_and_reads_are_the_event_loops() {
         return;
     }
     let namespace = Netns::new();
-    let server = Server::start(&namespace, &[PYTHON, &source("leak_asyncio.py")]);
+    let server = start(&namespace, &[PYTHON, &source("leak_asyncio.py")]);
     let report = watch_leaking(&namespace, &server, b"LOCD", &[]);
     assert_blamed(&report, "opened", "fetch_leak", "fetch_ok", ROUNDS);
     assert_blamed(
@@ -87,7 +87,7 @@ fn java_is_blamed_by_class_where_it_writes_a_map_of_its_code() {
         classes,
         "Leak",
     ];
-    let server = Server::start(&namespace, &words);
+    let server = start(&namespace, &words);
     // So that all there is to compile is compiled.
     let warm = watch_leaking(&namespace, &server, b"OD", &[]);
     assert_eq!(warm["groups"].as_array().unwrap().len(), 0, "{warm:#}");
@@ -114,7 +114,7 @@ fn node_is_said_not_to_be_told_by_its_stacks() {
         return;
     }
     let namespace = Netns::new();
-    let server = Server::start(&namespace, &["node", &source("leak.js")]);
+    let server = start(&namespace, &["node", &source("leak.js")]);
     let report = watch_leaking(&namespace, &server, b"LOCD", &[]);
     let sockets: u64 = report["groups"]
         .as_array()

@@ -11,7 +11,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -19,7 +19,12 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{AGENT, Netns, Running, within};
+use tcpstate_common::TcpState;
+
+use crate::{
+    harness::{AGENT, Netns, Running, within},
+    programs::Program,
+};
 
 /// What the server and its backend listen on.
 const PORT: u16 = 7000;
@@ -27,45 +32,22 @@ const BACKEND: u16 = 7001;
 /// How often each command is given.
 const ROUNDS: u64 = 6;
 
-/// A program in a namespace.
-struct Server {
-    process: Running,
-    _stdout: BufReader<ChildStdout>,
+/// Starts a program with the two ports behind its own words, and waits until it is ready.
+fn start(namespace: &Netns, words: &[&str]) -> Program {
+    let ports = [PORT.to_string(), BACKEND.to_string()];
+    let words: Vec<&str> = words
+        .iter()
+        .copied()
+        .chain(ports.iter().map(String::as_str))
+        .collect();
+    start_plain(namespace, &words)
 }
 
-impl Server {
-    /// Starts it with the two ports behind its own words, and waits until it is ready.
-    fn start(namespace: &Netns, words: &[&str]) -> Self {
-        let ports = [PORT.to_string(), BACKEND.to_string()];
-        let words: Vec<&str> = words
-            .iter()
-            .copied()
-            .chain(ports.iter().map(String::as_str))
-            .collect();
-        Self::start_plain(namespace, &words)
-    }
-
-    fn start_plain(namespace: &Netns, words: &[&str]) -> Self {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", namespace.way_in()))
-            .args(words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut process = Running::start(&mut command);
-        let mut stdout = BufReader::new(process.take_stdout());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "{words:?}");
-        Self {
-            process,
-            _stdout: stdout,
-        }
-    }
-
-    fn pid(&self) -> u32 {
-        self.process.pid().as_raw_nonzero().get().cast_unsigned()
-    }
+/// The same with its own words alone.
+fn start_plain(namespace: &Netns, words: &[&str]) -> Program {
+    let mut program = Program::start(namespace, words);
+    assert_eq!(program.line(), "ready\n", "{words:?}");
+    program
 }
 
 /// `where`, as it runs.
@@ -111,14 +93,14 @@ impl Where {
 
 /// Has a server leak and close connections while it is watched, by each of `commands` as often, and
 /// gives the report.
-fn watch_leaking(namespace: &Netns, server: &Server, commands: &[u8], more: &[&str]) -> Value {
+fn watch_leaking(namespace: &Netns, server: &Program, commands: &[u8], more: &[&str]) -> Value {
     watch_leaking_slowly(namespace, server, commands, more, Duration::ZERO)
 }
 
 /// The same, with a pause after each round.
 fn watch_leaking_slowly(
     namespace: &Netns,
-    server: &Server,
+    server: &Program,
     commands: &[u8],
     more: &[&str],
     pause: Duration,
@@ -130,25 +112,22 @@ fn watch_leaking_slowly(
     let leaked = leaked.count() as u64 * ROUNDS;
     let peers = namespace.enter(|| give(commands, pause));
     // All that will stay has stayed for longer than a second.
-    within(Duration::from_secs(30), || {
-        let held = close_wait(namespace);
-        (held == leaked)
-            .then_some(())
-            .ok_or_else(|| format!("{held} of {leaked} in CLOSE_WAIT"))
-    });
+    await_close_wait(namespace, leaked);
     thread::sleep(Duration::from_millis(1_200));
     let report = watching.finish();
     drop(peers);
     report
 }
 
-fn close_wait(namespace: &Netns) -> u64 {
-    use tcpstate_common::{Family, TcpState};
-    let census = namespace.ss();
-    Family::ALL
-        .into_iter()
-        .map(|family| census.get(family, TcpState::CloseWait))
-        .sum()
+/// Waits until so many sockets are in CLOSE_WAIT.
+#[track_caller]
+fn await_close_wait(namespace: &Netns, wanted: u64) {
+    within(Duration::from_secs(30), || {
+        let held = namespace.ss().in_state(TcpState::CloseWait);
+        (held == wanted)
+            .then_some(())
+            .ok_or_else(|| format!("{held} of {wanted} in CLOSE_WAIT"))
+    });
 }
 
 /// Gives the commands, and serves the backend that some of them want. What it returns has to stay
@@ -252,12 +231,18 @@ fn folder() -> TempDir {
     TempDir::new().unwrap()
 }
 
+/// Compiles `leak.c` as most C programs are.
+fn compile_leak(to: &str) {
+    let source = source("leak.c");
+    compile("gcc", &["-O2", "-g", "-pthread", "-o", to, &source]);
+}
+
 /// Runs a compiler.
 fn compile(program: &str, arguments: &[&str]) {
     let output = Command::new(program)
         .args(arguments)
         .env("RUSTUP_AUTO_INSTALL", "0")
-        .env("GOCACHE", std::env::temp_dir().join("tcpstate-test-go"))
+        .env("GOCACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/go"))
         .env("GO111MODULE", "off")
         .output()
         .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));

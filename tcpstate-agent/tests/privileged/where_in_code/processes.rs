@@ -6,7 +6,7 @@ use aya::programs::loaded_programs;
 use tcpstate_agent::bpf::kernel_btf::{KERNEL_BTF, KernelBtf};
 
 use super::{
-    ROUNDS, Server, Where, assert_blamed, close_wait, compile, folder, source, watch_leaking,
+    ROUNDS, Where, assert_blamed, await_close_wait, compile_leak, folder, start, watch_leaking,
 };
 use crate::{
     actor::{Actor, Duty},
@@ -66,10 +66,7 @@ fn a_rust_program_is_blamed_on_every_kernel() {
     // Of a thread that waits in accept() already, the end of that call may not be seen.
     namespace.enter(|| crate::actor::ask_leaker_to_close(actor.port));
     let peers = namespace.enter(|| crate::actor::ask_leaker(actor.port, ROUNDS));
-    within(Duration::from_secs(30), || {
-        let held = close_wait(&namespace);
-        (held == ROUNDS).then_some(()).ok_or(format!("{held}"))
-    });
+    await_close_wait(&namespace, ROUNDS);
     std::thread::sleep(Duration::from_millis(1_200));
     let report = watching.finish();
     assert_blamed(
@@ -97,10 +94,7 @@ fn a_process_that_ends_meanwhile_is_reported_as_far_as_it_was_seen() {
     let pid = actor.pid().to_string();
     let watching = Where::start(&["--pid", &pid]);
     let _peers = namespace.enter(|| crate::actor::ask_leaker(actor.port, 2));
-    within(Duration::from_secs(30), || {
-        let held = close_wait(&namespace);
-        (held == 2).then_some(()).ok_or(format!("{held}"))
-    });
+    await_close_wait(&namespace, 2);
     actor.kill();
     let report = watching.wait();
     assert_eq!(report["watch"]["has_ended"], true, "{report:#}");
@@ -134,17 +128,7 @@ fn a_program_that_only_its_own_mount_namespace_has_is_blamed() {
     }
     let folder = folder();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    compile(
-        "gcc",
-        &[
-            "-O2",
-            "-g",
-            "-pthread",
-            "-o",
-            &path("leak"),
-            &source("leak.c"),
-        ],
-    );
+    compile_leak(&path("leak"));
     fs::create_dir(path("mounted")).unwrap();
     let script = format!(
         "mount -t tmpfs none {mounted} && cp {leak} {mounted}/inside && exec {mounted}/inside \"$@\"",
@@ -152,7 +136,7 @@ fn a_program_that_only_its_own_mount_namespace_has_is_blamed() {
         leak = path("leak"),
     );
     let namespace = Netns::new();
-    let server = Server::start(
+    let server = start(
         &namespace,
         &["unshare", "--mount", "sh", "-c", &script, "sh"],
     );
@@ -168,19 +152,9 @@ fn a_program_whose_file_was_replaced_is_blamed_by_the_old_one() {
     }
     let folder = folder();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    compile(
-        "gcc",
-        &[
-            "-O2",
-            "-g",
-            "-pthread",
-            "-o",
-            &path("leak"),
-            &source("leak.c"),
-        ],
-    );
+    compile_leak(&path("leak"));
     let namespace = Netns::new();
-    let server = Server::start(&namespace, &[&path("leak")]);
+    let server = start(&namespace, &[&path("leak")]);
     fs::remove_file(path("leak")).unwrap();
     fs::write(path("leak"), "another").unwrap();
     let report = watch_leaking(&namespace, &server, b"LO", &[]);
@@ -192,10 +166,7 @@ fn the_process_of_a_port_with_the_most_in_close_wait_is_taken() {
     let namespace = Netns::new();
     let actor = Actor::start(&namespace, "leaker", Duty::Leak);
     let peers = namespace.enter(|| crate::actor::ask_leaker(actor.port, 3));
-    within(Duration::from_secs(30), || {
-        let held = close_wait(&namespace);
-        (held == 3).then_some(()).ok_or(format!("{held}"))
-    });
+    await_close_wait(&namespace, 3);
     let port = actor.port.to_string();
     let output = run(
         AGENT,

@@ -13,8 +13,11 @@ use serde_json::Value;
 use tcpstate_agent::code_location::helper::Helpers;
 use tempfile::TempDir;
 
-use super::{BACKEND, Server, line_of, source};
-use crate::harness::{AGENT, Netns, Running, is_excused, run, within};
+use super::{BACKEND, line_of, source, start, start_plain};
+use crate::{
+    harness::{AGENT, Netns, Running, is_excused, run, within},
+    programs::Program,
+};
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -36,7 +39,7 @@ fn a_pool_that_waits_for_its_backend_is_one_line_and_a_deadlock_another() {
     let namespace = Netns::new();
     let _backend = namespace.enter(|| TcpListener::bind((Ipv4Addr::LOCALHOST, BACKEND)).unwrap());
     let backend = BACKEND.to_string();
-    let server = Server::start_plain(&namespace, &[PYTHON, &source("pool.py"), &backend]);
+    let server = start_plain(&namespace, &[PYTHON, &source("pool.py"), &backend]);
     within(Duration::from_secs(10), || {
         let report = threads_now(server.pid());
         let groups = report["threads"].as_array().unwrap();
@@ -70,7 +73,7 @@ fn the_process_is_never_stopped() {
     let binary = folder.path().join("leak");
     let binary = binary.to_str().unwrap();
     super::compile("gcc", &["-O2", "-pthread", "-o", binary, &source("leak.c")]);
-    let server = Server::start(&namespace, &[binary]);
+    let server = start(&namespace, &[binary]);
     let report = threads_now(server.pid());
     assert_eq!(report["threads"][0]["call"], "accept", "{report:#}");
     // Nobody traces it, and nobody has: a tracer leaves its mark there, and a stop its state.
@@ -80,11 +83,11 @@ fn the_process_is_never_stopped() {
 }
 
 /// A process whose tables loop for ever.
-fn endless(folder: &TempDir) -> Server {
+fn endless(folder: &TempDir) -> Program {
     let binary = folder.path().join("endless");
     let binary = binary.to_str().unwrap();
     super::compile("gcc", &["-O2", "-o", binary, &source("endless.c")]);
-    Server::start_plain(&Netns::new(), &[binary])
+    start_plain(&Netns::new(), &[binary])
 }
 
 #[test]
