@@ -36,7 +36,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// So many connections take memory that is worth giving back.
 const MANY: usize = 64;
-/// How often at most it is said that connections have to go.
+/// How often at most it is said that connections have to go, and that none can be accepted.
 const SAID_EVERY: Duration = Duration::from_mins(1);
 
 /// Accepts and serves until `serving` says that it is to stop.
@@ -198,9 +198,7 @@ impl Connections {
             return;
         };
         open.activity.cut(why);
-        let now = Instant::now();
-        if self.said.is_none_or(|said| now - said >= SAID_EVERY) {
-            self.said = Some(now);
+        if is_to_be_said(&mut self.said) {
             warn!(
                 ?why,
                 connections = self.open.len(),
@@ -229,9 +227,7 @@ impl Connections {
 
     fn cannot_accept(&mut self, error: &io::Error) {
         self.serving.counters.accept_failed();
-        let now = Instant::now();
-        if self.said_why.is_none_or(|said| now - said >= SAID_EVERY) {
-            self.said_why = Some(now);
+        if is_to_be_said(&mut self.said_why) {
             warn!(%error, "cannot accept connections");
         }
         if is_shortage(error) {
@@ -255,6 +251,16 @@ impl Connections {
             self.peak = self.open.len();
         }
     }
+}
+
+/// Whether it is [`SAID_EVERY`] since it was said last; it is said then.
+fn is_to_be_said(said: &mut Option<Instant>) -> bool {
+    let now = Instant::now();
+    let is_due = said.is_none_or(|said| now - said >= SAID_EVERY);
+    if is_due {
+        *said = Some(now);
+    }
+    is_due
 }
 
 /// Who has not sent a request for longest.
