@@ -1,21 +1,25 @@
 //! What the agent does for each socket, record or series, each on its own and so many times, for a
 //! tool that counts instructions: `cargo xtask bench instructions`.
 
-use std::{collections::BTreeMap, error::Error, hint::black_box, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, error::Error, hint::black_box, net::SocketAddr, sync::Arc,
+    time::Duration,
+};
 
 use tcpstate_agent::{
-    decode::{ListeningSocket, Owner, Socket, Transition},
+    decode::{HeldLayout, HeldTimes, ListeningSocket, References, Socket, Transition},
     metrics::{self, Spare},
     model::{
         close_wait::{Holdings, OwnerLabels, Survey},
         listeners::{Assignment, Increments, Labelled, ListenerSeries, Totals, top},
     },
+    process::ProcessId,
     recent_ends::RecentEnds,
     watch::ListenersReading,
 };
 use tcpstate_common::{
-    CloseReason, HalfOpenCounts, ListenerRecord, OwnerRecord, SocketFlags, SocketRecord, TcpState,
-    TransitionRecord,
+    CloseReason, Family, HalfOpenCounts, SocketFlags, SocketRecord, TcpState, TransitionRecord,
+    pass::HeldRecord,
 };
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
@@ -88,17 +92,49 @@ fn survey(times: u32) -> Outcome {
 
 /// The same, as a walk over descriptors does.
 fn holders(times: u32) -> Outcome {
+    // Where Linux 6.18 has them.
+    let layout = HeldLayout {
+        state: 18,
+        family: 16,
+        net: 48,
+        local_port: 14,
+        remote_port: 12,
+        remote_ipv4: 0,
+        remote_ipv6: 56,
+        received: 1664,
+        read: 1464,
+        written: 1576,
+        acknowledged: 1672,
+        last_ack: 1724,
+        accept_queue: 600,
+        references: References::FromZero,
+    };
+    let wanted = layout.wanted(false);
+    let process = ProcessId {
+        tgid: 1000,
+        start_boottime_ns: 1,
+    };
+    let mut record = HeldRecord {
+        namespace: 7,
+        ..HeldRecord::default()
+    };
+    let head = record.head.as_mut_bytes();
+    head[..4].copy_from_slice(&[10, 0, 0, 1]);
+    head[14..16].copy_from_slice(&8080_u16.to_ne_bytes());
+    head[16..19].copy_from_slice(&[2, 0, TcpState::CloseWait as u8]);
+    let seen = HeldTimes {
+        since: |socket| Some(socket + 1),
+        jiffies: 0,
+    };
     for _ in 0..times {
         let survey = Survey::of_listeners(u64::MAX / 2, None, [7], [(7, 8080)]);
         let mut holdings = Holdings::default();
         for number in 0..COUNT {
-            let record = OwnerRecord {
-                socket: close_wait(number),
-                start_ns: 1,
-                process: 1000,
-                unaccepted_or_descriptor: number,
-            };
-            holdings.add(&Owner::try_from(black_box(record))?, &survey);
+            record.sock = u64::from(number) * 64;
+            record.descriptor = number;
+            let found = layout.owner(&wanted, black_box(&record), process, &seen)?;
+            let (owner, _) = found.ok_or("no owner")?;
+            holdings.add(&owner, &survey);
         }
         black_box(holdings.into_groups());
     }
@@ -107,16 +143,17 @@ fn holders(times: u32) -> Outcome {
 
 fn listening() -> Result<Vec<ListeningSocket>, Box<dyn Error>> {
     let sockets = (0..COUNT).map(|number| {
-        let record = ListenerRecord {
+        Ok(ListeningSocket {
             socket: number.into(),
             namespace: 7,
+            family: Family::Ipv4,
+            address: SocketAddr::from(([0, 0, 0, 0], u16::try_from(10_000 + number)?)),
+            accept_queue: 0,
             accept_limit: 128,
-            family: 2,
-            state: TcpState::Listen as u8,
-            port: u16::try_from(10_000 + number)?,
-            ..ListenerRecord::default()
-        };
-        Ok(ListeningSocket::try_from(record)?)
+            half_open: 0,
+            drops: 0,
+            synack_retransmits: 0,
+        })
     });
     sockets.collect()
 }

@@ -1,7 +1,7 @@
 //! The library of `tcpstate-agent`.
 //!
-//! Data flows one way: kernel → bytes → [`decode`] → [`model`] → [`metrics`], [`serve`] and
-//! the terminal. The [`bpf`] module alone knows the BPF library, [`netns`] alone enters namespaces,
+//! Data flows one way: kernel → bytes → [`decode`] → [`model`] → [`metrics`], [`serve`] and the
+//! terminal. The [`bpf`] module alone knows the BPF library,
 //! [`watch`] keeps the model true while the agent runs, and [`commands`] wires them.
 
 #![deny(unsafe_code)]
@@ -14,6 +14,7 @@ pub mod commands;
 pub mod decode;
 pub mod diagnosis;
 pub mod end_words;
+pub mod host;
 pub mod landing_page;
 pub mod logging;
 #[cfg_attr(
@@ -24,7 +25,6 @@ mod memory;
 pub mod metrics;
 pub mod model;
 pub mod netlink;
-pub mod netns;
 pub mod ownership;
 pub mod process;
 pub mod recent_ends;

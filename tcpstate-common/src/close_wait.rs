@@ -1,4 +1,4 @@
-//! What the iterators hand out for finding who keeps sockets in CLOSE_WAIT, and why.
+//! What the iterator hands out for finding who keeps sockets in CLOSE_WAIT, and why.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -45,29 +45,6 @@ pub struct SocketFlags;
 impl SocketFlags {
     /// It has a `struct socket`: a process has accepted or made it.
     pub const ACCEPTED: u8 = 1;
-    /// More than one descriptor refers to it, or may do so.
-    pub const SHARED: u8 = 2;
-    /// The accept queue is longer than was walked.
-    pub const QUEUE_CUT: u8 = 4;
-}
-
-/// One descriptor of a process, as `tcp_owners` writes it for each that is a socket in CLOSE_WAIT
-/// or a listener whose accept queue holds sockets in CLOSE_WAIT.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct OwnerRecord {
-    /// The socket.
-    pub socket: SocketRecord,
-    /// When the process started, `CLOCK_BOOTTIME` nanoseconds. With the process's number it names
-    /// the process for good.
-    pub start_ns: u64,
-    /// The process, as the kernel numbers it (`tgid` in the first PID namespace).
-    pub process: u32,
-    /// For a listener: sockets in CLOSE_WAIT in its accept queue. Else the number of the
-    /// descriptor. The program's stack has no room for both.
-    pub unaccepted_or_descriptor: u32,
 }
 
 /// The kernel's two clocks at one moment, the end of a pass.
@@ -82,12 +59,7 @@ pub struct ClockSample {
     pub jiffies: u64,
 }
 
-/// Sockets of an accept queue that are looked at. `net.core.somaxconn` is 4096 by default, but
-/// each step of a loop is verified anew, at every start.
-pub const QUEUE_WALKED: u32 = 1024;
-
 const _: () = {
     assert!(size_of::<SocketRecord>() == 56);
-    assert!(size_of::<OwnerRecord>() == 72);
     assert!(size_of::<ClockSample>() == 16);
 };

@@ -6,8 +6,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    CloseCounters, Due, Ending, Family, HalfOpenCounts, Handshakes, STATE_SLOTS, Stage,
-    StateDurations, TcpState, due::PAIRS, masked,
+    CloseCounters, Due, Ending, Family, Handshakes, STATE_SLOTS, Stage, StateDurations, TcpState,
+    due::PAIRS, masked,
 };
 
 /// State changes of all TCP sockets of the machine: `from` × `to`.
@@ -150,33 +150,6 @@ impl NamespaceCounters {
     }
 }
 
-/// What one pass of `iter/tcp` found in one namespace.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct SocketCounts {
-    /// By family and state. `TimeWait` and `NewSynRecv` are minisockets and request sockets.
-    pub by_state: [[u64; STATE_SLOTS]; 2],
-    /// By family: timewait minisockets whose substate is `FIN_WAIT2`.
-    pub fin_wait2_mini: [u64; 2],
-    /// Sockets of a family or in a state that this program does not know.
-    pub unknown: u64,
-    /// Which pass this is; the agent counts them.
-    pub pass: u32,
-    /// Half-open connections.
-    pub half_open: HalfOpenCounts,
-    /// Where outgoing connections go: how many [`Destination`](crate::Destination)s have come, those
-    /// that had to make room among them.
-    pub destinations: u32,
-    /// Ports that could be chosen at `connect()` if nothing were bound to them.
-    pub bound_ports: u32,
-    /// Sockets that hold a port and whose destination found no place.
-    pub unplaced_held: u64,
-    /// Sockets in TIME_WAIT whose destination found no place.
-    pub unplaced_time_wait: u64,
-}
-
 /// The fate of the records meant for a ring buffer.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
@@ -191,16 +164,13 @@ pub struct EventCounters {
     pub untracked: u64,
     /// Transitions between numbers that are no TCP state.
     pub unknown_state: u64,
-    /// SYN-ACKs sent again for listening sockets that there was no room for.
-    pub unlisted: u64,
 }
 
 const _: () = {
     assert!(size_of::<TransitionMatrix>() == 2048);
     assert!(size_of::<CpuCounters>() == 4048);
     assert!(size_of::<NamespaceCounters>() == 276);
-    assert!(size_of::<SocketCounts>() == 352);
-    assert!(size_of::<EventCounters>() == 40);
+    assert!(size_of::<EventCounters>() == 32);
 };
 
 impl TransitionMatrix {
@@ -240,13 +210,11 @@ impl EventCounters {
             lost,
             untracked,
             unknown_state,
-            unlisted,
         } = self;
         *emitted = emitted.wrapping_add(other.emitted);
         *lost = lost.wrapping_add(other.lost);
         *untracked = untracked.wrapping_add(other.untracked);
         *unknown_state = unknown_state.wrapping_add(other.unknown_state);
-        *unlisted = unlisted.wrapping_add(other.unlisted);
     }
 }
 

@@ -14,7 +14,6 @@
 mod close;
 mod close_wait;
 mod counters;
-mod destination;
 mod due;
 mod duration;
 mod ending;
@@ -23,23 +22,17 @@ mod handshake;
 mod kernel_field;
 mod listener;
 mod names;
+pub mod pass;
 mod record;
 mod resets;
 mod segment;
 mod stack_sample;
 mod state;
 pub mod stopwatch;
-mod unanswered;
 
 pub use close::{CloseCounters, CloseReason};
-pub use close_wait::{ClockSample, OwnerRecord, QUEUE_WALKED, SocketFlags, SocketRecord};
-pub use counters::{
-    CpuCounters, EventCounters, NamespaceCounters, SocketCounts, StateFlow, TransitionMatrix,
-};
-pub use destination::{
-    DESTINATIONS_TOGETHER, Destination, Destinations, INDEX_LINES, INDEX_WORDS, KEPT_DESTINATION,
-    MAX_DESTINATIONS, PORT_WORDS, Place, PortSet, Way,
-};
+pub use close_wait::{ClockSample, SocketFlags, SocketRecord};
+pub use counters::{CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix};
 pub use due::Due;
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
 pub use ending::{EndFacts, Ending, SentReset, Stage, errno};
@@ -48,7 +41,7 @@ pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};
 pub use kernel_field::{FIELDS, KernelField, MISSING};
 pub use listener::{
     HALF_OPEN_AGES, HALF_OPEN_RETRANSMITS, HalfOpen, HalfOpenCounts, ListenAddress,
-    ListenerCounters, ListenerRecord, MAX_LISTENERS, ServiceCounts,
+    MAX_SYNACK_LISTENERS, PORT_WORDS, PortSet, ServiceCounts,
 };
 pub use names::{global, map, program, segment_global, segment_map, segment_program};
 pub use record::{RecordMask, TransitionKind, TransitionRecord};
@@ -63,8 +56,6 @@ pub use stack_sample::{
     THREAD_POINTER_X86_64, ThreadRecord, WHERE_FIELDS, where_global, where_map, where_program,
 };
 pub use state::{STATE_SLOTS, TcpState};
-pub use unanswered::UnansweredRecord;
-
 /// `number`, which is below `SIZE`, a power of two, as an index. The mask is for the verifier, and
 /// has to be right before the use: the compiler, which knows that it changes nothing, would drop it,
 /// and the verifier of Linux 5.10 forgets what it knows of a number that goes to the stack.

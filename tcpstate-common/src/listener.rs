@@ -4,8 +4,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{STATE_SLOTS, TcpState};
 
-/// Listening sockets that can be known at once.
-pub const MAX_LISTENERS: u32 = 16_384;
+/// Listening sockets whose SYN-ACKs that are sent again are counted at once.
+pub const MAX_SYNACK_LISTENERS: u32 = 4_096;
+
+/// Words of a [`PortSet`].
+pub const PORT_WORDS: usize = 1024;
+
+/// A set of ports, a bit each: those of 0 to 63 are in the first word, lowest first.
+pub type PortSet = [u64; PORT_WORDS];
 
 /// Ages of half-open connections that are told apart, in seconds: when the kernel sends its
 /// SYN-ACK again for the first, second, … time, by default. After the last of them it gives up.
@@ -13,55 +19,6 @@ pub const HALF_OPEN_AGES: [u32; 6] = [1, 3, 7, 15, 31, 63];
 
 /// Numbers of SYN-ACKs sent again that are told apart: at least 1, 2, …
 pub const HALF_OPEN_RETRANSMITS: usize = 5;
-
-/// What the kernel side adds up for a listening socket, by the socket's address.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct ListenerCounters {
-    /// SYN-ACKs that were sent again since the socket is known.
-    pub synack_retransmits: u64,
-    /// When it began to listen, nanoseconds of `CLOCK_MONOTONIC`; 0 where that was not seen.
-    pub begun_ns: u64,
-    /// What its `sk_drops` was then: the kernel counts on where a socket listens again.
-    pub drops_before: u32,
-    /// Always 0.
-    pub padding: u32,
-}
-
-/// One listening socket, as `tcp_listeners` writes it. Numbers are in host byte order.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
-#[repr(C)]
-pub struct ListenerRecord {
-    /// Names the socket among those that live at the same time. It is the kernel's address of the
-    /// socket: good for telling sockets apart, never to be shown.
-    pub socket: u64,
-    /// SYN-ACKs that were sent again since the socket is known.
-    pub synack_retransmits: u64,
-    /// When it began to listen, nanoseconds of `CLOCK_MONOTONIC`; 0 where that was not seen.
-    pub begun_ns: u64,
-    /// Inode number of the network namespace.
-    pub namespace: u32,
-    /// Connections that wait to be accepted, `sk_ack_backlog`.
-    pub accept_queue: u32,
-    /// How many may wait, `sk_max_ack_backlog`. The queue is full with one more.
-    pub accept_limit: u32,
-    /// Half-open connections, `icsk_accept_queue.qlen`.
-    pub half_open: u32,
-    /// `sk_drops`, less what it was when the socket began to listen; wraps around.
-    pub drops: u32,
-    /// The port it listens on.
-    pub port: u16,
-    /// `AF_INET` (2) or `AF_INET6` (10).
-    pub family: u8,
-    /// The state, in the kernel's numbers. It listens no more if it is another than `LISTEN`.
-    pub state: u8,
-    /// Local address as it goes over the wire; IPv4 uses the first four bytes.
-    pub address: [u8; 16],
-}
 
 /// What connections are told apart by when they are counted: the listening socket that they
 /// belong to, or the group of such sockets.
@@ -119,8 +76,6 @@ impl ListenAddress {
 pub struct ServiceCounts {
     /// A bit for each hash of a half-open connection's peer: few bits, few peers.
     pub peers: u64,
-    /// Which pass that was.
-    pub pass: u32,
     /// 1 where a listening socket there defers accepting.
     pub defers: u32,
     /// Connections by state; those half open are in `NewSynRecv`.
@@ -135,8 +90,6 @@ pub struct ServiceCounts {
     pub retransmits: u32,
     /// Age of the oldest half-open one, milliseconds.
     pub oldest_ms: u32,
-    /// Always 0.
-    pub padding: u32,
 }
 
 /// What there is to say of a half-open connection.
@@ -234,10 +187,9 @@ impl HalfOpenCounts {
 }
 
 const _: () = {
-    assert!(size_of::<ListenerCounters>() == 24);
-    assert!(size_of::<ListenerRecord>() == 64);
+    assert!(size_of::<PortSet>() * 8 == 1 << 16);
     assert!(size_of::<ListenAddress>() == 24);
-    assert!(size_of::<ServiceCounts>() == 104);
+    assert!(size_of::<ServiceCounts>() == 96);
     assert!(size_of::<HalfOpenCounts>() == 44);
 };
 

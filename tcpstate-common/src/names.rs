@@ -10,19 +10,23 @@ pub mod program {
     pub const RESET_SENT: &str = "tcp_reset_sent";
     /// `tp_btf/tcp_receive_reset`: counts resets that come.
     pub const RESET_RECEIVED: &str = "tcp_reset_recv";
-    /// `iter/tcp`: counts the sockets of one namespace.
-    pub const COUNT_SOCKETS: &str = "tcp_count";
-    /// `iter/tcp`: counts the sockets of one namespace and describes those in CLOSE_WAIT.
-    pub const CLOSE_WAIT: &str = "tcp_close_wait";
-    /// `iter/tcp`: counts the sockets of one namespace and describes those whose peers do not
-    /// answer.
-    pub const UNANSWERED: &str = "tcp_unanswered";
-    /// `iter/bpf_map_elem`: reads the queues of all listening sockets.
-    pub const LISTENERS: &str = "tcp_listeners";
     /// `tp_btf/tcp_retransmit_synack`: counts SYN-ACKs that are sent again.
     pub const SYNACK: &str = "tcp_synack";
-    /// `iter/task_file`: tells which processes hold the sockets in CLOSE_WAIT.
-    pub const OWNERS: &str = "tcp_owners";
+    /// Run on request: reads a range of buckets of a hash table.
+    pub const READ_TABLE: &str = "read_table";
+    /// Run on request: reads the list of network namespaces.
+    pub const READ_NAMESPACES: &str = "read_namespaces";
+    /// Run on request: reads one piece of memory.
+    pub const READ_BLOCK: &str = "read_block";
+    /// Run on request: tells which processes hold the sockets in CLOSE_WAIT.
+    pub const OWNERS: &str = "read_owners";
+    /// Run on request: goes along the accept queue of a listener.
+    pub const CHAIN: &str = "read_chain";
+    /// Run on request: reads the path of a cgroup.
+    pub const CGROUP: &str = "read_cgroup";
+    /// Run once: tells where the addresses in [`map::STOPWATCH`](super::map::STOPWATCH) are
+    /// measured from.
+    pub const ORIGIN: &str = "tcp_origin";
 }
 
 /// Maps.
@@ -36,28 +40,30 @@ pub mod map {
     pub const LIVE: &str = "LIVE";
     /// Array of [`Row`](crate::stopwatch::Row): since when sockets are in CLOSE_WAIT.
     pub const STOPWATCH: &str = "STOPWATCH";
+    /// Array of one `u64`: the address that those of sockets are measured from there.
+    pub const ORIGIN: &str = "ORIGIN";
+    /// Array of one [`Table`](crate::pass::Table).
+    pub const TABLE: &str = "TABLE";
+    /// Array of one [`Namespaces`](crate::pass::Namespaces).
+    pub const KERNEL_NAMESPACES: &str = "NETS";
+    /// Array of one [`Block`](crate::pass::Block).
+    pub const BLOCK: &str = "BLOCK";
+    /// Array of one [`Owners`](crate::pass::Owners).
+    pub const OWNERS: &str = "OWNERS";
+    /// Array of one [`Chain`](crate::pass::Chain).
+    pub const CHAIN: &str = "CHAIN";
+    /// Array of one [`Cgroup`](crate::pass::Cgroup).
+    pub const CGROUP: &str = "CGROUP";
     /// Array of [`BriefRow`](crate::stopwatch::BriefRow): since when sockets are in another state.
     pub const BRIEF: &str = "BRIEF";
     /// Per-CPU array of one [`ResetCounters`](crate::ResetCounters).
     pub const RESETS: &str = "RESETS";
-    /// Hash from a listening socket's address to its
-    /// [`ListenerCounters`](crate::ListenerCounters).
-    pub const LISTENERS: &str = "LISTENERS";
-    /// Hash from a [`ListenAddress`](crate::ListenAddress) to its
-    /// [`ServiceCounts`](crate::ServiceCounts).
-    pub const SERVICES: &str = "SERVICES";
-    /// Array of [`Destinations`](crate::Destinations).
-    pub const DESTINATIONS: &str = "DESTINATIONS";
-    /// Array of one [`PortSet`](crate::PortSet): what `connect()` may choose.
-    pub const PORT_RANGE: &str = "PORT_RANGE";
+    /// Hash from a listening socket's address to how many SYN-ACKs were sent again at it.
+    pub const SYNACKS: &str = "SYNACKS";
     /// Ring buffer of [`TransitionRecord`](crate::TransitionRecord).
     pub const EVENTS: &str = "EVENTS";
     /// Per-CPU array of one [`EventCounters`](crate::EventCounters).
     pub const EVENT_COUNTERS: &str = "EVENT_COUNTERS";
-    /// Array of one [`SocketCounts`](crate::SocketCounts).
-    pub const SOCKET_COUNTS: &str = "SOCKET_COUNTS";
-    /// Array of one [`ClockSample`](crate::ClockSample).
-    pub const CLOCK: &str = "CLOCK";
     /// The ring buffer of aya-log.
     pub const KERNEL_LOG: &str = "AYA_LOGS";
 }
@@ -69,9 +75,6 @@ pub mod global {
     pub const RECORD_MASK: &str = "RECORD_MASK";
     /// `u32`, a power of two: at each multiple of so many unread bytes the ring's reader is woken.
     pub const WAKE_UP_BYTES: &str = "WAKE_UP_BYTES";
-    /// `u8`: 1 if `tcp_owners` is to write a record of every TCP socket, 0 if only of those that
-    /// have to do with CLOSE_WAIT.
-    pub const EVERY_OWNER: &str = "EVERY_OWNER";
     /// `u8`: 1 if `tcp_send_reset` tells why the reset is sent.
     pub const RESETS_HAVE_REASONS: &str = "RESET_REASON";
     /// `u8`: the level of aya-log, 0 for off.

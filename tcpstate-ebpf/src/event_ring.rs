@@ -63,12 +63,6 @@ pub(crate) fn count_unknown_state() {
     update(|counters| counters.unknown_state += 1);
 }
 
-/// Counts a SYN-ACK that was sent again for a listening socket that there is no room for.
-#[inline(always)]
-pub(crate) fn count_unlisted() {
-    update(|counters| counters.unlisted += 1);
-}
-
 #[inline(always)]
 fn update(change: impl FnOnce(&mut EventCounters)) {
     if let Some(counters) = EVENT_COUNTERS.get_ptr_mut(0) {

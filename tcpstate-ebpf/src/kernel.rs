@@ -5,12 +5,6 @@
 //! the type, and the kernel turns a fault into a zero. Anything else is copied by a helper that
 //! checks the address ([`copy`], [`read`]).
 
-mod accept_queue;
-mod bare_sock;
-mod block;
-mod file;
-mod request;
-mod seq_file;
 mod sock;
 mod task;
 
@@ -22,13 +16,8 @@ use aya_ebpf::{
 };
 use tcpstate_common::MISSING;
 
-pub(crate) use accept_queue::AcceptQueue;
-pub(crate) use bare_sock::{BareSock, Look};
-pub(crate) use file::File;
-pub(crate) use request::Request;
-pub(crate) use seq_file::SeqFile;
-pub(crate) use sock::{BindBucket, Sock, TcpSock, TimewaitSock};
-pub(crate) use task::{Caller, Task};
+pub(crate) use sock::{Sock, TcpSock};
+pub(crate) use task::Caller;
 
 macro_rules! offsets {
     ($($name:ident $(= $default:ident)?),+ $(,)?) => {
@@ -44,7 +33,6 @@ offsets!(
     SK_STATE,
     SK_FAMILY,
     SK_NET,
-    SK_NUM,
     SK_DPORT,
     SK_DADDR,
     SK_RCV_SADDR,
@@ -56,47 +44,17 @@ offsets!(
     SK_SOCKET,
     INET_SPORT,
     NET_INUM,
-    TW_SUBSTATE,
-    TW_TS_RECENT,
-    TW_BIND_BUCKET,
-    BIND_BUCKET,
-    FAST_REUSE,
-    RCV_NXT,
-    COPIED_SEQ,
-    WRITE_SEQ,
-    SND_UNA,
-    RCV_TSTAMP,
-    SENT_AGAIN,
-    PROBES_OUT,
-    ACCEPT_HEAD,
-    ACK_BACKLOG,
-    MAX_ACK_BACKLOG,
-    SK_DROPS,
-    REQ_QUEUE_LENGTH,
-    DEFER_ACCEPT,
-    REQ_RETRANSMITS,
-    REQ_ACKED,
-    REQ_SENT,
     SRTT,
     TOTAL_RETRANSMITS,
     DATA_SEGMENTS_IN,
-    REQ_SK,
-    REQ_NEXT,
-    FILE_INODE,
-    FILE_PRIVATE,
-    INODE_MODE,
-    SOCKET_FILE,
-    SOCKET_SK,
+    MAX_ACK_BACKLOG,
+    WRITE_SEQ,
+    SND_UNA,
     TASK_TGID,
     TASK_LEADER,
     TASK_COMM,
-    TASK_START,
-    SEQ_FILE,
-    FILE_REF = MISSING,
-    FILE_COUNT = MISSING,
     TCP_CLOCK = MISSING,
     LINGER2 = MISSING,
-    MPTCP_FIRST = MISSING,
 );
 
 /// `IPPROTO_TCP`. MPTCP's own sockets (262) and SCTP's (132) pass the same tracepoint; MPTCP
@@ -140,15 +98,6 @@ fn read_at<T>(from: *const u8) -> Option<T> {
     unsafe { bpf_probe_read_kernel(from.cast::<T>()) }.ok()
 }
 
-/// Like [`read`], but 0 for what cannot be read: without a branch, of which a long loop can have
-/// one each time round.
-#[inline(always)]
-fn read_or_zero<const SIZE: usize>(base: *const u8, offset: &Global<u32>) -> [u8; SIZE] {
-    let mut bytes = [0; SIZE];
-    copy(base, offset, &mut bytes);
-    bytes
-}
-
 /// The address of what `pointer` points to, as something to reckon with: the verifier lets no
 /// shift near a pointer, and forgets what one is only on a way through memory.
 #[inline(always)]
@@ -170,8 +119,8 @@ fn distance(pointer: *const u8) -> u64 {
     distance
 }
 
-/// The [`distance`] of what lies at `address`.
+/// What [`distance`] measures from.
 #[inline(always)]
-fn distance_of(address: u64) -> u64 {
-    address.wrapping_sub(as_number((&raw const SK_STATE).cast()))
+pub(crate) fn origin() -> u64 {
+    as_number((&raw const SK_STATE).cast())
 }

@@ -6,13 +6,33 @@ use tcpstate_common::{
     stopwatch::{self, BriefRow, ROWS, Row, StopwatchKey},
 };
 
+use crate::kernel;
+
+/// `BPF_F_MMAPABLE`: the agent looks sockets up in its own memory.
+const MMAPABLE: u32 = 1 << 10;
+
 /// For CLOSE_WAIT.
 #[map]
-static STOPWATCH: Array<Row> = Array::with_max_entries(ROWS, 0);
+static STOPWATCH: Array<Row> = Array::with_max_entries(ROWS, MMAPABLE);
 
 /// For the other states.
 #[map]
 static BRIEF: Array<BriefRow> = Array::with_max_entries(ROWS, 0);
+
+/// What [`Sock::key`](crate::kernel::Sock::key) measures from, for the agent, which has addresses.
+#[map]
+static ORIGIN: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Tells it. The agent runs it once.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+extern "C" fn tcp_origin(_ctx: *const u64) -> u64 {
+    if let Some(at) = ORIGIN.get_ptr_mut(0) {
+        // SAFETY: the map gave a valid element; it runs once.
+        unsafe { *at = kernel::origin() };
+    }
+    0
+}
 
 const CLOSE_WAIT: u64 = TimedState::CloseWait as u64;
 
@@ -54,19 +74,6 @@ pub(crate) fn lap(socket: u64, now_ns: u64) -> (u64, bool) {
     let started = key.start(&words, now_ns);
     store(row, started.index, started.word);
     (lasted, started.displaced)
-}
-
-/// Since when the socket with this [`key`](crate::kernel::Sock::key) is in CLOSE_WAIT; 0 where
-/// that is not known.
-#[inline(always)]
-pub(crate) fn since(socket: u64, now_ns: u64) -> u64 {
-    let key = StopwatchKey::of(socket);
-    let Some(row) = STOPWATCH.get_ptr_mut(key.row) else {
-        return 0;
-    };
-    let words = words(row);
-    key.find(&words)
-        .map_or(0, |index| stopwatch::since(at(&words, index), now_ns))
 }
 
 /// Whether another socket's beginning had to make room.

@@ -15,7 +15,7 @@ use crate::{
     ends::EndedSocket,
     event_ring, handshake,
     kernel::{Sock, TcpSock},
-    listeners, namespaces, records, stopwatch,
+    namespaces, records, stopwatch, synack,
 };
 
 /// Which kinds of transition get a record, a [`RecordMask`].
@@ -109,7 +109,9 @@ fn go_on(
     } else if due.is_timed() {
         step(sock, due, counters);
     } else if due.is_listener() {
-        listen(sock.identity(), new);
+        if new == TcpState::Close as u32 {
+            synack::forget(sock.identity());
+        }
     }
 }
 
@@ -229,16 +231,6 @@ fn leave(
 #[inline(always)]
 fn segment_ns(tcp: Option<TcpSock>) -> Option<u64> {
     tcp.and_then(TcpSock::clock_ns)
-}
-
-/// A socket begins to listen, or ceases to.
-#[inline(never)]
-fn listen(socket: u64, new: u32) {
-    if new == TcpState::Listen as u32 {
-        listeners::begin(socket);
-    } else {
-        listeners::end(socket);
-    }
 }
 
 #[inline(always)]

@@ -26,9 +26,10 @@ const PROFILE: &str = "ebpf";
 /// Where they are committed, relative to the workspace.
 const COMMITTED: &str = "tcpstate-agent/ebpf-object";
 /// Each binary of the package, and the object that is made of it.
-const OBJECTS: [(&str, &str); 3] = [
+const OBJECTS: [(&str, &str); 4] = [
     ("tcpstate-ebpf", "tcpstate.bpf.o"),
     ("tcpstate-segments", "segments.bpf.o"),
+    ("tcpstate-pass", "pass.bpf.o"),
     ("tcpstate-where", "where.bpf.o"),
 ];
 

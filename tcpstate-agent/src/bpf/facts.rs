@@ -8,7 +8,11 @@ use std::{collections::BTreeMap, path::Path};
 use procfs::process::Process;
 use tcpstate_common::FIELDS;
 
-use super::kernel_btf::{FieldError, KERNEL_BTF, KernelBtf};
+use super::{
+    kernel_btf::{FieldError, KERNEL_BTF, KernelBtf},
+    layout::Layout,
+    pass::OwnerLayout,
+};
 
 /// What the agent needs to know of kernel and permissions.
 #[derive(Clone, Debug)]
@@ -30,12 +34,8 @@ pub struct Facts {
 pub struct BtfFacts {
     /// The tracepoint `inet_sock_set_state` can be attached to.
     pub has_state_tracepoint: bool,
-    /// `iter/tcp` exists.
-    pub has_tcp_iterator: bool,
-    /// `iter/task_file` exists.
-    pub has_task_file_iterator: bool,
-    /// Iterators over the elements of a map exist.
-    pub has_map_iterator: bool,
+    /// Raw tracepoint programs can be run on request.
+    pub has_run_on_request: bool,
     /// The tracepoint `tcp_retransmit_synack` can be attached to.
     pub has_synack_tracepoint: bool,
     /// The tracepoint `tcp_send_reset` can be attached to.
@@ -46,6 +46,10 @@ pub struct BtfFacts {
     pub reset_reasons: Vec<String>,
     /// BPF ring buffers exist.
     pub has_ring_buffer: bool,
+    /// Where the kernel keeps what a walk over its processes reads, or what is missing.
+    pub owners: Result<OwnerLayout, FieldError>,
+    /// Where things lie in the kernel's tables, or what is missing.
+    pub layout: Result<Box<Layout>, FieldError>,
     /// Offset by the name of the global that wants it.
     pub offsets: BTreeMap<&'static str, Result<u32, FieldError>>,
 }
@@ -131,14 +135,14 @@ impl BtfFacts {
         let btf = KernelBtf::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self {
             has_state_tracepoint: btf.has_typedef("btf_trace_inet_sock_set_state"),
-            has_tcp_iterator: btf.has_function("bpf_iter_tcp"),
-            has_task_file_iterator: btf.has_function("bpf_iter_task_file"),
-            has_map_iterator: btf.has_function("bpf_iter_bpf_map_elem"),
+            has_run_on_request: btf.has_function("bpf_prog_test_run_raw_tp"),
             has_synack_tracepoint: btf.has_typedef("btf_trace_tcp_retransmit_synack"),
             has_reset_sent_tracepoint: btf.has_typedef("btf_trace_tcp_send_reset"),
             has_reset_received_tracepoint: btf.has_typedef("btf_trace_tcp_receive_reset"),
             reset_reasons: reset_reasons(&btf),
             has_ring_buffer: btf.has_enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF"),
+            owners: OwnerLayout::resolve(&btf),
+            layout: Layout::find(&btf).map(Box::new),
             offsets: FIELDS
                 .iter()
                 .map(|field| (field.global, btf.offset(field)))

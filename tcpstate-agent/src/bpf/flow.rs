@@ -188,26 +188,6 @@ impl Flow {
         Ok(())
     }
 
-    /// The namespaces in which transitions were seen and that have no live counters.
-    pub fn strangers(&self) -> Result<Vec<u32>, MapError> {
-        let mut strangers = Vec::new();
-        for inode in self.namespaces.keys() {
-            let inode = inode?;
-            if self.slots.of(inode).is_none() {
-                strangers.push(inode);
-            }
-        }
-        Ok(strangers)
-    }
-
-    /// Forgets a stranger, until it shows up again.
-    pub fn forget_stranger(&mut self, inode: u32) -> Result<(), MapError> {
-        if self.slots.of(inode).is_some() {
-            return Ok(());
-        }
-        self.forget(inode)
-    }
-
     fn forget(&mut self, inode: u32) -> Result<(), MapError> {
         match self.namespaces.remove(&inode) {
             Err(MapError::KeyNotFound) => Ok(()),

@@ -1,6 +1,6 @@
 //! What the running kernel's BTF says: where a field lies, whether a hook exists.
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use btf_rs::{Backend, Btf, BtfType, Struct, Type};
 use tcpstate_common::KernelField;
@@ -60,17 +60,27 @@ impl KernelBtf {
 
     /// Offset of `field` in bytes, or in bits where it is a single one.
     pub fn offset(&self, field: &KernelField) -> Result<u32, FieldError> {
-        let structure = field.structure;
+        self.offset_of(field.structure, field.path, field.size)
+    }
+
+    /// Offset of the member that `path` leads to, of `wanted` bytes; in bits where that is 0 and it
+    /// is a bit field.
+    pub fn offset_of(
+        &self,
+        structure: &'static str,
+        path: &'static str,
+        wanted: u32,
+    ) -> Result<u32, FieldError> {
         let mut current = self
             .structure(structure)
             .ok_or(FieldError::NoStruct { structure })?;
         let mut bits = 0;
-        let mut segments = field.path.split('.').peekable();
+        let mut segments = path.split('.').peekable();
         while let Some(segment) = segments.next() {
             let no_member = || FieldError::NoMember {
                 structure,
                 member: segment.to_owned(),
-                path: field.path,
+                path,
             };
             let found = self.member(&current, segment).ok_or_else(no_member)?;
             bits += found.bit_offset;
@@ -81,7 +91,7 @@ impl KernelBtf {
                 current = inner;
                 continue;
             }
-            if field.size == 0 && found.is_bit_field {
+            if wanted == 0 && found.is_bit_field {
                 return Ok(bits);
             }
             let actual = if found.is_bit_field {
@@ -89,16 +99,54 @@ impl KernelBtf {
             } else {
                 self.size(&found.r#type)
             };
-            if actual != field.size || bits % 8 != 0 {
+            if actual != wanted || bits % 8 != 0 {
                 return Err(FieldError::Size {
                     structure,
-                    path: field.path,
+                    path,
                     actual,
-                    wanted: field.size,
+                    wanted,
                 });
             }
         }
         Ok(bits / 8)
+    }
+
+    /// Whether a struct has a member of this name.
+    #[must_use]
+    pub fn has_member(&self, structure: &str, name: &str) -> bool {
+        self.structure(structure)
+            .is_some_and(|found| self.member(&found, name).is_some())
+    }
+
+    /// The size of a struct in bytes.
+    #[must_use]
+    pub fn size_of(&self, structure: &str) -> Option<u32> {
+        u32::try_from(self.structure(structure)?.size()).ok()
+    }
+
+    /// The values of enumerators whose names begin with one of `prefixes`, whatever enum they are
+    /// of: many have no name.
+    #[must_use]
+    pub fn enumerators(&self, prefixes: &[&str]) -> BTreeMap<String, u32> {
+        let mut found = BTreeMap::new();
+        // They are numbered from 1 on.
+        let all = (1..).map_while(|number| self.0.resolve_type_by_id(number).ok());
+        for r#type in all {
+            let Type::Enum(r#enum) = r#type else {
+                continue;
+            };
+            for member in &r#enum.members {
+                let Some(name) = self.name(member) else {
+                    continue;
+                };
+                if !prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+                    // Those of one enum begin alike.
+                    break;
+                }
+                found.insert(name, member.val());
+            }
+        }
+        found
     }
 
     /// Whether a function of this name exists; an iterator over `tcp` is `bpf_iter_tcp`.

@@ -5,13 +5,13 @@ use std::{error::Error, os::fd::AsFd as _, path::Path};
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Map, MapData, MapError, RingBuf},
-    programs::{BtfTracePoint, Iter, ProgramError, tp_btf::BtfTracePointLink},
+    programs::{BtfTracePoint, ProgramError, tp_btf::BtfTracePointLink},
     util::nr_cpus,
 };
 use rustix::io::Errno;
 use tcpstate_common::{NamespaceCounters, RecordMask, global, map};
 use thiserror::Error;
-use tracing::{Level, debug, enabled};
+use tracing::{Level, debug, enabled, warn};
 
 use super::{
     event_ring::EventRing,
@@ -19,12 +19,10 @@ use super::{
     flow::{Flow, FlowMaps},
     kernel_btf::KERNEL_BTF,
     kernel_log::{KernelLog, KernelLogLevel},
-    listener_table::ListenerTable,
-    map_iterator::MapIterator,
+    pass::{KernelTables, OpenError, OwnersError, OwnersReader, PassObject, Stopwatch},
     plan::{Obstacle, ProgramId, plan},
     reset_table::ResetTable,
-    service_table::ServiceTable,
-    socket_pass::SocketPass,
+    synack_table::SynAckTable,
 };
 
 /// The programs, built by `cargo xtask ebpf build`.
@@ -55,12 +53,12 @@ pub struct Loaded {
     pub flow: Option<Flow>,
     /// The transition records; there when `flow` is.
     pub events: Option<EventRing>,
-    /// The counter of sockets.
-    pub socket_pass: Option<SocketPass>,
-    /// The reader of listening sockets.
-    pub listeners: Option<(ListenerTable, ServiceTable)>,
-    /// Keeps the counter of SYN-ACKs attached.
-    pub synack_link: Option<BtfTracePointLink>,
+    /// The kernel's own tables.
+    pub tables: Option<KernelTables>,
+    /// The kernel's list of processes.
+    pub owners: Option<OwnersReader>,
+    /// The counter of SYN-ACKs.
+    pub synacks: Option<SynAckTable>,
     /// The counters of resets.
     pub resets: Option<ResetTable>,
     /// The kernel side's messages, if wanted.
@@ -131,9 +129,9 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     let mut loaded = Loaded {
         flow: None,
         events: None,
-        socket_pass: None,
-        listeners: None,
-        synack_link: None,
+        tables: None,
+        owners: None,
+        synacks: None,
         resets: None,
         kernel_log: None,
         programs: Vec::new(),
@@ -154,6 +152,16 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
 
     raise_locked_memory_limit();
+    let runs_on_request: Vec<ProgramId> = allowed
+        .iter()
+        .copied()
+        .filter(|program| ProgramId::SNAPSHOT.contains(program))
+        .collect();
+    if runs_on_request.len() == allowed.len() {
+        // Nothing that is attached is wanted, nor what that would know.
+        load_readers(facts, options, &runs_on_request, None, &mut loaded);
+        return Ok(loaded);
+    }
     // The library rounds up in the same way.
     let event_ring_bytes = options.event_ring_bytes.max(PAGE).next_power_of_two();
     let mut ebpf = match open_object(facts, options) {
@@ -176,12 +184,9 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
             ProgramId::Transition => {
                 start_transition(&mut ebpf, &btf, event_ring_bytes, &mut loaded)?
             }
-            ProgramId::CountSockets | ProgramId::CloseWait | ProgramId::Unanswered => {
-                load_iterator(&mut ebpf, &btf, program, "tcp")
-            }
-            ProgramId::Owners => load_iterator(&mut ebpf, &btf, program, "task_file"),
-            ProgramId::Listeners => start_listeners(&mut ebpf, &btf, &mut loaded)?,
-            ProgramId::SynAck => start_synack(&mut ebpf, &btf, &mut loaded),
+            // After the others: by then the kernel's types take no memory any more.
+            ProgramId::Tables | ProgramId::Owners => continue,
+            ProgramId::SynAck => start_synack(&mut ebpf, &btf, &mut loaded)?,
             ProgramId::ResetSent | ProgramId::ResetReceived => attach(&mut ebpf, &btf, program)
                 .map(|(verified, link)| {
                     reset_links.push((program, link));
@@ -193,6 +198,18 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
     drop(btf);
     return_free_memory();
+    let stopwatch = runs_on_request.contains(&ProgramId::Owners).then(|| {
+        Stopwatch::take(&mut ebpf)
+            .inspect_err(|error| warn!(%error, "cannot tell since when sockets are in CLOSE_WAIT"))
+            .ok()
+    });
+    load_readers(
+        facts,
+        options,
+        &runs_on_request,
+        stopwatch.flatten(),
+        &mut loaded,
+    );
     loaded.programs.sort_by_key(|status| status.program);
     if !reset_links.is_empty() {
         let counters = take_map(&mut ebpf, map::RESETS)?;
@@ -201,28 +218,6 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
         loaded.resets = Some(ResetTable::new(counters, reasons, reset_links));
     }
 
-    let runs = |wanted| {
-        let mut programs = loaded.programs.iter();
-        programs.any(|status| status.program == wanted && status.outcome.is_ok())
-    };
-    if runs(ProgramId::CountSockets) {
-        let tells_unanswered = runs(ProgramId::Unanswered);
-        let tells_owners = runs(ProgramId::CloseWait) && runs(ProgramId::Owners);
-        let counts = take_map(&mut ebpf, map::SOCKET_COUNTS)?;
-        let clock = take_map(&mut ebpf, map::CLOCK)?;
-        let port_range = take_map(&mut ebpf, map::PORT_RANGE)?;
-        let destinations = take_map(&mut ebpf, map::DESTINATIONS)?;
-        loaded.socket_pass = Some(SocketPass {
-            ebpf,
-            counts,
-            clock,
-            port_range,
-            destinations,
-            passes: 0,
-            tells_owners,
-            tells_unanswered,
-        });
-    }
     Ok(loaded)
 }
 
@@ -237,7 +232,6 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
     // As large as the ring becomes.
     let wake_up_bytes = options.event_ring_bytes.max(PAGE).next_power_of_two() / 4;
     let log_level = options.kernel_log.global();
-    let every_owner = u8::from(options.every_owner);
     let reset_reasons = facts.btf.iter().any(|btf| !btf.reset_reasons.is_empty());
     let reset_reasons = u8::from(reset_reasons);
 
@@ -250,7 +244,6 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
         .override_global(global::RECORD_MASK, &record_mask, true)
         .override_global(global::WAKE_UP_BYTES, &wake_up_bytes, true)
         .override_global(global::LOG_LEVEL, &log_level, true)
-        .override_global(global::EVERY_OWNER, &every_owner, true)
         .override_global(global::RESETS_HAVE_REASONS, &reset_reasons, true)
         .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE))
         .map_max_entries(map::LIVE, namespaces_that_fit(cpus))
@@ -302,10 +295,62 @@ fn start_transition(
     Ok(Ok(verified))
 }
 
-fn start_synack(ebpf: &mut Ebpf, btf: &Btf, loaded: &mut Loaded) -> Result<u32, ProgramError> {
-    let (verified, link) = attach(ebpf, btf, ProgramId::SynAck)?;
-    loaded.synack_link = Some(link);
-    Ok(verified)
+/// The outer error is the object's, the inner one the kernel's refusal of this program.
+fn start_synack(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    loaded: &mut Loaded,
+) -> Result<Result<u32, ProgramError>, LoadError> {
+    let (verified, link) = match attach(ebpf, btf, ProgramId::SynAck) {
+        Ok(attached) => attached,
+        Err(error) => return Ok(Err(error)),
+    };
+    loaded.synacks = Some(SynAckTable::new(take_map(ebpf, map::SYNACKS)?, link));
+    Ok(Ok(verified))
+}
+
+/// Loads the programs that are run on request.
+fn load_readers(
+    facts: &Facts,
+    options: &LoadOptions<'_>,
+    programs: &[ProgramId],
+    stopwatch: Option<Stopwatch>,
+    loaded: &mut Loaded,
+) {
+    let Ok(btf) = &facts.btf else {
+        // The plan has said why.
+        return;
+    };
+    let mut object = match PassObject::load() {
+        Ok(object) => object,
+        Err(error) => {
+            loaded.refuse(programs, &object_refusal(&error));
+            return;
+        }
+    };
+    let mut stopwatch = stopwatch;
+    for &program in programs {
+        let outcome = match (program, &btf.layout, &btf.owners) {
+            (ProgramId::Tables, Ok(layout), _) => object
+                .tables(layout)
+                .map(|tables| loaded.tables.insert(tables).verified())
+                .map_err(|error| match error {
+                    OpenError::Program(error) => refusal(program, &error),
+                    error => unexpected(&error),
+                }),
+            (ProgramId::Owners, _, Ok(layout)) => object
+                .owners(layout, options.every_owner, stopwatch.take())
+                .map(|owners| loaded.owners.insert(owners).verified())
+                .map_err(|error| match error {
+                    OwnersError::Run(error) => refusal(program, &error),
+                    error => unexpected(&error),
+                }),
+            // The plan has said why.
+            _ => continue,
+        };
+        loaded.programs.push(ProgramStatus { program, outcome });
+    }
+    loaded.programs.sort_by_key(|status| status.program);
 }
 
 /// Attaches a program to its tracepoint.
@@ -321,44 +366,11 @@ fn attach(
     Ok((verified_instructions(&program.info()?), link))
 }
 
-/// The outer error is the object's, the inner one the kernel's refusal of this program.
-fn start_listeners(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    loaded: &mut Loaded,
-) -> Result<Result<u32, ProgramError>, LoadError> {
-    let sockets = match ebpf.map(map::LISTENERS) {
-        Some(Map::HashMap(data)) => data.fd().as_fd().try_clone_to_owned(),
-        _ => Err(std::io::ErrorKind::NotFound.into()),
-    };
-    let attach = || {
-        let program: &mut Iter = program(ebpf, ProgramId::Listeners)?.try_into()?;
-        program.load("bpf_map_elem", btf)?;
-        let iterator = MapIterator::attach(program.fd()?.as_fd(), sockets?.as_fd())?;
-        Ok((verified_instructions(&program.info()?), iterator))
-    };
-    let (verified, iterator) = match attach() {
-        Ok(attached) => attached,
-        Err(error) => return Ok(Err(error)),
-    };
-    let sockets = take_map(ebpf, map::LISTENERS)?;
-    let services = take_map(ebpf, map::SERVICES)?;
-    loaded.listeners = Some((
-        ListenerTable::new(sockets, iterator),
-        ServiceTable::new(services),
-    ));
-    Ok(Ok(verified))
-}
-
-fn load_iterator(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    id: ProgramId,
-    kind: &str,
-) -> Result<u32, ProgramError> {
-    let program: &mut Iter = program(ebpf, id)?.try_into()?;
-    program.load(kind, btf)?;
-    Ok(verified_instructions(&program.info()?))
+fn unexpected(error: &dyn Error) -> Obstacle {
+    Obstacle {
+        cause: error.to_string(),
+        remedy: "report it with the output of `uname -r`".to_owned(),
+    }
 }
 
 fn program(ebpf: &mut Ebpf, id: ProgramId) -> Result<&mut aya::programs::Program, ProgramError> {

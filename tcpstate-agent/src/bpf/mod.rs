@@ -9,15 +9,14 @@ pub mod facts;
 mod flow;
 pub mod kernel_btf;
 mod kernel_log;
-mod listener_table;
+pub mod layout;
 mod load;
-mod map_iterator;
+mod pass;
 pub mod plan;
 mod reset_table;
 mod segments;
-mod service_table;
-mod socket_pass;
 mod stack_samples;
+mod synack_table;
 mod syscall;
 mod wire;
 
@@ -25,13 +24,12 @@ pub use aya::{maps::MapError, programs::ProgramError};
 pub use event_ring::{EventRing, RecordsRead, WakeUp};
 pub use flow::{AddError, Counted, Flow};
 pub use kernel_log::{KernelLog, KernelLogLevel};
-pub use listener_table::ListenerTable;
 pub use load::{LoadError, LoadOptions, Loaded, ProgramStatus, load};
+pub use pass::{
+    Contents, Details, Faults, HashTable, HeldProcesses, KernelTables, OpenError, OwnerLayout,
+    OwnerWalk, OwnersError, OwnersReader, Progress, ReadError, Stopwatch, TableWalk, WalkAccount,
+};
 pub use reset_table::{ResetTable, Resets};
 pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};
-pub use service_table::ServiceTable;
-pub use socket_pass::{PassError, SocketPass};
 pub use stack_samples::{AcceptHook, Hooks, ReadHook, StackSampleError, StackSamples};
-
-/// Keeps the counter of SYN-ACKs attached.
-pub type SynAckLink = aya::programs::tp_btf::BtfTracePointLink;
+pub use synack_table::SynAckTable;

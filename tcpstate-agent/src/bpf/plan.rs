@@ -20,50 +20,32 @@ pub enum ProgramId {
     ResetSent,
     /// Counts resets that come.
     ResetReceived,
-    /// Counts the sockets of a namespace.
-    CountSockets,
-    /// Describes the sockets of a namespace that are in CLOSE_WAIT.
-    CloseWait,
-    /// Describes the sockets of a namespace whose peers do not answer.
-    Unanswered,
-    /// Reads the queues of listening sockets.
-    Listeners,
+    /// Reads the kernel's own tables of sockets.
+    Tables,
     /// Tells which processes hold sockets in CLOSE_WAIT, and those that listen.
     Owners,
 }
 
 impl ProgramId {
     /// Every program, in the order in which they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 6] = [
         Self::Transition,
         Self::SynAck,
         Self::ResetSent,
         Self::ResetReceived,
-        Self::CountSockets,
-        Self::CloseWait,
-        Self::Unanswered,
-        Self::Listeners,
+        Self::Tables,
         Self::Owners,
     ];
     /// Those that look at what there is, and see nothing of what happens.
-    pub const SNAPSHOT: [Self; 5] = [
-        Self::CountSockets,
-        Self::CloseWait,
-        Self::Unanswered,
-        Self::Listeners,
-        Self::Owners,
-    ];
+    pub const SNAPSHOT: [Self; 2] = [Self::Tables, Self::Owners];
 
     /// The program's name in the object and in `bpftool`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Transition => program::TRANSITION,
-            Self::CountSockets => program::COUNT_SOCKETS,
-            Self::CloseWait => program::CLOSE_WAIT,
-            Self::Unanswered => program::UNANSWERED,
+            Self::Tables => program::READ_TABLE,
             Self::Owners => program::OWNERS,
-            Self::Listeners => program::LISTENERS,
             Self::SynAck => program::SYNACK,
             Self::ResetSent => program::RESET_SENT,
             Self::ResetReceived => program::RESET_RECEIVED,
@@ -75,9 +57,7 @@ impl ProgramId {
     pub const fn hook(self) -> &'static str {
         match self {
             Self::Transition => "tp_btf/inet_sock_set_state",
-            Self::CountSockets | Self::CloseWait | Self::Unanswered => "iter/tcp",
-            Self::Owners => "iter/task_file",
-            Self::Listeners => "iter/bpf_map_elem",
+            Self::Tables | Self::Owners => "run on request",
             Self::SynAck => "tp_btf/tcp_retransmit_synack",
             Self::ResetSent => "tp_btf/tcp_send_reset",
             Self::ResetReceived => "tp_btf/tcp_receive_reset",
@@ -89,11 +69,11 @@ impl ProgramId {
     pub const fn purpose(self) -> &'static str {
         match self {
             Self::Transition => "state transitions, and gauges that move with each of them",
-            Self::CountSockets => "how many sockets there are in each state",
-            Self::CloseWait => "why sockets stay in CLOSE_WAIT, and since when",
-            Self::Unanswered => "which connections have peers that do not answer",
+            Self::Tables => {
+                "how many sockets there are in each state, why they stay in CLOSE_WAIT, the queues \
+                 of listening sockets, and which peers do not answer"
+            }
             Self::Owners => "which processes hold the sockets in CLOSE_WAIT, and those that listen",
-            Self::Listeners => "the queues of listening sockets, and half-open connections at once",
             Self::SynAck => "how many SYN-ACKs are sent again, by listening socket",
             Self::ResetSent => "resets that this host sends, and why",
             Self::ResetReceived => "resets that come for connections of this host",
@@ -103,12 +83,8 @@ impl ProgramId {
     /// The oldest kernel that has what the program needs.
     const fn since(self) -> &'static str {
         match self {
-            Self::Transition
-            | Self::Owners
-            | Self::SynAck
-            | Self::ResetSent
-            | Self::ResetReceived => "5.8",
-            Self::CountSockets | Self::CloseWait | Self::Unanswered | Self::Listeners => "5.9",
+            Self::Transition | Self::SynAck | Self::ResetSent | Self::ResetReceived => "5.8",
+            Self::Tables | Self::Owners => "5.10",
         }
     }
 }
@@ -159,16 +135,14 @@ fn verdict(facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
 fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
     let hook = match program {
         ProgramId::Transition => btf.has_state_tracepoint,
-        ProgramId::CountSockets | ProgramId::CloseWait | ProgramId::Unanswered => {
-            btf.has_tcp_iterator
-        }
-        ProgramId::Owners => btf.has_task_file_iterator,
-        ProgramId::Listeners => btf.has_map_iterator,
+        ProgramId::Tables | ProgramId::Owners => btf.has_run_on_request,
         ProgramId::SynAck => btf.has_synack_tracepoint,
         ProgramId::ResetSent => btf.has_reset_sent_tracepoint,
         ProgramId::ResetReceived => btf.has_reset_received_tracepoint,
     };
-    let missing = if !hook {
+    let missing = if !hook && is_run(program) {
+        "BPF_PROG_TEST_RUN of raw tracepoints"
+    } else if !hook {
         program.hook()
     } else if !btf.has_ring_buffer {
         "BPF ring buffers"
@@ -181,7 +155,28 @@ fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), 
     })
 }
 
+/// Whether it is attached to nothing.
+const fn is_run(program: ProgramId) -> bool {
+    matches!(program, ProgramId::Tables | ProgramId::Owners)
+}
+
 fn fields_exist(btf: &BtfFacts, program: ProgramId) -> Result<(), Obstacle> {
+    let missing = match program {
+        ProgramId::Tables => btf.layout.as_ref().err().map(ToString::to_string),
+        ProgramId::Owners => btf.owners.as_ref().err().map(ToString::to_string),
+        _ => missing_field(btf, program),
+    };
+    missing.map_or(Ok(()), |cause| {
+        Err(Obstacle {
+            cause,
+            remedy: "this kernel lays out its sockets in a way this version does not know; \
+                     report it with the output of `uname -r`"
+                .to_owned(),
+        })
+    })
+}
+
+fn missing_field(btf: &BtfFacts, program: ProgramId) -> Option<String> {
     FIELDS
         .iter()
         .filter(|field| field.needed_by.contains(&program.name()))
@@ -193,14 +188,6 @@ fn fields_exist(btf: &BtfFacts, program: ProgramId) -> Result<(), Obstacle> {
                 field.structure, field.path
             )),
         })
-        .map_or(Ok(()), |cause| {
-            Err(Obstacle {
-                cause,
-                remedy: "this kernel lays out its sockets in a way this version does not know; \
-                         report it with the output of `uname -r`"
-                    .to_owned(),
-            })
-        })
 }
 
 fn may_load(facts: &Facts) -> Result<(), Obstacle> {
@@ -210,30 +197,30 @@ fn may_load(facts: &Facts) -> Result<(), Obstacle> {
     };
     Err(Obstacle {
         cause: format!("missing {missing}"),
-        remedy: "run as root, or grant CAP_BPF and CAP_PERFMON to load the programs, \
-                 CAP_SYS_ADMIN and CAP_SYS_PTRACE to count in other network namespaces"
-            .to_owned(),
+        remedy: "run as root, or grant CAP_BPF and CAP_PERFMON".to_owned(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bpf::{facts::Capabilities, kernel_btf::FieldError};
+    use crate::bpf::{
+        facts::Capabilities, kernel_btf::FieldError, layout::Layout, pass::OwnerLayout,
+    };
 
     const EVERY_CAPABILITY: Capabilities = Capabilities(u64::MAX);
 
     fn btf() -> BtfFacts {
         BtfFacts {
             has_state_tracepoint: true,
-            has_tcp_iterator: true,
-            has_task_file_iterator: true,
-            has_map_iterator: true,
+            has_run_on_request: true,
+            owners: Ok(OwnerLayout::default()),
             has_synack_tracepoint: true,
             has_reset_sent_tracepoint: true,
             has_reset_received_tracepoint: true,
             reset_reasons: Vec::new(),
             has_ring_buffer: true,
+            layout: Ok(Box::new(Layout::made_up())),
             offsets: FIELDS.iter().map(|field| (field.global, Ok(8))).collect(),
         }
     }
@@ -266,7 +253,7 @@ mod tests {
     fn everything_runs_where_nothing_is_missing() {
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(btf()))),
-            [const { None }; 9]
+            [const { None }; 6]
         );
     }
 
@@ -276,7 +263,7 @@ mod tests {
             only(&[Capability::Bpf, Capability::Perfmon]),
             only(&[Capability::SysAdmin]),
         ] {
-            assert_eq!(causes(&facts(capabilities, Ok(btf()))), [const { None }; 9]);
+            assert_eq!(causes(&facts(capabilities, Ok(btf()))), [const { None }; 6]);
         }
     }
 
@@ -290,7 +277,7 @@ mod tests {
             let found = causes(&facts(capabilities, Ok(btf())));
             assert_eq!(
                 found,
-                [const { Some(()) }; 9].map(|found| found.map(|()| cause.to_owned()))
+                [const { Some(()) }; 6].map(|found| found.map(|()| cause.to_owned()))
             );
         }
     }
@@ -310,70 +297,24 @@ mod tests {
 
     #[test]
     fn a_missing_hook_turns_off_its_program_alone() {
-        let without_iterator = BtfFacts {
-            has_tcp_iterator: false,
-            ..btf()
-        };
-        let no_iterator = Some("kernel 6.1.0-test has no iter/tcp".to_owned());
-        assert_eq!(
-            causes(&facts(EVERY_CAPABILITY, Ok(without_iterator))),
-            [
-                None,
-                None,
-                None,
-                None,
-                no_iterator.clone(),
-                no_iterator.clone(),
-                no_iterator,
-                None,
-                None
-            ]
-        );
-        let without_files = BtfFacts {
-            has_task_file_iterator: false,
-            ..btf()
-        };
-        assert_eq!(
-            causes(&facts(EVERY_CAPABILITY, Ok(without_files))),
-            [
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                Some("kernel 6.1.0-test has no iter/task_file".to_owned())
-            ]
-        );
         let without_tracepoint = BtfFacts {
             has_state_tracepoint: false,
             ..btf()
         };
-        assert_eq!(
-            causes(&facts(EVERY_CAPABILITY, Ok(without_tracepoint))),
-            [
-                Some("kernel 6.1.0-test has no tp_btf/inet_sock_set_state".to_owned()),
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-            ]
-        );
         let without_resets = BtfFacts {
             has_reset_sent_tracepoint: false,
             ..btf()
         };
-        let causes = causes(&facts(EVERY_CAPABILITY, Ok(without_resets)));
-        assert_eq!(
-            causes.into_iter().flatten().collect::<Vec<_>>(),
-            ["kernel 6.1.0-test has no tp_btf/tcp_send_reset"]
-        );
+        for (btf, hook) in [
+            (without_tracepoint, "tp_btf/inet_sock_set_state"),
+            (without_resets, "tp_btf/tcp_send_reset"),
+        ] {
+            let causes = causes(&facts(EVERY_CAPABILITY, Ok(btf)));
+            assert_eq!(
+                causes.into_iter().flatten().collect::<Vec<_>>(),
+                [format!("kernel 6.1.0-test has no {hook}")]
+            );
+        }
     }
 
     #[test]
@@ -393,27 +334,44 @@ mod tests {
     #[test]
     fn a_missing_field_turns_off_the_programs_that_read_it_and_names_it() {
         let missing = FieldError::NoMember {
-            structure: "inet_timewait_sock",
-            member: "tw_substate".to_owned(),
-            path: "tw_substate",
+            structure: "tcp_sock",
+            member: "srtt_us".to_owned(),
+            path: "srtt_us",
+        };
+        let turned_off = |btf| {
+            let found = plan(&facts(EVERY_CAPABILITY, Ok(btf)));
+            let refused = found.into_iter().filter_map(|decision| {
+                let obstacle = decision.verdict.err()?;
+                assert_eq!(obstacle.cause, missing.to_string());
+                Some(decision.program)
+            });
+            refused.collect::<Vec<_>>()
         };
         let mut moved = btf();
-        moved.offsets.insert("TW_SUBSTATE", Err(missing.clone()));
-        let cause = Some(missing.to_string());
-        assert_eq!(
-            causes(&facts(EVERY_CAPABILITY, Ok(moved))),
-            [
-                None,
-                None,
-                None,
-                None,
-                cause.clone(),
-                cause.clone(),
-                cause,
-                None,
-                None
-            ]
-        );
+        moved.offsets.insert("SRTT", Err(missing.clone()));
+        assert_eq!(turned_off(moved), [ProgramId::Transition]);
+        let moved = BtfFacts {
+            layout: Err(missing.clone()),
+            ..btf()
+        };
+        assert_eq!(turned_off(moved), [ProgramId::Tables]);
+        let moved = BtfFacts {
+            owners: Err(missing.clone()),
+            ..btf()
+        };
+        assert_eq!(turned_off(moved), [ProgramId::Owners]);
+    }
+
+    #[test]
+    fn a_kernel_that_runs_nothing_on_request_still_shows_what_happens() {
+        let old = BtfFacts {
+            has_run_on_request: false,
+            ..btf()
+        };
+        let causes = causes(&facts(EVERY_CAPABILITY, Ok(old)));
+        let missing = "kernel 6.1.0-test has no BPF_PROG_TEST_RUN of raw tracepoints".to_owned();
+        let expected = [None, None, None, None, Some(missing.clone()), Some(missing)];
+        assert_eq!(causes, expected);
     }
 
     #[test]
@@ -427,7 +385,7 @@ mod tests {
         }
         assert_eq!(
             causes(&facts(EVERY_CAPABILITY, Ok(without))),
-            [const { None }; 9]
+            [const { None }; 6]
         );
     }
 

@@ -15,17 +15,20 @@ use tcpstate_common::{
 };
 use thiserror::Error;
 use tracing::debug;
+use zerocopy::FromBytes;
 
 use super::{
     facts::{Capability, Facts},
     kernel_btf::{FieldError, KERNEL_BTF, KernelBtf},
     load::{LoadError, last_words, raise_locked_memory_limit, take_map},
-    socket_pass::read_records,
     wire::Wire,
 };
 
 /// Built by `cargo xtask ebpf build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf-object/where.bpf.o");
+
+/// Read at once of an iterator's file.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The kernel's functions at whose end reads and accepts are seen.
 const READS: &str = "tcp_recvmsg";
@@ -431,4 +434,40 @@ fn refusal(hook: &'static str, error: &ProgramError) -> StackSampleError {
         None => format!("the kernel refuses the program: {io_error}"),
     };
     StackSampleError::Program { hook, cause }
+}
+
+/// Reads an iterator's file to its end and hands over the records in it. The reading is the walk.
+///
+/// One `read()` visits at most a million sockets and, where nothing was written, then fails with
+/// `EAGAIN`, to be called again ([`kernel/bpf/bpf_iter.c`], `MAX_ITER_OBJECTS`).
+///
+/// [`kernel/bpf/bpf_iter.c`]: https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/bpf_iter.c
+fn read_records<T: FromBytes>(mut file: impl io::Read, mut each: impl FnMut(T)) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut filled = 0;
+    loop {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) if filled > 0 => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the last record is cut off",
+                ));
+            }
+            Ok(0) => return Ok(()),
+            Ok(bytes) => filled += bytes,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => return Err(error),
+        }
+        let whole = filled - filled % size_of::<T>();
+        let records = buffer[..whole].chunks_exact(size_of::<T>());
+        records
+            .filter_map(|bytes| T::read_from_bytes(bytes).ok())
+            .for_each(&mut each);
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
+    }
 }

@@ -13,8 +13,7 @@ use crate::{
     diagnosis::{
         ConnectionsReport, Diagnosis, ListeningReport, Report, comes_of_waiting, write_text,
     },
-    netns::Visitor,
-    process::command_line,
+    process::{command_line, executable},
     serve::control,
     settings::DiagnoseSettings,
     watch::Watch,
@@ -25,7 +24,7 @@ enum Source<'a> {
     /// The agent that runs.
     Agent(&'a DiagnoseSettings),
     /// Nobody: look oneself.
-    Own(Box<Watch>, Visitor),
+    Own(Box<Watch>),
 }
 
 /// Looks once or twice, and prints what follows.
@@ -92,11 +91,17 @@ fn diagnose(
     }
     let mut helpers = Helpers::with_program("/proc/self/exe");
     for group in &mut diagnosis.groups {
-        let process = group.group.process.as_ref();
-        group.command_line = process.and_then(|process| command_line(process.pid));
-        let process = process.filter(|_| comes_of_waiting(group.group.cause));
-        group.threads_wait =
-            process.and_then(|process| helpers.what_most_threads_wait_for(process.pid));
+        let Some(process) = &mut group.group.process else {
+            continue;
+        };
+        group.command_line = command_line(process.id());
+        // The agent may not be allowed to see what root is.
+        if process.executable.is_none() {
+            process.executable = executable(process.id());
+        }
+        if comes_of_waiting(group.group.cause) {
+            group.threads_wait = helpers.what_most_threads_wait_for(process.pid);
+        }
     }
     Ok(diagnosis)
 }
@@ -106,7 +111,7 @@ impl Source<'_> {
         match self {
             Self::Agent(settings) => control::ask_close_wait(&settings.control_socket)?
                 .context("the agent has stopped meanwhile"),
-            Self::Own(watch, visitor) => look(watch, visitor),
+            Self::Own(watch) => look(watch),
         }
     }
 
@@ -116,8 +121,8 @@ impl Source<'_> {
             Self::Agent(settings) => control::ask_connections(&settings.control_socket)
                 .inspect_err(|error| debug!(error = format!("{error:#}"), "no connections"))
                 .unwrap_or_default(),
-            Self::Own(watch, visitor) => watch
-                .connections(visitor)
+            Self::Own(watch) => watch
+                .connections()
                 .map(|found| ConnectionsReport::new(&found)),
         }
     }
@@ -128,21 +133,20 @@ impl Source<'_> {
             Self::Agent(settings) => control::ask_listeners(&settings.control_socket)
                 .inspect_err(|error| debug!(error = format!("{error:#}"), "no listeners"))
                 .unwrap_or_default(),
-            Self::Own(watch, _) => watch.listeners().map(|found| ListeningReport::new(&found)),
+            Self::Own(watch) => watch.listeners().map(|found| ListeningReport::new(&found)),
         }
     }
 }
 
 fn look_oneself<'a>() -> anyhow::Result<(Source<'a>, Report)> {
     let watch = watch_once(&ProgramId::ALL)?;
-    let visitor = Visitor::new().context("cannot open one's own network namespace")?;
-    let report = look(&watch, &visitor)?;
-    Ok((Source::Own(Box::new(watch), visitor), report))
+    let report = look(&watch)?;
+    Ok((Source::Own(Box::new(watch)), report))
 }
 
-fn look(watch: &Watch, visitor: &Visitor) -> anyhow::Result<Report> {
+fn look(watch: &Watch) -> anyhow::Result<Report> {
     let found = watch
-        .close_wait(visitor)
+        .close_wait()
         .context("cannot tell who holds sockets here (`tcpstate-agent check` says why)")?;
     Ok(Report::new(&found))
 }

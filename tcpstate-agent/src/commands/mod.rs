@@ -74,6 +74,10 @@ fn watch_once(programs: &[ProgramId]) -> anyhow::Result<Watch> {
         },
     )?;
     require_any(&loaded)?;
+    anyhow::ensure!(
+        loaded.tables.is_some(),
+        "cannot read the kernel's tables of sockets (`tcpstate-agent check` says why)"
+    );
     let watch = Watch::start(loaded, ONCE).context("cannot start counting")?;
     if !watch.wait_until_ready(PATIENCE) {
         anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");

@@ -9,10 +9,10 @@ use super::{print, watch_once};
 use crate::{bpf::plan::ProgramId, cli::Output, model::Census, watch::Reading};
 
 /// Version of the JSON object.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 /// Counts and prints.
 pub fn execute(output: Output) -> anyhow::Result<()> {
-    let watch = watch_once(&[ProgramId::CountSockets])?;
+    let watch = watch_once(&[ProgramId::Tables])?;
     let reading = watch.read()?;
     print(|out| match output {
         Output::Text => write_table(out, &reading),
@@ -36,26 +36,18 @@ fn write_table(out: &mut dyn io::Write, reading: &Reading) -> io::Result<()> {
     let [ipv4, ipv6] = Family::ALL.map(|family| of_family(&census, family));
     let total = census.total();
     writeln!(out, "{:<12}{ipv4:>10}{ipv6:>10}{total:>10}", "total")?;
-    let results = reading.namespaces;
+    let namespaces = reading.namespaces;
     let took = reading.snapshot.unwrap_or_default().duration;
     writeln!(
         out,
-        "\n{} network {} counted in {:.1} ms",
-        results.counted,
-        if results.counted == 1 {
+        "\n{namespaces} network {} counted in {:.1} ms",
+        if namespaces == 1 {
             "namespace"
         } else {
             "namespaces"
         },
         took.as_secs_f64() * 1000.0
     )?;
-    if results.denied + results.unreachable > 0 {
-        writeln!(
-            out,
-            "not counted: {} denied, {} unreachable",
-            results.denied, results.unreachable
-        )?;
-    }
     Ok(())
 }
 
@@ -74,18 +66,13 @@ fn to_json(reading: &Reading) -> Value {
             .map(|state| (state.name().to_owned(), census.get(family, state).into()))
             .collect()
     };
-    let results = reading.namespaces;
     json!({
         "schema_version": SCHEMA_VERSION,
         "sockets": {
             "ipv4": by_state(Family::Ipv4),
             "ipv6": by_state(Family::Ipv6),
         },
-        "namespaces": {
-            "counted": results.counted,
-            "denied": results.denied,
-            "unreachable": results.unreachable,
-        },
+        "namespaces": reading.namespaces,
         "duration_seconds": reading.snapshot.unwrap_or_default().duration.as_secs_f64(),
     })
 }
@@ -95,8 +82,8 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use crate::{
-        netns::{KernelCounters, Limits},
-        watch::{NamespaceResults, SnapshotState},
+        model::kernel_counters::KernelCounters,
+        watch::{FaultSums, SnapshotState},
     };
 
     use super::*;
@@ -123,13 +110,11 @@ mod tests {
                 duration: Duration::from_micros(2_500),
                 ..SnapshotState::default()
             }),
-            namespaces: NamespaceResults {
-                counted: 1,
-                denied: 1,
-                unreachable: 0,
-            },
+            namespaces: 1,
             kernel_counters: KernelCounters::default(),
-            limits: Limits::default(),
+            limits: None,
+            max_orphans: None,
+            faults: FaultSums::default(),
             segments: None,
             programs: Vec::new(),
         }
@@ -154,7 +139,6 @@ time_wait            0         0         0
 total                2   1234567   1234569
 
 1 network namespace counted in 2.5 ms
-not counted: 1 denied, 0 unreachable
 ";
         assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
@@ -162,7 +146,7 @@ not counted: 1 denied, 0 unreachable
     #[test]
     fn the_json_is_as_documented() {
         let expected = json!({
-            "schema_version": 1,
+            "schema_version": 2,
             "sockets": {
                 "ipv4": {"listen": 2, "syn_sent": 0, "syn_recv": 0, "established": 0,
                          "fin_wait1": 0, "fin_wait2": 0, "close_wait": 0, "closing": 0,
@@ -171,7 +155,7 @@ not counted: 1 denied, 0 unreachable
                          "fin_wait1": 0, "fin_wait2": 0, "close_wait": 1_234_567, "closing": 0,
                          "last_ack": 0, "time_wait": 0},
             },
-            "namespaces": {"counted": 1, "denied": 1, "unreachable": 0},
+            "namespaces": 1,
             "duration_seconds": 0.0025,
         });
         assert_eq!(to_json(&reading()), expected);

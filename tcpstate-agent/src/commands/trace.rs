@@ -11,12 +11,11 @@ use tcpstate_common::RecordMask;
 use super::{Printed, follow_segments, print, require_any, stop_on_signal};
 use crate::{
     bpf::{
-        self, EventRing, Flow, LoadOptions, SegmentOptions, SocketPass, facts::Facts,
+        self, EventRing, Flow, LoadOptions, OwnersReader, SegmentOptions, facts::Facts,
         plan::ProgramId,
     },
     cli::Output,
     decode::{DecodeError, Transition},
-    process::Processes,
     segments::{Follower, SegmentLine},
     settings::{LogSettings, TraceFilter, TraceSettings},
     timeline::{self, Clock, Observed, Timeline},
@@ -53,7 +52,7 @@ pub fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Result<()>
     };
     let wake_up = ring.wake_up().context("cannot wait for transitions")?;
     let mut timeline = Timeline::default();
-    learn_owners(loaded.socket_pass.as_mut(), &mut timeline, &settings.filter)?;
+    learn_owners(loaded.owners.as_mut(), &mut timeline, &settings.filter)?;
     let options = SegmentOptions {
         record_limit: SEGMENT_LIMIT,
         ring_bytes: SEGMENT_RING_BYTES,
@@ -94,26 +93,27 @@ pub fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Result<()>
 /// Learns who owns the sockets that there are. New ones say so themselves, and the programs run
 /// already.
 fn learn_owners(
-    socket_pass: Option<&mut SocketPass>,
+    owners: Option<&mut OwnersReader>,
     timeline: &mut Timeline,
     filter: &TraceFilter,
 ) -> anyhow::Result<()> {
-    let Some(socket_pass) = socket_pass.filter(|pass| pass.tells_owners()) else {
+    let Some(owners) = owners else {
         anyhow::ensure!(
             !filter.asks_for_owners(),
             "cannot tell who owns sockets here (`tcpstate-agent check` says why)"
         );
         return Ok(());
     };
-    let mut processes = Processes::default();
-    let now = Instant::now();
-    socket_pass
-        .owners(|owner| {
-            if let Some(process) = processes.get(owner.process, now) {
-                timeline.ownership.hold(&owner, &process.name);
-            }
-        })
-        .context("cannot find out who owns sockets")
+    let mut held = Vec::new();
+    let processes = owners
+        .walk(|owner| held.push(owner))
+        .context("cannot find out who owns sockets")?;
+    for owner in held {
+        if let Some(process) = processes.get(&owner.process) {
+            timeline.ownership.hold(&owner, &process.name);
+        }
+    }
+    Ok(())
 }
 
 fn print_new(

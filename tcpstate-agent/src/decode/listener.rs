@@ -1,10 +1,11 @@
 //! What the kernel side says of a listening socket.
 
-use std::{net::SocketAddr, num::NonZeroU64};
+use std::net::SocketAddr;
 
-use tcpstate_common::{Family, ListenAddress, ListenerRecord, TcpState};
+use tcpstate_common::{Family, ListenAddress, TcpState};
 
-use super::{DecodeError, address, family};
+use super::{KernelSocket, address, object::Object};
+use crate::bpf::layout::Layout;
 
 /// A listening socket and its queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +24,10 @@ pub struct ListeningSocket {
     pub accept_limit: u32,
     /// Half-open connections.
     pub half_open: u32,
-    /// Segments and connections that were dropped since it listens; wraps around.
+    /// Segments and connections that it has dropped, `sk_drops`; wraps around.
     pub drops: u32,
     /// SYN-ACKs that were sent again since the socket is known.
     pub synack_retransmits: u64,
-    /// When it began to listen, nanoseconds of `CLOCK_MONOTONIC`; `None` where that was not seen.
-    pub begun_ns: Option<NonZeroU64>,
 }
 
 impl ListeningSocket {
@@ -52,85 +51,52 @@ impl ListeningSocket {
     }
 }
 
-impl TryFrom<ListenerRecord> for ListeningSocket {
-    type Error = DecodeError;
-
-    /// Refuses what listens no more.
-    fn try_from(record: ListenerRecord) -> Result<Self, DecodeError> {
-        let ListenerRecord {
-            socket,
-            synack_retransmits,
-            namespace,
-            accept_queue,
-            accept_limit,
-            half_open,
-            drops,
-            port,
-            family: raw_family,
-            state,
-            begun_ns,
-            address: raw_address,
-        } = record;
-        if TcpState::from_kernel(state) != Some(TcpState::Listen) {
-            return Err(DecodeError::State(state));
-        }
-        let family = family(raw_family)?;
-        Ok(Self {
-            socket,
-            namespace,
-            family,
-            address: SocketAddr::new(address(family, raw_address), port),
-            accept_queue,
-            accept_limit,
-            half_open,
-            drops,
-            synack_retransmits,
-            begun_ns: NonZeroU64::new(begun_ns),
-        })
+/// What there is to say of a listening socket, in the namespace with this inode number. `None` where
+/// it listens no more.
+#[must_use]
+pub fn listener_of(
+    socket: &KernelSocket,
+    object: &Object<'_>,
+    layout: &Layout,
+    namespace: u32,
+) -> Option<ListeningSocket> {
+    if socket.state != TcpState::Listen {
+        return None;
     }
+    let sock = &layout.sock;
+    let local = address(socket.family, socket.local_address(object, &layout.common));
+    Some(ListeningSocket {
+        socket: socket.socket,
+        namespace,
+        family: socket.family,
+        address: SocketAddr::new(local, socket.local_port),
+        accept_queue: object.number32(sock.accept_queue),
+        accept_limit: object.number32(sock.accept_limit),
+        half_open: object.number32(sock.half_open),
+        drops: object.number32(sock.drops),
+        synack_retransmits: 0,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn record() -> ListenerRecord {
-        ListenerRecord {
+    #[test]
+    fn the_address_of_a_socket_is_as_it_goes_over_the_wire() {
+        let socket = ListeningSocket {
             socket: 1,
             namespace: 2,
+            family: Family::Ipv4,
+            address: "127.0.0.1:80".parse().unwrap(),
             accept_queue: 129,
             accept_limit: 128,
-            port: 80,
-            family: 2,
-            state: TcpState::Listen as u8,
-            address: [127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            ..ListenerRecord::default()
-        }
-    }
-
-    #[test]
-    fn a_record_becomes_the_socket_it_describes_and_back_its_address() {
-        let socket = ListeningSocket::try_from(record()).unwrap();
-        assert_eq!(socket.address.to_string(), "127.0.0.1:80");
-        assert!(socket.begun_ns.is_none());
-        let address = socket.listen_address();
-        assert_eq!(address.address, record().address);
-        assert_eq!((address.namespace, address.family), (2, 2));
-    }
-
-    #[test]
-    fn what_listens_no_more_is_refused() {
-        for state in (0..=u8::MAX).filter(|state| *state != TcpState::Listen as u8) {
-            let other = ListenerRecord { state, ..record() };
-            assert!(ListeningSocket::try_from(other).is_err(), "{state}");
-        }
-        let other = ListenerRecord {
-            family: 1,
-            ..record()
+            half_open: 0,
+            drops: 0,
+            synack_retransmits: 0,
         };
-        assert_eq!(
-            ListeningSocket::try_from(other),
-            Err(DecodeError::Family(1))
-        );
+        let address = socket.listen_address();
+        assert_eq!(address.address[..5], [127, 0, 0, 1, 0]);
+        assert_eq!((address.namespace, address.family), (2, 2));
     }
 }

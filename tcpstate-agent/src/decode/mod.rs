@@ -3,8 +3,11 @@
 //! Pure, and total: whatever the bytes, the answer is a value or a [`DecodeError`]. Nothing here
 //! knows the BPF library.
 
+mod held;
+mod kernel_socket;
 mod listener;
-mod outgoing;
+mod namespace;
+pub mod object;
 pub mod packet;
 mod segment;
 mod socket;
@@ -16,8 +19,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tcpstate_common::{Family, TcpState};
 use thiserror::Error;
 
-pub use listener::ListeningSocket;
-pub use outgoing::Outgoing;
+pub use held::{
+    HeldLayout, HeldTimes, Queued, References, cgroup_path, descriptors, process_id, process_name,
+};
+pub use kernel_socket::KernelSocket;
+pub use listener::{ListeningSocket, listener_of};
+pub use namespace::{KernelNamespace, Limits, wanted as wanted_of_namespace};
 pub use segment::Segment;
 pub use socket::{CloseWaitSocket, Listener, Owner, Socket};
 pub use transition::{Caller, Transition};
@@ -57,7 +64,9 @@ fn family(raw: u8) -> Result<Family, DecodeError> {
     Family::from_kernel(raw.into()).ok_or(DecodeError::Family(raw))
 }
 
-fn address(family: Family, bytes: [u8; 16]) -> IpAddr {
+/// An address as it goes over the wire; IPv4 has the first four bytes.
+#[must_use]
+pub fn address(family: Family, bytes: [u8; 16]) -> IpAddr {
     match family {
         Family::Ipv4 => {
             let [a, b, c, d, ..] = bytes;

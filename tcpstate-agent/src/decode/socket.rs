@@ -1,8 +1,8 @@
-//! What the iterators say of listeners, sockets in CLOSE_WAIT, and who holds them.
+//! Listeners, sockets in CLOSE_WAIT, and who holds them.
 
 use std::net::SocketAddr;
 
-use tcpstate_common::{OwnerRecord, SocketFlags, SocketRecord, TcpState};
+use tcpstate_common::{SocketFlags, SocketRecord, TcpState};
 
 use super::{DecodeError, address, family, state};
 use crate::process::ProcessId;
@@ -111,37 +111,6 @@ impl TryFrom<SocketRecord> for Socket {
     }
 }
 
-impl TryFrom<OwnerRecord> for Owner {
-    type Error = DecodeError;
-
-    fn try_from(record: OwnerRecord) -> Result<Self, DecodeError> {
-        let OwnerRecord {
-            socket,
-            start_ns,
-            process,
-            unaccepted_or_descriptor: number,
-        } = record;
-        let is_shared = socket.flags & SocketFlags::SHARED != 0;
-        let is_cut = socket.flags & SocketFlags::QUEUE_CUT != 0;
-        let socket = Socket::try_from(socket)?;
-        let (unaccepted, descriptor) = match socket {
-            Socket::Listener(_) => (number, None),
-            _ => (0, Some(number)),
-        };
-        Ok(Self {
-            process: ProcessId {
-                tgid: process,
-                start_boottime_ns: start_ns,
-            },
-            socket,
-            is_shared,
-            unaccepted,
-            descriptor,
-            is_cut,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -161,7 +130,7 @@ mod tests {
             remote_port: 40_000,
             family: 2,
             state: 8,
-            flags: SocketFlags::ACCEPTED | SocketFlags::SHARED,
+            flags: SocketFlags::ACCEPTED,
             padding: 0,
             remote_address: [10, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         }
@@ -217,14 +186,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_owner_or_refused(bytes in prop::array::uniform32(any::<u8>())) {
-            let mut all = [0; size_of::<OwnerRecord>()];
+        fn any_bytes_are_a_socket_or_refused(bytes in prop::array::uniform32(any::<u8>())) {
+            let mut all = [0; size_of::<SocketRecord>()];
             for (place, byte) in all.iter_mut().zip(bytes.iter().cycle()) {
                 *place = *byte;
             }
-            let record = OwnerRecord::read_from_bytes(&all).unwrap();
-            if let Ok(owner) = Owner::try_from(record) {
-                prop_assert_eq!(owner.process.tgid, record.process);
+            let record = SocketRecord::read_from_bytes(&all).unwrap();
+            if let Ok(Socket::Other(socket)) = Socket::try_from(record) {
+                prop_assert_eq!(socket, record.socket);
             }
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::close_wait::{Cause, Role},
-    process::{Descriptors, Process, ProcessId},
+    process::{Process, ProcessId, executable},
     watch::{CloseWait, OwnedGroup},
 };
 
@@ -82,6 +82,17 @@ pub struct ReportProcess {
     pub max_fds: Option<u64>,
 }
 
+impl ReportProcess {
+    /// Which process it is.
+    #[must_use]
+    pub const fn id(&self) -> ProcessId {
+        ProcessId {
+            tgid: self.pid,
+            start_boottime_ns: self.start_boottime_ns,
+        }
+    }
+}
+
 /// A peer and how many of a group's sockets go to it, or more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportPeer {
@@ -92,7 +103,7 @@ pub struct ReportPeer {
 }
 
 impl Report {
-    /// What was found, with what `/proc` says of the processes now.
+    /// What was found, with what `/proc` says of what the processes run.
     #[must_use]
     pub fn new(found: &CloseWait) -> Self {
         let mut reporter = Reporter::default();
@@ -128,20 +139,19 @@ fn describe(process: &Process) -> ReportProcess {
     let Process {
         id,
         name,
-        executable,
         cgroup,
+        descriptors,
     } = process;
-    let descriptors = Descriptors::read(id.tgid).ok();
     ReportProcess {
         pid: id.tgid,
         start_boottime_ns: id.start_boottime_ns,
         name: name.clone(),
-        executable: executable.clone(),
+        executable: executable(*id),
         unit: cgroup.unit.clone(),
         container_id: cgroup.container_id.clone(),
         pod_uid: cgroup.pod_uid.clone(),
-        open_fds: descriptors.map(|found| found.open),
-        max_fds: descriptors.and_then(|found| found.limit),
+        open_fds: Some(descriptors.open),
+        max_fds: descriptors.limit,
     }
 }
 

@@ -114,7 +114,6 @@ pub(super) mod tests {
         };
         CloseWaitReading {
             found: Arc::new(CloseWait {
-                is_surveyed: true,
                 groups: Vec::new(),
                 total: Tally::default(),
                 series: BTreeMap::from([(key, values)]),

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{Census, LEGAL_TRANSITIONS, listeners::ListenerKey},
     version,
-    watch::{CloseWaitReading, Events, ListenersReading, NamespaceResults, Reading, SnapshotState},
+    watch::{CloseWaitReading, Events, FaultSums, ListenersReading, Reading, SnapshotState},
 };
 
 /// All families of `reading`, some of them over `spare` series.
@@ -40,6 +40,8 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
         namespaces,
         kernel_counters,
         limits,
+        max_orphans,
+        faults,
         segments: on_interfaces,
         programs,
     } = reading;
@@ -68,7 +70,7 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
                 )
                 .map(|(name, runs)| series([name], u64::from(runs))),
         ),
-        self::namespaces(namespaces),
+        family(&own::NAMESPACES, [series([], *namespaces)]),
     ];
     families.extend(sockets.as_ref().map(by_state));
     families.extend(transitions.as_ref().map(self::transitions));
@@ -85,10 +87,11 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
     families.extend(left_behind(reading));
     families.extend(folded(reading));
     families.extend(kernel::counters(kernel_counters));
-    families.extend(kernel::limits(limits));
+    families.extend(kernel::limits(limits.as_ref(), *max_orphans));
     families.extend(on_interfaces.iter().flat_map(segments::families));
     families.extend(events.iter().flat_map(self::events));
     families.extend(snapshot.iter().flat_map(self::snapshot));
+    families.extend(self::faults(faults));
     families.extend(
         passes(snapshot.as_ref(), close_wait.as_ref(), listeners.as_ref())
             .into_iter()
@@ -128,7 +131,7 @@ fn transitions(matrix: &TransitionMatrix) -> MetricFamily {
     family(&sockets::TRANSITIONS, pairs)
 }
 
-fn events(events: &Events) -> [MetricFamily; 7] {
+fn events(events: &Events) -> [MetricFamily; 6] {
     let ring = |metric, count| family(metric, [series(["transitions"], count)]);
     [
         ring(&own::EVENTS, events.kernel.emitted),
@@ -136,10 +139,6 @@ fn events(events: &Events) -> [MetricFamily; 7] {
         ring(&own::EVENTS_LOST, events.lost()),
         ring(&own::EVENTS_MALFORMED, events.malformed),
         family(&own::UNTRACKED, [series([], events.kernel.untracked)]),
-        family(
-            &catalogue::listeners::SYNACK_UNLISTED,
-            [series([], events.kernel.unlisted)],
-        ),
         family(
             &own::UNKNOWN_STATES,
             [series([], events.kernel.unknown_state)],
@@ -205,20 +204,15 @@ fn passes(
     ])
 }
 
-fn namespaces(results: &NamespaceResults) -> MetricFamily {
-    let NamespaceResults {
-        counted,
-        denied,
-        unreachable,
-    } = *results;
-    family(
-        &own::NAMESPACES,
-        [
-            series(["counted"], counted),
-            series(["denied"], denied),
-            series(["unreachable"], unreachable),
-        ],
-    )
+/// What did not go well with reading the kernel's tables.
+fn faults(sums: &FaultSums) -> [MetricFamily; 4] {
+    let one = |metric, count| family(metric, [series([], count)]);
+    [
+        one(&own::PASS_REDONE, sums.looks.redone),
+        one(&own::PASS_GIVEN_UP, sums.looks.given_up),
+        one(&own::PASS_FREED, sums.looks.freed),
+        one(&own::PASS_MISMATCH, sums.mismatches),
+    ]
 }
 
 #[cfg(test)]
@@ -230,8 +224,8 @@ mod tests {
     use super::*;
     use crate::{
         bpf::Resets,
+        decode::Limits,
         metrics::{http, listeners, outgoing},
-        netns::Limits,
         serve::HttpReading,
     };
 
@@ -257,16 +251,17 @@ mod tests {
                 uncertain: Some(0),
                 ..SnapshotState::default()
             }),
-            namespaces: NamespaceResults::default(),
+            namespaces: 1,
             kernel_counters: kernel::tests::all(),
-            limits: Limits {
-                syncookies: Some(1),
-                somaxconn: Some(4096),
-                max_syn_backlog: Some(512),
-                synack_retries: Some(5),
-                max_tw_buckets: Some(65_536),
-                max_orphans: Some(16_384),
-            },
+            limits: Some(Limits {
+                syncookies: 1,
+                somaxconn: 4096,
+                max_syn_backlog: 512,
+                synack_retries: 5,
+                max_tw_buckets: 65_536,
+            }),
+            max_orphans: Some(16_384),
+            faults: FaultSums::default(),
             segments: Some(segments::tests::reading()),
             programs: Vec::new(),
         }

@@ -6,7 +6,10 @@ use super::{
     catalogue::{Metric, kernel},
     family::{family, series},
 };
-use crate::netns::{KernelCounter, KernelCounters, Limits};
+use crate::{
+    decode::Limits,
+    model::kernel_counters::{KernelCounter, KernelCounters},
+};
 
 /// The counters without a label.
 const SINGLE: [(&Metric, KernelCounter); 6] = [
@@ -49,25 +52,31 @@ pub(super) fn counters(counters: &KernelCounters) -> Vec<MetricFamily> {
 }
 
 /// The limits that can be read.
-pub(super) fn limits(limits: &Limits) -> impl Iterator<Item = MetricFamily> {
-    let Limits {
-        syncookies,
-        somaxconn,
-        max_syn_backlog,
-        synack_retries,
-        max_tw_buckets,
-        max_orphans,
-    } = *limits;
-    let all = [
-        (&kernel::SYNCOOKIES_MODE, syncookies),
-        (&kernel::SOMAXCONN, somaxconn),
-        (&kernel::MAX_SYN_BACKLOG, max_syn_backlog),
-        (&kernel::SYNACK_RETRIES, synack_retries),
-        (&kernel::MAX_TW_BUCKETS, max_tw_buckets),
-        (&kernel::MAX_ORPHANS, max_orphans),
-    ];
-    all.into_iter()
-        .filter_map(|(metric, value)| single(metric, value))
+pub(super) fn limits(
+    limits: Option<&Limits>,
+    max_orphans: Option<u64>,
+) -> impl Iterator<Item = MetricFamily> {
+    let of_namespace = limits.map(|limits| {
+        let Limits {
+            syncookies,
+            somaxconn,
+            max_syn_backlog,
+            synack_retries,
+            max_tw_buckets,
+        } = *limits;
+        [
+            (&kernel::SYNCOOKIES_MODE, syncookies),
+            (&kernel::SOMAXCONN, somaxconn),
+            (&kernel::MAX_SYN_BACKLOG, max_syn_backlog),
+            (&kernel::SYNACK_RETRIES, synack_retries),
+            (&kernel::MAX_TW_BUCKETS, max_tw_buckets),
+        ]
+    });
+    let of_namespace = of_namespace.into_iter().flatten();
+    let of_host = max_orphans.map(|limit| (&kernel::MAX_ORPHANS, limit));
+    of_namespace
+        .chain(of_host)
+        .filter_map(|(metric, value)| single(metric, Some(value)))
 }
 
 fn single(metric: &Metric, value: Option<u64>) -> Option<MetricFamily> {
@@ -117,7 +126,7 @@ pub(super) mod tests {
     #[test]
     fn what_the_kernel_does_not_count_is_absent_and_not_0() {
         assert!(counters(&KernelCounters::default()).is_empty());
-        assert_eq!(limits(&Limits::default()).count(), 0);
+        assert_eq!(limits(None, None).count(), 0);
         let mut one = KernelCounters::default();
         one.set(KernelCounter::AbortOnData, Some(0));
         let families = counters(&one);

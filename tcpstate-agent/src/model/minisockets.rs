@@ -4,9 +4,9 @@
 //! family, nor whether they stand for TIME_WAIT or FIN_WAIT2. The last snapshot knows that, and
 //! the live counters know how many of each were made since.
 
-use tcpstate_common::{Family, NamespaceCounters, SocketCounts, TcpState};
+use tcpstate_common::{Family, NamespaceCounters, TcpState};
 
-use super::Census;
+use super::{Census, SocketCounts};
 
 /// Minisockets by family and by the state they stand for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,9 +10,11 @@
 pub mod budget;
 mod census;
 pub mod close_wait;
+pub mod kernel_counters;
 mod kernel_totals;
 mod legal;
 pub mod listeners;
+mod look;
 mod minisockets;
 mod namespace;
 mod offset;
@@ -20,8 +22,9 @@ pub mod outgoing;
 pub mod unanswered;
 
 pub use census::Census;
-pub use kernel_totals::{KernelReading, KernelTotals, Origin, Signs};
+pub use kernel_totals::{KernelTotals, Origin};
 pub use legal::LEGAL_TRANSITIONS;
+pub use look::{Found, Look, NamespaceFound, SocketCounts};
 pub use minisockets::Minisockets;
-pub use namespace::{NamespaceModel, Pass};
+pub use namespace::{NamespaceId, NamespaceModel, Pass};
 pub use offset::Offset;

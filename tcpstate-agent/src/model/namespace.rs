@@ -1,11 +1,10 @@
 //! The model of one network namespace.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tcpstate_common::{Family, NamespaceCounters, SocketCounts, TcpState};
+use tcpstate_common::{Family, NamespaceCounters, TcpState};
 
-use super::{Census, Minisockets, Offset};
-use crate::netns::SockStat;
+use super::{Census, Minisockets, Offset, SocketCounts};
 
 /// The states whose sockets pass the tracepoint on every way in and out.
 const FLOWING: [TcpState; 9] = [
@@ -31,12 +30,61 @@ pub struct Pass {
     pub after: NamespaceCounters,
     /// When it ended.
     pub at: Instant,
-    /// How long it took.
-    pub took: Duration,
     /// Transitions on the whole machine that the live counters had missed when it began.
     pub missed: u64,
-    /// What the kernel said of the namespace before it began.
-    pub stat: SockStat,
+}
+
+impl Pass {
+    /// Half-open connections.
+    #[must_use]
+    pub fn half_open(&self) -> u64 {
+        half_open(&self.counts).iter().sum()
+    }
+
+    /// Whether what was found is what the kernel says itself, full sockets and minisockets, give or
+    /// take what moved meanwhile. It said `before` and, where the namespace was still there,
+    /// `after`.
+    #[must_use]
+    pub fn agrees_with(&self, before: (u64, u64), after: Option<(u64, u64)>) -> bool {
+        if !has_live_counters(&self.before) {
+            // It is not known what moved.
+            return true;
+        }
+        let Some(after) = after else {
+            return true;
+        };
+        let moved = moved(&self.before, &self.after);
+        let is_within = |found: u64, before: u64, after: u64| {
+            let low = before.min(after).saturating_sub(moved);
+            (low..=before.max(after) + moved).contains(&found)
+        };
+        is_within(self.counts.full(), before.0, after.0)
+            && is_within(self.counts.minisockets(), before.1, after.1)
+    }
+}
+
+/// Transitions between two readings of the live counters.
+fn moved(before: &NamespaceCounters, after: &NamespaceCounters) -> u64 {
+    let flows = |counters: &NamespaceCounters| {
+        let of_families = counters.flow.into_iter().flatten();
+        of_families.fold((0_u32, 0_u32), |(entered, left), flow| {
+            (
+                entered.wrapping_add(flow.entered),
+                left.wrapping_add(flow.left),
+            )
+        })
+    };
+    let (before, after) = (flows(before), flows(after));
+    u64::from(after.0.wrapping_sub(before.0)) + u64::from(after.1.wrapping_sub(before.1))
+}
+
+/// A network namespace, and not another that has its number later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamespaceId {
+    /// Inode number.
+    pub inode: u32,
+    /// What no other namespace ever has; `None` before Linux 5.12.
+    pub cookie: Option<u64>,
 }
 
 /// What is known of the sockets of one namespace.
@@ -47,10 +95,7 @@ pub struct NamespaceModel {
     minisockets: Minisockets,
     at_pass: NamespaceCounters,
     counted_at: Instant,
-    pass_took: Duration,
     missed: u64,
-    stat: SockStat,
-    unknown: u64,
     /// The last snapshot made the model much better; another one may too.
     is_improving: bool,
 }
@@ -70,10 +115,7 @@ impl NamespaceModel {
             minisockets: Minisockets::counted(&pass.counts),
             at_pass: pass.after,
             counted_at: pass.at,
-            pass_took: pass.took,
             missed: pass.missed,
-            stat: pass.stat,
-            unknown: pass.counts.unknown,
             is_improving: true,
         }
     }
@@ -97,24 +139,6 @@ impl NamespaceModel {
         }
         *self = new;
         self.is_improving = self.offsets_uncertain() <= before / 2;
-    }
-
-    /// Whether a snapshot now would find what the last one found: no transition was counted or
-    /// missed, no segment came that could have half opened a connection, and nothing is there
-    /// that ends by itself.
-    #[must_use]
-    pub fn still_holds(&self, now: &NamespaceCounters, stat: SockStat, missed: u64) -> bool {
-        has_live_counters(now)
-            && self.at_pass == *now
-            && self.stat == stat
-            && self.missed == missed
-            && self.half_open() == 0
-            && self.uncertain(now) == 0
-    }
-
-    /// Takes note that the last snapshot still holds.
-    pub const fn confirm(&mut self, at: Instant) {
-        self.counted_at = at;
     }
 
     /// Whether so much moved during the last snapshot that another one should follow at once.
@@ -164,24 +188,6 @@ impl NamespaceModel {
         total.map_or(made, |total| made.scaled_to(total))
     }
 
-    /// Whether there can be minisockets when the live counters are at `now`: none can come
-    /// without a transition, where those are counted.
-    #[must_use]
-    pub fn may_have_minisockets(&self, now: &NamespaceCounters) -> bool {
-        !has_live_counters(now) || self.minisockets.with_made(&self.at_pass, now).total() > 0
-    }
-
-    /// How many sockets are in `state` when the live counters are at `now`, where that is exactly
-    /// known. For states of full sockets.
-    #[must_use]
-    pub fn exactly(&self, state: TcpState, now: &NamespaceCounters) -> Option<u64> {
-        let place = FLOWING.iter().position(|flowing| *flowing == state)?;
-        let mut of_families = self.offsets.iter();
-        let is_exact = has_live_counters(now)
-            && of_families.all(|of_family| of_family[place].uncertainty() == 0);
-        is_exact.then(|| self.census(now, None).in_state(state))
-    }
-
     /// How many sockets can at most be shown in a wrong state when the live counters are at
     /// `now`. Without live counters that is all of them.
     #[must_use]
@@ -213,22 +219,10 @@ impl NamespaceModel {
         !has_live_counters(now) || self.at_pass != *now
     }
 
-    /// Sockets of a family or in a state that the program does not know, which are in no gauge.
-    #[must_use]
-    pub const fn unknown(&self) -> u64 {
-        self.unknown
-    }
-
     /// When the last snapshot ended.
     #[must_use]
     pub const fn counted_at(&self) -> Instant {
         self.counted_at
-    }
-
-    /// How long the last snapshot took.
-    #[must_use]
-    pub const fn pass_took(&self) -> Duration {
-        self.pass_took
     }
 }
 
@@ -264,9 +258,7 @@ mod tests {
             before: *before,
             after: *after,
             at: Instant::now(),
-            took: Duration::from_millis(2),
             missed: 0,
-            stat: SockStat::default(),
         }
     }
 
@@ -294,50 +286,52 @@ mod tests {
         ));
         assert_eq!(model.uncertain(&none), 3);
         assert!(model.has_changed(&none));
-        assert!(model.may_have_minisockets(&none));
-        assert!(!model.still_holds(&none, SockStat::default(), 0));
     }
 
     #[test]
-    fn a_snapshot_holds_as_long_as_nothing_can_have_changed() {
-        let quiet = live();
-        let told = SockStat {
-            in_use: 1,
-            minisockets: 2,
-            segments_in: 100,
-        };
-        let first = Pass {
-            stat: told,
-            ..pass(&found(Family::Ipv4, TcpState::Listen, 1), &quiet, &quiet)
-        };
-        let model = NamespaceModel::new(&first);
-        assert!(model.still_holds(&quiet, told, 0));
-        let mut moved = quiet;
-        moved.record(Family::Ipv4, TcpState::Listen, TcpState::SynRecv);
-        assert!(!model.still_holds(&moved, told, 0));
-        assert!(!model.still_holds(&quiet, told, 1));
-        for changed in [
-            SockStat {
-                minisockets: 1,
-                ..told
-            },
-            SockStat { in_use: 2, ..told },
-            SockStat {
-                segments_in: 101,
-                ..told
-            },
-        ] {
-            assert!(!model.still_holds(&quiet, changed, 0), "{changed:?}");
+    fn uncertainty_is_what_moved_during_the_first_snapshot_and_goes_with_a_quiet_one() {
+        let before = live();
+        let mut after = before;
+        for _ in 0..10 {
+            after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
         }
-        let half_open = Pass {
-            stat: told,
-            ..pass(
-                &found(Family::Ipv4, TcpState::NewSynRecv, 1),
-                &quiet,
-                &quiet,
-            )
-        };
-        assert!(!NamespaceModel::new(&half_open).still_holds(&quiet, told, 0));
+        let mut model = NamespaceModel::new(&pass(
+            &found(Family::Ipv4, TcpState::Established, 95),
+            &before,
+            &after,
+        ));
+        assert!(model.uncertain(&after) > 0);
+        // There were none before, and then ten came.
+        assert_eq!(model.census(&after, None).in_state(TcpState::CloseWait), 10);
+        let mut counts = found(Family::Ipv4, TcpState::Established, 90);
+        counts.by_state[0][TcpState::CloseWait.slot()] = 10;
+        model.correct(&pass(&counts, &after, &after));
+        assert_eq!(model.uncertain(&after), 0);
+        let census = model.census(&after, Some(0));
+        assert_eq!(census.in_state(TcpState::CloseWait), 10);
+        assert_eq!(census.in_state(TcpState::Established), 90);
+    }
+
+    #[test]
+    fn what_is_found_agrees_with_the_kernel_give_or_take_what_moved() {
+        let quiet = live();
+        let mut counts = found(Family::Ipv4, TcpState::Established, 5);
+        counts.by_state[1][TcpState::TimeWait.slot()] = 2;
+        counts.fin_wait2_mini[0] = 1;
+        counts.by_state[0][TcpState::NewSynRecv.slot()] = 9;
+        let found = |after| pass(&counts, &quiet, &after);
+        assert!(found(quiet).agrees_with((5, 3), Some((5, 3))));
+        assert!(found(quiet).agrees_with((4, 2), Some((6, 4))));
+        for wrong in [(4, 3), (6, 3), (5, 2), (5, 4)] {
+            assert!(!found(quiet).agrees_with(wrong, Some(wrong)), "{wrong:?}");
+        }
+        let mut moved = quiet;
+        moved.record(Family::Ipv4, TcpState::Established, TcpState::Close);
+        assert!(found(moved).agrees_with((6, 3), Some((6, 3))));
+        // Of one that is gone, or without counters, nothing can be said.
+        assert!(found(quiet).agrees_with((9, 9), None));
+        let none = NamespaceCounters::default();
+        assert!(pass(&counts, &none, &none).agrees_with((9, 9), Some((9, 9))));
     }
 
     #[test]
@@ -484,35 +478,5 @@ mod tests {
         let census = model.census(&after, Some(0));
         assert_eq!(census.get(Family::Ipv4, TcpState::Established), 9);
         assert!(model.uncertain(&after) > 0);
-    }
-
-    #[test]
-    fn uncertainty_is_what_moved_during_the_first_snapshot_and_goes_with_a_quiet_one() {
-        let before = live();
-        let mut after = before;
-        for _ in 0..10 {
-            after.record(Family::Ipv4, TcpState::Established, TcpState::CloseWait);
-        }
-        let mut model = NamespaceModel::new(&pass(
-            &found(Family::Ipv4, TcpState::Established, 95),
-            &before,
-            &after,
-        ));
-        assert!(model.uncertain(&after) > 0);
-        assert_eq!(model.exactly(TcpState::Established, &after), None);
-        // There were none before, and then ten came.
-        assert_eq!(model.exactly(TcpState::CloseWait, &after), Some(10));
-        let mut counts = found(Family::Ipv4, TcpState::Established, 90);
-        counts.by_state[0][TcpState::CloseWait.slot()] = 10;
-        model.correct(&pass(&counts, &after, &after));
-        assert_eq!(model.uncertain(&after), 0);
-        assert_eq!(model.exactly(TcpState::CloseWait, &after), Some(10));
-        assert_eq!(model.exactly(TcpState::Established, &after), Some(90));
-        assert_eq!(
-            model
-                .census(&after, Some(0))
-                .get(Family::Ipv4, TcpState::Established),
-            90
-        );
     }
 }

@@ -39,6 +39,15 @@ const RUNTIMES: [&str; 5] = ["docker", "cri-containerd", "nerdctl", "crio", "lib
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
 
 impl CgroupIdentity {
+    /// What the paths of a process's cgroups tell, as the kernel has them: that of the unified
+    /// hierarchy, and that of another one, where a runtime may have put its containers instead.
+    #[must_use]
+    pub fn of_paths(unified: Option<&str>, controller: Option<&str>) -> Self {
+        let unified = unified.map(|path| format!("0::{path}\n"));
+        let controller = controller.map(|path| format!("1:pids:{path}\n"));
+        Self::parse(&(unified.unwrap_or_default() + &controller.unwrap_or_default()))
+    }
+
     /// Parses the contents of `/proc/PID/cgroup`, of any version.
     ///
     /// A process is in one cgroup of each hierarchy, and they may disagree: Docker on a hybrid

@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use super::printable::terminal_text;
+use super::{
+    identity::{ProcessId, in_proc},
+    printable::terminal_text,
+};
 
 /// More does not fit where people look at it.
 const MAX_CHARACTERS: usize = 200;
@@ -14,19 +17,19 @@ const MAX_CHARACTERS: usize = 200;
 /// Enough for that many characters of UTF-8, and a process may have megabytes of arguments.
 const MAX_BYTES: u64 = 1024;
 
-/// The arguments of the process that has this number now, as [`terminal_text`], with spaces
+/// The arguments of a process, as [`terminal_text`], with spaces
 /// between them and `…` for what is beyond 200 characters. None for kernel threads, zombies and
 /// where it cannot be read.
 ///
 /// Not for every scrape: the kernel reads the process's memory, and waits for as long as the
 /// process is stuck changing it. Not for labels either: arguments may contain secrets.
 #[must_use]
-pub fn command_line(tgid: u32) -> Option<String> {
-    command_line_in(Path::new("/proc"), tgid)
+pub fn command_line(id: ProcessId) -> Option<String> {
+    in_proc(id, command_line_in)
 }
 
-fn command_line_in(root: &Path, tgid: u32) -> Option<String> {
-    let bytes = read_beginning(&root.join(tgid.to_string()).join("cmdline")).ok()?;
+fn command_line_in(folder: &Path) -> Option<String> {
+    let bytes = read_beginning(&folder.join("cmdline")).ok()?;
     // Each argument ends with a NUL. A process that writes its title there, as nginx does, may
     // leave more of them.
     let end = bytes.iter().rposition(|byte| *byte != 0)? + 1;
@@ -61,9 +64,8 @@ mod tests {
 
     fn of(cmdline: &[u8]) -> Option<String> {
         let root = TempDir::new().unwrap();
-        fs::create_dir(root.path().join("7")).unwrap();
-        fs::write(root.path().join("7/cmdline"), cmdline).unwrap();
-        command_line_in(root.path(), 7)
+        fs::write(root.path().join("cmdline"), cmdline).unwrap();
+        command_line_in(root.path())
     }
 
     #[test]
@@ -89,7 +91,7 @@ mod tests {
         assert_eq!(of(b""), None);
         assert_eq!(of(b"\0"), None);
         let root = TempDir::new().unwrap();
-        assert_eq!(command_line_in(root.path(), 7), None);
+        assert_eq!(command_line_in(root.path()), None);
     }
 
     #[test]
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn this_process_has_one() {
-        let own = command_line(std::process::id()).unwrap();
+        let own = command_line_in(Path::new("/proc/self")).unwrap();
         let program = std::env::args().next().unwrap();
         assert!(own.starts_with(&program) || own.ends_with('…'), "{own}");
     }

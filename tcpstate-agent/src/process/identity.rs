@@ -1,14 +1,12 @@
-//! One process: which it is, its name, its executable, who runs it.
+//! One process: which it is, its name, who runs it, its executable.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
-use thiserror::Error;
-
-use super::{cgroup::CgroupIdentity, printable::label_text};
+use super::{cgroup::CgroupIdentity, descriptors::Descriptors};
 
 /// A process as the kernel knows it. Numbers are reused, start times are not.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -20,65 +18,47 @@ pub struct ProcessId {
     pub start_boottime_ns: u64,
 }
 
-/// What `/proc` tells about a process.
+/// What the kernel tells about a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Which one it is.
     pub id: ProcessId,
-    /// `comm` of the thread group leader, as [`label_text`]: at most 15 bytes unless escaped.
-    /// Threads may have names of their own, and any of them may change it at any time.
+    /// `comm` of the thread group leader, as [`label_text`](super::label_text): at most 15 bytes
+    /// unless escaped. Threads may have names of their own, and any of them may change it at any
+    /// time.
     pub name: String,
-    /// The file it executes, with ` (deleted)` behind it where that was removed or replaced.
-    /// None for kernel threads, for zombies, and without CAP_SYS_PTRACE for other users'.
-    pub executable: Option<PathBuf>,
     /// Who runs it. Empty where that cannot be read.
     pub cgroup: CgroupIdentity,
+    /// Its descriptors.
+    pub descriptors: Descriptors,
 }
 
-/// Why a process could not be read.
-#[derive(Debug, Error)]
-pub enum ReadError {
-    /// It ended, even if its number is in use again. Not an error. To one without CAP_SYS_PTRACE,
-    /// a /proc mounted with `hidepid=2` shows other users' processes in the same way.
-    #[error("the process is gone")]
-    Gone,
-    /// The permissions do not reach, as with `hidepid=1`, or the file is not what proc(5) says.
-    #[error("cannot read {path}: {error}", path = path.display())]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+/// The file that a process executes, with ` (deleted)` behind it where that was removed or
+/// replaced. `None` where `/proc` does not tell: in another PID namespace, and without
+/// CAP_SYS_PTRACE for processes of other users.
+#[must_use]
+pub fn executable(id: ProcessId) -> Option<PathBuf> {
+    in_proc(id, |folder| fs::read_link(folder.join("exe")).ok())
 }
 
-impl Process {
-    /// Reads a process from `/proc`, which must be of the initial PID namespace.
-    pub fn read(id: ProcessId) -> Result<Self, ReadError> {
-        Self::read_in(Path::new("/proc"), boottime_offset_ns(), id)
-    }
+/// Asks the folder of a process in `/proc`, if it is there that of this one: in another PID
+/// namespace, or when it has ended, its number is somebody else's.
+pub(super) fn in_proc<T>(id: ProcessId, ask: impl FnOnce(&Path) -> Option<T>) -> Option<T> {
+    in_folder(Path::new("/proc"), boottime_offset_ns(), id, ask)
+}
 
-    fn read_in(root: &Path, boottime_offset_ns: i64, id: ProcessId) -> Result<Self, ReadError> {
-        let folder = root.join(id.tgid.to_string());
-        let start_ticks = id.start_ticks(boottime_offset_ns);
-        check_start(&folder, start_ticks)?;
-        let mut name = read(folder.join("comm"))?;
-        // The kernel adds one. Another one before it is the name's own.
-        name.pop_if(|byte| *byte == b'\n');
-        let process = Self {
-            id,
-            name: label_text(&name),
-            // ENOENT may mean a kernel thread just as well as the end of the process. The check
-            // below tells them apart, here as for the cgroup.
-            executable: fs::read_link(folder.join("exe")).ok(),
-            cgroup: fs::read(folder.join("cgroup"))
-                .map(|text| CgroupIdentity::parse(&label_text(&text)))
-                .unwrap_or_default(),
-        };
-        // Had it ended meanwhile, some of this might be another's who has the number now.
-        check_start(&folder, start_ticks)?;
-        Ok(process)
-    }
+fn in_folder<T>(
+    root: &Path,
+    boottime_offset_ns: i64,
+    id: ProcessId,
+    ask: impl FnOnce(&Path) -> Option<T>,
+) -> Option<T> {
+    let folder = root.join(id.tgid.to_string());
+    let start_ticks = id.start_ticks(boottime_offset_ns);
+    let is_same = || has_start(&folder, start_ticks);
+    let found = is_same().then(|| ask(&folder))??;
+    // Had it ended meanwhile, this might be another's who has the number now.
+    is_same().then_some(found)
 }
 
 impl ProcessId {
@@ -119,21 +99,12 @@ fn parse_boottime_offset(text: &str) -> Option<i64> {
     seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
-/// Fails unless the process in this folder of `/proc` is the one that started then.
-fn check_start(folder: &Path, start_ticks: u64) -> Result<(), ReadError> {
-    let path = folder.join("stat");
-    let stat = read(path.clone())?;
-    let Some(found) = parse_start_ticks(&stat) else {
-        let error = io::Error::new(io::ErrorKind::InvalidData, "no start time in it");
-        return Err(ReadError::Unreadable { path, error });
-    };
+/// Whether the process in this folder of `/proc` is the one that started then.
+fn has_start(folder: &Path, start_ticks: u64) -> bool {
+    let stat = fs::read(folder.join("stat")).unwrap_or_default();
     // One tick of tolerance, for what is rounded on the way. To be mistaken for another, a
     // process would have to get the number of one that started 20 ms ago at most.
-    if found.abs_diff(start_ticks) <= 1 {
-        Ok(())
-    } else {
-        Err(ReadError::Gone)
-    }
+    parse_start_ticks(&stat).is_some_and(|found| found.abs_diff(start_ticks) <= 1)
 }
 
 /// The 22nd field of `/proc/PID/stat`. The second is the name in parentheses, and since a name
@@ -143,19 +114,6 @@ fn parse_start_ticks(stat: &[u8]) -> Option<u64> {
     let numbers = str::from_utf8(&stat[name_end + 1..]).ok()?;
     // The first of these is the third field.
     numbers.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-fn read(path: PathBuf) -> Result<Vec<u8>, ReadError> {
-    fs::read(&path).map_err(|error| {
-        // ESRCH where the process ends after the file is opened.
-        let is_gone = error.kind() == io::ErrorKind::NotFound
-            || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error());
-        if is_gone {
-            ReadError::Gone
-        } else {
-            ReadError::Unreadable { path, error }
-        }
-    })
 }
 
 #[cfg(test)]
@@ -169,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// As `read_in` takes it for a process that started 1 s after boot.
+    /// As `in_folder` takes it for a process that started 1 s after boot.
     const ID: ProcessId = ProcessId {
         tgid: 7,
         start_boottime_ns: 1_000_000_000,
@@ -178,11 +136,8 @@ mod tests {
     /// A `/proc` with process 7, which started 100 ticks after boot.
     fn fake(comm: &[u8]) -> TempDir {
         let root = TempDir::new().unwrap();
-        let folder = root.path().join("7");
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("comm"), [comm, b"\n"].concat()).unwrap();
-        fs::write(folder.join("cgroup"), "0::/system.slice/nginx.service\n").unwrap();
-        symlink("/usr/sbin/nginx", folder.join("exe")).unwrap();
+        fs::create_dir(root.path().join("7")).unwrap();
+        symlink("/usr/sbin/nginx", root.path().join("7/exe")).unwrap();
         write_stat(&root, comm, "100");
         root
     }
@@ -193,9 +148,13 @@ mod tests {
         fs::write(root.path().join("7/stat"), stat).unwrap();
     }
 
-    fn read_fake(root: &TempDir, id: ProcessId) -> Result<Process, ReadError> {
+    fn is_found(root: &TempDir, offset: i64, id: ProcessId) -> bool {
         assert_eq!(rustix::param::clock_ticks_per_second(), 100);
-        Process::read_in(root.path(), 0, id)
+        let executable = in_folder(root.path(), offset, id, |folder| {
+            fs::read_link(folder.join("exe")).ok()
+        });
+        assert!(executable.is_none_or(|path| path == Path::new("/usr/sbin/nginx")));
+        in_folder(root.path(), offset, id, |_| Some(())).is_some()
     }
 
     /// What the kernel side would report of a process that runs.
@@ -225,31 +184,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_name_executable_and_cgroup() {
-        let process = read_fake(&fake(b"nginx"), ID).unwrap();
-        let expected = Process {
-            id: ID,
-            name: "nginx".to_owned(),
-            executable: Some(PathBuf::from("/usr/sbin/nginx")),
-            cgroup: CgroupIdentity {
-                unit: "nginx.service".to_owned(),
-                ..CgroupIdentity::default()
-            },
-        };
-        assert_eq!(process, expected);
-    }
-
-    #[test]
     fn a_name_may_contain_anything() {
-        for (comm, name) in [
-            (b"".as_slice(), ""),
-            (b") R 1 2", ") R 1 2"),
-            (b"a) S 1 2 (b", "a) S 1 2 (b"),
-            (b"two\nlines\n", "two\nlines\n"),
-            (b"\xff\x1b[2J", r"\xff\x1b[2J"),
-            (b"((sd-pam))", "((sd-pam))"),
+        for comm in [
+            b"".as_slice(),
+            b") R 1 2",
+            b"a) S 1 2 (b",
+            b"two\nlines\n",
+            b"\xff\x1b[2J",
+            b"((sd-pam))",
         ] {
-            assert_eq!(read_fake(&fake(comm), ID).unwrap().name, name, "{comm:?}");
+            assert!(is_found(&fake(comm), 0, ID), "{comm:?}");
         }
     }
 
@@ -265,18 +209,11 @@ mod tests {
             (1_020_000_000, false),
             (u64::MAX, false),
         ] {
-            let read = read_fake(
-                &root,
-                ProcessId {
-                    start_boottime_ns,
-                    ..ID
-                },
-            );
-            match read {
-                Ok(_) => assert!(is_same, "{start_boottime_ns}"),
-                Err(ReadError::Gone) => assert!(!is_same, "{start_boottime_ns}"),
-                Err(error) => panic!("{error}"),
-            }
+            let id = ProcessId {
+                start_boottime_ns,
+                ..ID
+            };
+            assert_eq!(is_found(&root, 0, id), is_same, "{start_boottime_ns}");
         }
     }
 
@@ -287,9 +224,9 @@ mod tests {
             start_boottime_ns: 60_000_000_000,
             ..ID
         };
-        assert!(Process::read_in(root.path(), -59_000_000_000, id).is_ok());
-        assert!(Process::read_in(root.path(), 59_000_000_000, id).is_err());
-        assert!(Process::read_in(root.path(), i64::MIN, id).is_err());
+        assert!(is_found(&root, -59_000_000_000, id));
+        assert!(!is_found(&root, 59_000_000_000, id));
+        assert!(!is_found(&root, i64::MIN, id));
     }
 
     #[test]
@@ -301,7 +238,7 @@ mod tests {
             start_boottime_ns: 100_000_000,
             ..ID
         };
-        assert!(Process::read_in(root.path(), -1_000_000_000_000, id).is_ok());
+        assert!(is_found(&root, -1_000_000_000_000, id));
     }
 
     #[test]
@@ -330,71 +267,36 @@ mod tests {
     }
 
     #[test]
-    fn kernel_threads_have_no_executable() {
-        let root = fake(b"kworker/0:1");
-        fs::remove_file(root.path().join("7/exe")).unwrap();
-        fs::remove_file(root.path().join("7/cgroup")).unwrap();
-        let process = read_fake(&root, ID).unwrap();
-        assert_eq!(process.executable, None);
-        assert_eq!(process.cgroup, CgroupIdentity::default());
-    }
-
-    #[test]
-    fn a_cgroup_that_is_not_utf_8_is_spelled_out() {
-        let root = fake(b"nginx");
-        fs::write(root.path().join("7/cgroup"), b"0::/\xff\x1b.service\n").unwrap();
-        assert_eq!(
-            read_fake(&root, ID).unwrap().cgroup.unit,
-            r"\xff\x1b.service"
-        );
-    }
-
-    #[test]
     fn text_that_is_no_stat_is_refused() {
         let root = fake(b"nginx");
         for stat in ["", "7", "7 (nginx", "7 (nginx) S 1 2", "\u{fffd})"] {
             fs::write(root.path().join("7/stat"), stat).unwrap();
-            let error = read_fake(&root, ID).unwrap_err();
-            assert!(matches!(error, ReadError::Unreadable { .. }), "{stat:?}");
+            assert!(!is_found(&root, 0, ID), "{stat:?}");
         }
         write_stat(&root, b"nginx", "-1");
-        let error = read_fake(&root, ID).unwrap_err().to_string();
-        assert!(error.contains("/7/stat: no start time in it"), "{error}");
+        assert!(!is_found(&root, 0, ID));
     }
 
     #[test]
-    fn what_is_not_there_is_gone() {
-        let root = fake(b"nginx");
-        let other = ProcessId { tgid: 8, ..ID };
-        assert!(matches!(read_fake(&root, other), Err(ReadError::Gone)));
-        fs::remove_file(root.path().join("7/comm")).unwrap();
-        assert!(matches!(read_fake(&root, ID), Err(ReadError::Gone)));
-    }
-
-    #[test]
-    fn this_process_can_be_read() {
-        let id = id_of(std::process::id());
-        let process = Process::read(id).unwrap();
-        assert_eq!(process.id, id);
-        assert_eq!(process.executable, std::env::current_exe().ok());
-        let comm = fs::read(format!("/proc/{}/comm", id.tgid)).unwrap();
-        assert_eq!(process.name.as_bytes(), comm.strip_suffix(b"\n").unwrap());
-    }
-
-    #[test]
-    fn another_start_time_is_not_this_process() {
+    fn this_process_can_be_read_and_another_start_time_is_not_this_process() {
         let mut id = id_of(std::process::id());
+        assert_eq!(executable(id), std::env::current_exe().ok());
         id.start_boottime_ns += 1_000_000_000;
-        assert!(matches!(Process::read(id), Err(ReadError::Gone)));
+        assert_eq!(executable(id), None);
     }
 
     #[test]
     fn a_process_that_ended_is_gone() {
         let child = start_cat();
         let id = id_of(child.id());
-        let executable = Process::read(id).unwrap().executable.unwrap();
-        assert!(executable.as_os_str().as_bytes().starts_with(b"/"));
+        assert!(
+            executable(id)
+                .unwrap()
+                .as_os_str()
+                .as_bytes()
+                .starts_with(b"/")
+        );
         end(child);
-        assert!(matches!(Process::read(id), Err(ReadError::Gone)));
+        assert_eq!(executable(id), None);
     }
 }

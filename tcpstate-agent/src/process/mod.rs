@@ -7,16 +7,14 @@
 //! All that is read here was chosen by the process or by whoever started it, so that it is
 //! label and hint, not evidence; [`label_text`] and [`terminal_text`] make it harmless.
 
-mod cache;
 mod cgroup;
 mod command_line;
 mod descriptors;
 mod identity;
 mod printable;
 
-pub use cache::Processes;
 pub use cgroup::CgroupIdentity;
 pub use command_line::command_line;
 pub use descriptors::Descriptors;
-pub use identity::{Process, ProcessId, ReadError};
+pub use identity::{Process, ProcessId, executable};
 pub use printable::{label_text, terminal_text, until_nul};

@@ -10,7 +10,6 @@ use crate::{
     diagnosis::{ConnectionsReport, ListeningReport, Report},
     landing_page,
     metrics::MetricsPage,
-    netns::Visitor,
     watch::Watch,
 };
 
@@ -72,20 +71,11 @@ impl Subject for Watched {
     }
 
     fn answer(&self, question: Question) -> Option<Answer> {
-        let visitor = || {
-            Visitor::new()
-                .inspect_err(|error| {
-                    tracing::warn!(%error, "cannot open the agent's own network namespace");
-                })
-                .ok()
-        };
         Some(match question {
-            Question::CloseWait => {
-                Answer::CloseWait(Report::new(&*self.watch.close_wait(&visitor()?)?))
+            Question::CloseWait => Answer::CloseWait(Report::new(&*self.watch.close_wait()?)),
+            Question::Connections => {
+                Answer::Connections(ConnectionsReport::new(&self.watch.connections()?))
             }
-            Question::Connections => Answer::Connections(ConnectionsReport::new(
-                &self.watch.connections(&visitor()?)?,
-            )),
             Question::Listeners => {
                 Answer::Listeners(ListeningReport::new(&self.watch.listeners()?))
             }

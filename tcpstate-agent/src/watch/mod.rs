@@ -1,62 +1,59 @@
-//! The watch over the host: keeps the model true, and answers scrapes from it.
+//! The watch over the host: keeps what is known true, and answers from it.
 //!
-//! Three threads, and a fourth where segments are counted, because each waits for something else and
-//! none may hold up another; the one that answers commands ([`control`](crate::serve::control)) calls in
-//! too:
-//!
-//! - *counting* finds namespaces, enters them in turn and takes snapshots, within its budget;
-//! - *scraping* answers requests: it reads the live counters and what else is fresh and cheap,
-//!   entering namespaces too, and never waits for a long snapshot;
-//! - *events* empties the ring buffer;
-//! - *segments* follows the network interfaces.
-//!
-//! They share the kernel's maps and the model, each behind a lock that is held for a few system
-//! calls, never for a walk over sockets or descriptors; only the lock on the snapshot pass is held
-//! for as long as one takes, and that on the follower of network interfaces for as long as
-//! attaching to one does: a scrape waits for neither. Those of the listening sockets can be held
-//! for the milliseconds that it takes to read ten thousand of them. Locks are taken in the order
-//! snapshot pass, namespaces, flow.
+//! One thread owns all that is known, the *engine*; it never waits for anything long. Another one,
+//! the *reader*, runs the programs that read the kernel's tables. Two more wait for something: one for
+//! the ring buffer to fill, and one, where segments are counted, for network interfaces to come and
+//! go. All talk by messages.
 
-mod charge;
 mod close_wait;
-mod connections;
-mod count;
-mod counting;
-mod events;
-mod kernel;
-mod learn;
+mod engine;
 mod listeners;
+mod look;
+mod namespaces;
 mod outgoing;
+mod reader;
 mod reading;
-mod scraping;
-mod search;
+mod scrape;
 mod segments;
-mod shared;
 
 use std::{
     io,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
+pub use crate::bpf::Faults;
 pub use close_wait::{CloseWait, OwnedGroup};
-pub use connections::Connections;
+pub use engine::FaultSums;
 pub use listeners::{ListenersReading, OwnedListener};
-pub use outgoing::OutgoingReading;
-pub use reading::{
-    CloseWaitReading, Events, NamespaceReading, NamespaceResults, Reading, SnapshotState,
+pub use outgoing::{Connections, OutgoingReading};
+pub use reading::{CloseWaitReading, Events, NamespaceReading, Reading, SnapshotState};
+
+use self::{
+    engine::{Engine, KernelSide},
+    look::Looked,
+    reader::Reader,
+    segments::Interfaces,
+};
+use crate::{
+    bpf::{Loaded, ReadError, WakeUp},
+    recent_ends::RecentEnds,
+    segments::Follower,
 };
 
-use crate::{bpf::Loaded, netns::Visitor, recent_ends::RecentEnds, segments::Follower};
-use count::Walk;
-use scraping::Request;
-use shared::{Progress, Shared};
+/// How late a record is taken from the ring that nothing wakes the agent for.
+const RING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The running watch. Dropping it stops the threads and takes the programs out of the kernel.
 pub struct Watch {
-    shared: Arc<Shared>,
-    requests: Option<mpsc::Sender<Request>>,
+    engine: Sender<Message>,
+    is_ready: Arc<AtomicBool>,
+    is_stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -79,6 +76,34 @@ pub struct WatchSettings {
 #[error("the watch has stopped")]
 pub struct Stopped;
 
+/// What the engine is told.
+enum Message {
+    /// Somebody wants to know something.
+    Ask(Question),
+    /// The reader has looked.
+    Looked(Result<Box<Looked>, ReadError>),
+    /// There may be records in the ring. Says when it is empty.
+    Drain(Sender<()>),
+    /// To end.
+    Stop,
+}
+
+/// What can be asked, and where to send the answer. One that cannot be told is dropped.
+enum Question {
+    /// What a scrape shows.
+    Read(Sender<Arc<Reading>>),
+    /// Who keeps sockets in CLOSE_WAIT.
+    CloseWait(Sender<Arc<CloseWait>>),
+    /// Where connections go, and which peers do not answer.
+    Connections(Sender<Connections>),
+    /// What listens.
+    Listeners(Sender<Vec<OwnedListener>>),
+    /// The connections that ended abnormally.
+    RecentEnds(Sender<RecentEnds>),
+    /// To be told when the host has been counted once.
+    Ready(Sender<()>),
+}
+
 impl Watch {
     /// Starts to watch with what was loaded.
     pub fn start(loaded: Loaded, settings: WatchSettings) -> io::Result<Self> {
@@ -91,50 +116,88 @@ impl Watch {
         segments: Option<Follower>,
         settings: WatchSettings,
     ) -> io::Result<Self> {
-        let follows = segments.is_some();
-        let (shared, kernel_log) = Shared::new(loaded, segments, settings);
-        let (requests, incoming) = mpsc::channel();
+        let Loaded {
+            flow,
+            events,
+            tables,
+            owners,
+            synacks,
+            resets,
+            kernel_log,
+            programs,
+        } = loaded;
+        let (engine, inbox) = channel();
         let mut watch = Self {
-            shared: Arc::clone(&shared),
-            requests: Some(requests),
+            engine: engine.clone(),
+            is_ready: Arc::default(),
+            is_stopped: Arc::default(),
             threads: Vec::new(),
         };
-        let counting = Arc::clone(&shared);
-        watch.spawn("ts-counting", move || {
-            counting::run(&counting, settings.cpu_percent);
-        })?;
-        let scraping = Arc::clone(&shared);
-        watch.spawn("ts-scraping", move || scraping::run(&scraping, &incoming))?;
-        if follows {
-            let segments = Arc::clone(&shared);
-            watch.spawn("ts-segments", move || segments::run(&segments))?;
+        let tells_owners = tables.is_some() && owners.is_some();
+        let mut orders = None;
+        if let Some(tables) = tables {
+            let (sender, receiver) = channel();
+            orders = Some(sender);
+            let reader = Reader { tables, owners };
+            let engine = engine.clone();
+            watch.spawn("ts-reader", move || {
+                reader::run(reader, &receiver, &engine);
+            })?;
         }
-        watch.spawn("ts-events", move || events::run(&shared, kernel_log))?;
+        let interfaces = segments.map(|follower| Arc::new(Interfaces::new(follower)));
+        if let Some(interfaces) = interfaces.clone() {
+            let is_stopped = Arc::clone(&watch.is_stopped);
+            watch.spawn("ts-segments", move || {
+                segments::run(&interfaces, &is_stopped);
+            })?;
+        }
+        if events.is_some() || kernel_log.is_some() {
+            let wake_up = events.as_ref().and_then(|ring| {
+                ring.wake_up()
+                    .inspect_err(|error| {
+                        tracing::warn!(%error, "cannot poll the event ring; falling back to a timer");
+                    })
+                    .ok()
+            });
+            watch.spawn("ts-ring", move || {
+                wait_for_records(wake_up.as_ref(), &engine);
+            })?;
+        }
+        let kernel = KernelSide {
+            flow,
+            events,
+            kernel_log,
+            resets,
+            synacks,
+            programs,
+            segments: interfaces,
+            orders,
+            tells_owners,
+        };
+        let is_ready = Arc::clone(&watch.is_ready);
+        watch.spawn("ts-engine", move || {
+            Engine::new(kernel, settings, is_ready).run(&inbox);
+        })?;
         Ok(watch)
     }
 
     /// What the kernel holds now. Takes milliseconds; blocks, so never call it on a worker of
     /// the async runtime.
     pub fn read(&self) -> Result<Arc<Reading>, Stopped> {
-        let (answer, answered) = mpsc::channel();
-        self.requests
-            .as_ref()
-            .ok_or(Stopped)?
-            .send(answer)
-            .map_err(|_| Stopped)?;
-        answered.recv().map_err(|_| Stopped)
+        self.ask(Question::Read).ok_or(Stopped)
     }
 
-    /// Whether every namespace that can be reached has been counted once. Stays true.
+    /// Whether the host has been counted once. Stays true.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.progress() == Progress::Ready
+        self.is_ready.load(Ordering::Relaxed)
     }
 
     /// Waits until [`Watch::is_ready`], at most `timeout`. Returns whether it is.
     #[must_use]
     pub fn wait_until_ready(&self, timeout: Duration) -> bool {
-        self.shared.wait_until_ready(timeout)
+        self.send(Question::Ready)
+            .is_some_and(|answer| answer.recv_timeout(timeout).is_ok())
     }
 
     /// Whether every thread of the watch does its work.
@@ -144,30 +207,39 @@ impl Watch {
     }
 
     /// Finds out now who keeps sockets in CLOSE_WAIT, whatever it costs; `None` where that cannot
-    /// be told. Waits for a walk that is under way. `visitor` is at home where the agent is.
+    /// be told.
     #[must_use]
-    pub fn close_wait(&self, visitor: &Visitor) -> Option<Arc<CloseWait>> {
-        self.shared.name_close_wait(visitor, Walk::Waits)
+    pub fn close_wait(&self) -> Option<Arc<CloseWait>> {
+        self.ask(Question::CloseWait)
     }
 
     /// Looks now at where connections go and which peers do not answer; `None` where that cannot
-    /// be told. Waits for a walk that is under way. `visitor` as above.
+    /// be told.
     #[must_use]
-    pub fn connections(&self, visitor: &Visitor) -> Option<Connections> {
-        self.shared.connections(visitor)
+    pub fn connections(&self) -> Option<Connections> {
+        self.ask(Question::Connections)
     }
 
-    /// What listens now, with its owners; `None` where that cannot be told. Waits for a walk that
-    /// is under way.
+    /// What listens now, with its owners; `None` where that cannot be told.
     #[must_use]
     pub fn listeners(&self) -> Option<Vec<OwnedListener>> {
-        self.shared.owned_listeners()
+        self.ask(Question::Listeners)
     }
 
     /// The connections that ended abnormally, as far as they are kept.
     #[must_use]
     pub fn recent_ends(&self) -> RecentEnds {
-        self.shared.recent_ends()
+        self.ask(Question::RecentEnds).unwrap_or_default()
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<T> {
+        self.send(question)?.recv().ok()
+    }
+
+    fn send<T>(&self, question: impl FnOnce(Sender<T>) -> Question) -> Option<Receiver<T>> {
+        let (answer, answered) = channel();
+        self.engine.send(Message::Ask(question(answer))).ok()?;
+        Some(answered)
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -177,10 +249,24 @@ impl Watch {
     }
 }
 
+/// Has the engine empty the ring whenever there may be records in it.
+fn wait_for_records(wake_up: Option<&WakeUp>, engine: &Sender<Message>) {
+    loop {
+        if wake_up.is_none_or(|wake_up| wake_up.wait(RING_INTERVAL).is_err()) {
+            thread::sleep(RING_INTERVAL);
+        }
+        let (done, is_done) = channel();
+        if engine.send(Message::Drain(done)).is_err() || is_done.recv().is_err() {
+            return;
+        }
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.requests = None;
-        self.shared.stop();
+        self.is_stopped.store(true, Ordering::Relaxed);
+        // Where the engine has ended there is nothing to stop.
+        let _ = self.engine.send(Message::Stop);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the watch panicked");

@@ -1,19 +1,17 @@
 //! Where outgoing connections go, in all namespaces together.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::collections::BTreeMap;
 
-use super::{NamespaceReading, shared::Shared};
-use crate::model::outgoing::{OutgoingSeries, merge};
+use super::{NamespaceReading, namespaces::Watched};
+use crate::model::outgoing::{NamespaceOutgoing, OutgoingSeries, merge};
+use crate::model::unanswered::{UnansweredKey, UnansweredTally};
 
 /// What is kept from one reading to the next.
 #[derive(Debug)]
 pub(super) struct Going {
     limit: usize,
-    time_wait_folded: AtomicU64,
-    used_folded: AtomicU64,
+    time_wait_folded: u64,
+    used_folded: u64,
 }
 
 /// Where outgoing connections go, as the snapshots have found them.
@@ -30,38 +28,44 @@ pub struct OutgoingReading {
     pub buckets_used: Option<f64>,
 }
 
+/// Where connections go and which peers do not answer, for a person who asks.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// By the inode number of the namespace: where its connections go.
+    pub outgoing: Vec<(u32, NamespaceOutgoing)>,
+    /// Those whose peers do not answer.
+    pub unanswered: BTreeMap<UnansweredKey, UnansweredTally>,
+}
+
 impl Going {
     pub(super) const fn new(limit: usize) -> Self {
         Self {
             limit,
-            time_wait_folded: AtomicU64::new(0),
-            used_folded: AtomicU64::new(0),
+            time_wait_folded: 0,
+            used_folded: 0,
         }
     }
-}
 
-impl Shared {
-    pub(super) fn outgoing_reading(
-        &self,
-        by_namespace: &BTreeMap<u32, NamespaceReading>,
+    pub(super) fn reading<'a>(
+        &mut self,
+        namespaces: impl Iterator<Item = &'a Watched>,
+        readings: &BTreeMap<u32, NamespaceReading>,
     ) -> OutgoingReading {
-        let namespaces = self.namespaces();
-        let found = by_namespace.iter().filter_map(|(inode, reading)| {
-            let watched = namespaces.watched.get(inode)?;
-            Some((&watched.outgoing, reading.minisockets.total()))
+        let found: Vec<_> = namespaces
+            .filter_map(|watched| {
+                let reading = readings.get(&watched.id.inode)?;
+                Some((&watched.outgoing, reading.minisockets.total()))
+            })
+            .collect();
+        let series = merge(found.iter().map(|(outgoing, _)| *outgoing), self.limit);
+        let parts = found.iter().filter_map(|(outgoing, minisockets)| {
+            Some(part(*minisockets, outgoing.max_tw_buckets?))
         });
-        let series = merge(
-            found.clone().map(|(outgoing, _)| outgoing),
-            self.going.limit,
-        );
-        let parts = found.filter_map(|(outgoing, minisockets)| {
-            Some(part(minisockets, outgoing.max_tw_buckets?))
-        });
-        // Only this thread adds to them.
-        let add = |sum: &AtomicU64, more| sum.fetch_add(more, Ordering::Relaxed) + more;
+        self.time_wait_folded += series.time_wait_folded;
+        self.used_folded += series.used_folded;
         OutgoingReading {
-            time_wait_folded: add(&self.going.time_wait_folded, series.time_wait_folded),
-            used_folded: add(&self.going.used_folded, series.used_folded),
+            time_wait_folded: self.time_wait_folded,
+            used_folded: self.used_folded,
             buckets_used: parts.max_by(f64::total_cmp),
             series,
         }

@@ -10,11 +10,11 @@ use tcpstate_common::{
     CloseCounters, EventCounters, Handshakes, NamespaceCounters, StateDurations, TransitionMatrix,
 };
 
-use super::{CloseWait, ListenersReading, OutgoingReading};
+use super::{CloseWait, FaultSums, ListenersReading, OutgoingReading};
 use crate::{
     bpf::{ProgramStatus, Resets},
-    model::{Census, Minisockets},
-    netns::{KernelCounters, Limits},
+    decode::Limits,
+    model::{Census, Minisockets, kernel_counters::KernelCounters},
     segments::SegmentsReading,
 };
 
@@ -51,13 +51,17 @@ pub struct Reading {
     pub events: Option<Events>,
     /// How good the snapshots are.
     pub snapshot: Option<SnapshotState>,
-    /// What became of the namespaces.
-    pub namespaces: NamespaceResults,
+    /// Network namespaces.
+    pub namespaces: u64,
     /// What the kernel itself counted since the start, in all namespaces. Without what it does not
     /// count.
     pub kernel_counters: KernelCounters,
-    /// What limits handshakes in the agent's own namespace.
-    pub limits: Limits,
+    /// What limits handshakes in the agent's own namespace. `None` where that cannot be read.
+    pub limits: Option<Limits>,
+    /// `tcp_max_orphans`: how many sockets without a process there may be on the whole host.
+    pub max_orphans: Option<u64>,
+    /// What did not go well with reading the kernel's tables.
+    pub faults: FaultSums,
     /// Segments on network interfaces. `None` where nobody asked for them.
     pub segments: Option<SegmentsReading>,
     /// What became of the programs.
@@ -111,25 +115,13 @@ impl Events {
 /// How good the snapshots are that the gauges rest on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotState {
-    /// How long it takes to count all namespaces once, by the last snapshot of each.
+    /// How long it took to count all sockets, the last time.
     pub duration: Duration,
-    /// Age of the oldest snapshot that is in use.
+    /// How long ago that began.
     pub age: Duration,
     /// How many sockets can at most be shown in a wrong state. `None` where transitions are not
     /// seen: then anything may have happened since the snapshot.
     pub uncertain: Option<u64>,
     /// Sockets of a family or in a state that this version does not know.
     pub unknown: u64,
-}
-
-/// Network namespaces by what became of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NamespaceResults {
-    /// Counted: they are in the gauges.
-    pub counted: u64,
-    /// The agent may not enter them.
-    pub denied: u64,
-    /// Not counted for another reason: no way leads there, counting failed, or it is still to
-    /// come.
-    pub unreachable: u64,
 }

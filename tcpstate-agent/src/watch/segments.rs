@@ -1,13 +1,15 @@
 //! The segments thread: follows the network interfaces.
 
 use std::{
-    sync::{Mutex, TryLockError},
+    sync::{
+        Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tracing::warn;
 
-use super::shared::{Shared, lock};
 use crate::segments::{Follower, SegmentsReading};
 
 /// How late an interface that has come is counted.
@@ -61,12 +63,10 @@ impl<F, R: Clone> Followed<F, R> {
     }
 }
 
-pub(super) fn run(shared: &Shared) {
-    let Some(interfaces) = &shared.segments else {
-        return;
-    };
+pub(super) fn run(interfaces: &Interfaces, is_stopped: &AtomicBool) {
+    let is_stopped = || is_stopped.load(Ordering::Relaxed);
     let mut has_failed = false;
-    while !shared.is_stopped() {
+    while !is_stopped() {
         let outcome = interfaces.move_on(Follower::follow, Follower::read);
         if let Err(error) = &outcome
             && !has_failed
@@ -75,11 +75,16 @@ pub(super) fn run(shared: &Shared) {
         }
         has_failed = outcome.is_err();
         let mut slept = Duration::ZERO;
-        while slept < INTERVAL && !shared.is_stopped() {
+        while slept < INTERVAL && !is_stopped() {
             std::thread::sleep(NAP);
             slept += NAP;
         }
     }
+}
+
+/// A panic while a lock was held has been reported by then; the value is still a value.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

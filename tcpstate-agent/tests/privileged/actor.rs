@@ -65,6 +65,8 @@ pub(crate) enum Duty {
     },
     /// Listens, starts a process that inherits the socket, and waits to be killed.
     Bequeath { address: SocketAddr },
+    /// Keeps sockets in CLOSE_WAIT, by another thread than the first, which ends.
+    Outlive(Sockets),
     /// Listens, reads what comes to its end, and closes every other connection only.
     Leak,
     /// Does nothing.
@@ -98,6 +100,11 @@ impl Actor {
     /// The same, with a name that may be any bytes.
     pub(crate) fn start_named(namespace: &Netns, name: &[u8], duty: Duty) -> Self {
         Self::begin(Some(namespace), OsStr::from_bytes(name), duty, None).wait()
+    }
+
+    /// The same, in the test's own network namespace.
+    pub(crate) fn start_here(name: &str, duty: Duty) -> Self {
+        Self::begin(None, name.as_ref(), duty, None).wait()
     }
 
     /// The same, in the cgroup that has this folder, and in a process namespace of its own.
@@ -299,10 +306,35 @@ impl Duty {
                 // Not for stdin to end, which is when the heir ends.
                 thread::sleep(Duration::from_mins(10));
             }
+            Self::Outlive(sockets) => outlive(sockets),
             Self::Leak => leak(),
             Self::Idle => until_told(0),
         }
     }
+}
+
+/// Keeps sockets by a thread that goes on when the first has ended, which only it can do itself:
+/// in a child, since the first of this process belongs to the test runner.
+fn outlive(sockets: Sockets) {
+    let name = env::var_os(NAME).unwrap();
+    // SAFETY: the child uses nothing that another thread of this process could hold meanwhile, but
+    // for the allocator, which glibc and musl make usable.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child > 0 {
+        // SAFETY: no status is asked for.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        return;
+    }
+    fs::write("/proc/self/comm", name.as_bytes()).unwrap();
+    thread::spawn(move || {
+        let made = sockets.make();
+        until_told(made.port());
+        // SAFETY: it ends the process.
+        unsafe { libc::_exit(0) };
+    });
+    // SAFETY: it ends this thread alone, of whose stack nobody borrows.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
 }
 
 /// Serves connections, which begin with what is to become of them.

@@ -24,6 +24,7 @@ mod harness;
 mod kernel_counters;
 mod listeners;
 mod namespaces;
+mod owners;
 mod page;
 mod peer;
 mod programs;

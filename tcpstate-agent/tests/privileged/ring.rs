@@ -134,7 +134,7 @@ fn wake_ups() -> u64 {
         .unwrap()
         .map(|task| task.unwrap().path())
         .find(|task| {
-            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ts-events")
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ts-ring")
         })
         .map(|task| fs::read_to_string(task.join("status")).unwrap())
         .expect("no thread reads the ring");

@@ -3,13 +3,12 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
-use tcpstate_common::{Family, TcpState, Way};
+use tcpstate_common::Family;
 
 use super::{
-    BIND_BUCKET, DATA_SEGMENTS_IN, DEFER_ACCEPT, FAST_REUSE, INET_SPORT, IPPROTO_TCP, LINGER2,
-    MAX_ACK_BACKLOG, MISSING, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET,
-    SK_NUM, SK_PROTOCOL, SK_RCV_SADDR, SK_SOCKET, SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, SND_UNA,
-    SRTT, TCP_CLOCK, TOTAL_RETRANSMITS, TW_BIND_BUCKET, TW_SUBSTATE, TW_TS_RECENT, WRITE_SEQ,
+    DATA_SEGMENTS_IN, INET_SPORT, IPPROTO_TCP, LINGER2, MAX_ACK_BACKLOG, MISSING, NET_INUM,
+    SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_NET, SK_PROTOCOL, SK_RCV_SADDR, SK_SOCKET,
+    SK_STATE, SK_V6_DADDR, SK_V6_RCV_SADDR, SND_UNA, SRTT, TCP_CLOCK, TOTAL_RETRANSMITS, WRITE_SEQ,
     as_number, copy, distance, load, read,
 };
 
@@ -136,57 +135,6 @@ impl Sock {
         }
     }
 
-    /// Writes the local address as it goes over the wire; IPv4 fills the first four bytes.
-    /// `false` where it could not be read.
-    #[inline(always)]
-    pub(crate) fn local_address(self, family: Family, to: &mut [u8; 16]) -> bool {
-        match family {
-            Family::Ipv4 => copy(self.0, &SK_RCV_SADDR, &mut to[..4]),
-            Family::Ipv6 => copy(self.0, &SK_V6_RCV_SADDR, to),
-        }
-    }
-
-    /// The local port, as long as the socket is in the hash table.
-    #[inline(always)]
-    pub(crate) fn local_port(self) -> u16 {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        unsafe { load(self.0, &SK_NUM) }
-    }
-
-    /// From where to where it goes.
-    #[inline(always)]
-    pub(crate) fn way(self, family: Family) -> Option<Way> {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        let port: u16 = unsafe { load(self.0, &SK_DPORT) };
-        let remote_port = u16::from_be(port).into();
-        Some(match family {
-            Family::Ipv4 => Way {
-                // SAFETY: as above.
-                local: Way::ipv4(unsafe { load(self.0, &SK_RCV_SADDR) }),
-                // SAFETY: as above.
-                remote: Way::ipv4(unsafe { load(self.0, &SK_DADDR) }),
-                remote_port,
-            },
-            Family::Ipv6 => Way {
-                local: read(self.0, &SK_V6_RCV_SADDR)?,
-                remote: read(self.0, &SK_V6_DADDR)?,
-                remote_port,
-            },
-        })
-    }
-
-    /// What the kernel knows of its local port. Only for full sockets.
-    #[inline(always)]
-    pub(crate) fn bind_bucket(self) -> Option<BindBucket> {
-        BindBucket::of(read(self.0, &BIND_BUCKET)?)
-    }
-
-    /// For a listening socket: whether it lets connections wait until data has come.
-    #[inline(always)]
-    pub(crate) fn defers_accepting(self) -> bool {
-        read::<u8>(self.0, &DEFER_ACCEPT).is_some_and(|seconds| seconds != 0)
-    }
-
     /// The same as what the verifier lets read TCP's own fields of. Full TCP sockets are that.
     #[inline(always)]
     pub(crate) fn tcp(self) -> Option<TcpSock> {
@@ -264,65 +212,5 @@ impl TcpSock {
         // SAFETY: `self.0` is a BTF pointer.
         let segments: u32 = unsafe { load(self.0.as_ptr(), &DATA_SEGMENTS_IN) };
         segments != 0
-    }
-}
-
-/// The address of a `struct inet_bind_bucket`: a local port that is in use, to the verifier a
-/// number.
-#[derive(Clone, Copy)]
-pub(crate) struct BindBucket(u64);
-
-impl BindBucket {
-    #[inline(always)]
-    fn of(address: u64) -> Option<Self> {
-        (address != 0).then_some(Self(address))
-    }
-
-    /// Whether some socket was bound to the port. `connect()` chooses only ports of which this is
-    /// not so: `fastreuse` is negative ([`__inet_hash_connect()`][choose]).
-    ///
-    /// [choose]: https://github.com/torvalds/linux/blob/v6.12/net/ipv4/inet_hashtables.c
-    #[inline(always)]
-    pub(crate) fn is_bound(self) -> bool {
-        read::<i8>(self.0 as *const u8, &FAST_REUSE).is_some_and(|reuse| reuse >= 0)
-    }
-}
-
-/// A `struct tcp_timewait_sock`: all that is left of a connection in TIME_WAIT or, where the
-/// closing process has let go of it, FIN_WAIT2.
-#[derive(Clone, Copy)]
-pub(crate) struct TimewaitSock(*const u8);
-
-impl TimewaitSock {
-    /// # Safety
-    ///
-    /// `tw` must be a pointer that the verifier knows as a non-null `struct tcp_timewait_sock`.
-    #[inline(always)]
-    pub(crate) unsafe fn new(tw: *const u8) -> Self {
-        Self(tw)
-    }
-
-    /// Whether it stands for FIN_WAIT2 (`tw_substate`), as it does when the process closed before
-    /// the peer's FIN came.
-    #[inline(always)]
-    pub(crate) fn is_in_fin_wait2(self) -> bool {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        let substate: u8 = unsafe { load(self.0, &TW_SUBSTATE) };
-        substate == TcpState::FinWait2 as u8
-    }
-
-    /// Whether both sides put timestamps on their segments: the last one of the peer is only kept
-    /// then. One that is 0 for once does not count.
-    #[inline(always)]
-    pub(crate) fn has_timestamps(self) -> bool {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        let recent: u32 = unsafe { load(self.0, &TW_TS_RECENT) };
-        recent != 0
-    }
-
-    /// What the kernel knows of its local port; none for a moment when it ends.
-    #[inline(always)]
-    pub(crate) fn bind_bucket(self) -> Option<BindBucket> {
-        BindBucket::of(read(self.0, &TW_BIND_BUCKET)?)
     }
 }

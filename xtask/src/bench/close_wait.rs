@@ -58,7 +58,7 @@ fn owners(bench: &mut Bench, crew: &Crew, is_largest: bool) -> Result<()> {
         passes,
     );
     if is_largest {
-        row = row.reach(Reach::AtMost(0.5));
+        row = row.reach(Reach::AtMost(0.06));
     }
     bench.row(row.beside("ss -tanp state close-wait", ss));
     let asked = Spread::of(asked).context("nobody was asked")?;

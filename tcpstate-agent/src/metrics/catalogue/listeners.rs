@@ -108,15 +108,6 @@ pub const SYNACK_RETRANSMITS: Metric = Metric {
     help: "SYN-ACKs that were sent again because the third ACK did not come, or a SYN came again.",
 };
 
-/// SYN-ACKs sent again for nobody.
-pub const SYNACK_UNLISTED: Metric = Metric {
-    name: "tcpstate_synack_retransmits_unlisted_total",
-    kind: Kind::Counter,
-    labels: &[],
-    help: "SYN-ACKs that were sent again for listening sockets beyond the 16,384 that can be known \
-           at once; they are in no series of tcpstate_synack_retransmits_total.",
-};
-
 /// Ages of half-open ones.
 pub const SYN_RECV_AGE: Metric = Metric {
     name: "tcpstate_syn_recv_age_sockets",

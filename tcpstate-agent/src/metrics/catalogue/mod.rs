@@ -56,7 +56,7 @@ pub struct Metric {
 }
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 75] = [
+pub const ALL: [&Metric; 78] = [
     &sockets::SOCKETS,
     &sockets::TRANSITIONS,
     &close_wait::SOCKETS,
@@ -81,7 +81,6 @@ pub const ALL: [&Metric; 75] = [
     &listeners::SOCKETS,
     &listeners::DROPS,
     &listeners::SYNACK_RETRANSMITS,
-    &listeners::SYNACK_UNLISTED,
     &listeners::SYN_RECV_AGE,
     &listeners::SYN_RECV_RETRANSMITS,
     &listeners::HANDSHAKE_DURATION,
@@ -124,6 +123,10 @@ pub const ALL: [&Metric; 75] = [
     &own::SNAPSHOT_UNCERTAIN,
     &own::UNKNOWN_SOCKETS,
     &own::NAMESPACES,
+    &own::PASS_REDONE,
+    &own::PASS_GIVEN_UP,
+    &own::PASS_FREED,
+    &own::PASS_MISMATCH,
     &own::SERIES_FOLDED,
     &http::CONNECTIONS,
     &http::ACCEPTED,

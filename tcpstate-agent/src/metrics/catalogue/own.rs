@@ -43,10 +43,10 @@ pub const PROGRAM_UP: Metric = Metric {
     kind: Kind::Gauge,
     labels: &[Label {
         name: "program",
-        values: "`tcp_transition` (transitions, and gauges that move with them), `tcp_count` \
-                 (sockets by state), `tcp_close_wait` (causes of CLOSE_WAIT), \
-                 `tcp_unanswered` (peers that do not answer), `tcp_owners` (who holds sockets), \
-                 `tcp_listeners` (queues of listening sockets), `tcp_synack` (SYN-ACKs sent again), \
+        values: "`tcp_transition` (transitions, and gauges that move with them), `read_table` \
+                 (sockets by state, causes of CLOSE_WAIT, queues of listening sockets, peers that \
+                 do not answer), `tcp_owners` (who holds sockets), `tcp_synack` (SYN-ACKs sent \
+                 again), \
                  `tcp_reset_sent`, `tcp_reset_recv` (resets); where `--segments.device` asks \
                  for segments, `segments_xdp` or `segments_frags` (what comes in), `segments_tc_in` \
                  (the same, without XDP), `segments_tc_out` (what goes out)",
@@ -158,12 +158,43 @@ pub const UNKNOWN_SOCKETS: Metric = Metric {
 pub const NAMESPACES: Metric = Metric {
     name: "tcpstate_namespaces",
     kind: Kind::Gauge,
-    labels: &[Label {
-        name: "result",
-        values: "`counted`; `denied`: the agent may not enter; `unreachable`: nothing leads there, \
-                 counting failed, or is still to come",
-    }],
-    help: "Network namespaces of the host. Only those that are counted are in the gauges.",
+    labels: &[],
+    help: "Network namespaces of the host, all of which are in the gauges, whether a process, a mount \
+           or only a socket keeps them.",
+};
+
+/// Chains that were read again.
+pub const PASS_REDONE: Metric = Metric {
+    name: "tcpstate_pass_redone_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Chains of the kernel's hash tables that changed while they were read, and were read again.",
+};
+
+/// Chains that were not read.
+pub const PASS_GIVEN_UP: Metric = Metric {
+    name: "tcpstate_pass_given_up_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Chains of the kernel's hash tables that changed each time that they were read, or were too \
+           long. Their sockets are missing from that snapshot.",
+};
+
+/// Tables that were freed.
+pub const PASS_FREED: Metric = Metric {
+    name: "tcpstate_pass_freed_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Hash tables that the kernel freed with their network namespace while they were read.",
+};
+
+/// Namespaces of which the kernel says something else.
+pub const PASS_MISMATCH: Metric = Metric {
+    name: "tcpstate_pass_mismatch_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Times that a snapshot found another number of sockets in a network namespace than the \
+           kernel's own counts say, by more than moved meanwhile.",
 };
 
 /// Series that were folded.

@@ -103,8 +103,6 @@ pub fn group(
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::num::NonZeroU64;
-
     use tcpstate_common::{Family, TcpState};
 
     use super::*;
@@ -120,7 +118,6 @@ pub(super) mod tests {
             half_open,
             drops: 0,
             synack_retransmits: 0,
-            begun_ns: NonZeroU64::new(1),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the kernel counts for each listening socket, as what has come since the last look.
 
-use std::num::NonZeroU64;
+use std::net::SocketAddr;
 
 use crate::decode::ListeningSocket;
 
@@ -26,12 +26,15 @@ impl Increment {
 pub struct Increments {
     /// By rising socket.
     last: Vec<Last>,
+    /// There was a look before: a socket that was not met then has begun to listen since.
+    has_looked: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Last {
     socket: u64,
-    begun_ns: Option<NonZeroU64>,
+    namespace: u32,
+    address: SocketAddr,
     drops: u32,
     synack_retransmits: u64,
 }
@@ -39,8 +42,8 @@ struct Last {
 impl Increments {
     /// What has come since the last look at each of `sockets`, which are all that there are, by
     /// rising [`ListeningSocket::socket`]. With each comes whether its owner is known: what comes
-    /// at one before is kept for the look at which it is. What there was before the agent saw a
-    /// socket for the first time counts only where it has seen its beginning.
+    /// at one before is kept for the look at which it is. What there was at the first look of all does
+    /// not count; a socket that comes later has begun to listen meanwhile, and all of it counts.
     pub fn look<'a>(
         &mut self,
         sockets: impl IntoIterator<Item = (&'a ListeningSocket, bool)>,
@@ -54,7 +57,7 @@ impl Increments {
             let last = before
                 .next_if(|last| last.socket == socket.socket)
                 .filter(|last| last.is_of(socket))
-                .unwrap_or_else(|| Last::before(socket));
+                .unwrap_or_else(|| Last::before(socket, self.has_looked));
             if is_known {
                 increments.push(last.until(socket));
                 self.last.push(Last::at(socket));
@@ -63,6 +66,7 @@ impl Increments {
                 self.last.push(last);
             }
         }
+        self.has_looked = true;
         increments
     }
 }
@@ -71,29 +75,26 @@ impl Last {
     const fn at(socket: &ListeningSocket) -> Self {
         Self {
             socket: socket.socket,
-            begun_ns: socket.begun_ns,
+            namespace: socket.namespace,
+            address: socket.address,
             drops: socket.drops,
             synack_retransmits: socket.synack_retransmits,
         }
     }
 
     /// What one is counted from that was not looked at before.
-    const fn before(socket: &ListeningSocket) -> Self {
+    const fn before(socket: &ListeningSocket, is_new: bool) -> Self {
         Self {
-            drops: if socket.begun_ns.is_some() {
-                0
-            } else {
-                socket.drops
-            },
+            drops: if is_new { 0 } else { socket.drops },
             synack_retransmits: 0,
             ..Self::at(socket)
         }
     }
 
-    /// Whether it is the same socket, and not another at the same place in memory, nor the same
-    /// that has begun to listen once more.
+    /// Whether it is the same socket, and not another at the same place in memory. One that listens
+    /// where the other did is told by counters that have gone back.
     fn is_of(&self, socket: &ListeningSocket) -> bool {
-        self.begun_ns == socket.begun_ns
+        self.namespace == socket.namespace && self.address == socket.address
     }
 
     fn until(&self, now: &ListeningSocket) -> Increment {
@@ -121,90 +122,80 @@ mod tests {
 
     use super::*;
 
-    fn socket(begun_ns: u64, drops: u32, synack_retransmits: u64) -> ListeningSocket {
+    fn socket(place: u64, port: u16, drops: u32, synack_retransmits: u64) -> ListeningSocket {
         ListeningSocket {
-            socket: 1,
+            socket: place,
             namespace: 1,
             family: Family::Ipv4,
-            address: "0.0.0.0:80".parse().unwrap(),
+            address: SocketAddr::from(([0, 0, 0, 0], port)),
             accept_queue: 0,
             accept_limit: 0,
             half_open: 0,
             drops,
             synack_retransmits,
-            begun_ns: NonZeroU64::new(begun_ns),
         }
     }
 
-    fn look_at(
-        increments: &mut Increments,
-        socket: &ListeningSocket,
-        is_known: bool,
-    ) -> (u64, u64) {
-        let increment = increments.look([(socket, is_known)])[0];
+    /// After a look that has met nothing.
+    fn looked() -> Increments {
+        let mut increments = Increments::default();
+        increments.look([]);
+        increments
+    }
+
+    fn look_at(increments: &mut Increments, socket: ListeningSocket, is_known: bool) -> (u64, u64) {
+        let increment = increments.look([(&socket, is_known)])[0];
         (increment.drops, increment.synack_retransmits)
     }
 
-    fn look(increments: &mut Increments, socket: &ListeningSocket) -> (u64, u64) {
+    fn look(increments: &mut Increments, socket: ListeningSocket) -> (u64, u64) {
         look_at(increments, socket, true)
     }
 
     #[test]
-    fn each_look_counts_what_is_new() {
+    fn of_those_at_the_first_look_counts_what_comes_later() {
         let mut increments = Increments::default();
-        assert_eq!(look(&mut increments, &socket(0, 100, 3)), (0, 3));
-        assert_eq!(look(&mut increments, &socket(0, 107, 4)), (7, 1));
-        assert_eq!(look(&mut increments, &socket(0, 107, 4)), (0, 0));
+        assert_eq!(look(&mut increments, socket(1, 80, 100, 3)), (0, 3));
+        assert_eq!(look(&mut increments, socket(1, 80, 107, 4)), (7, 1));
+        assert_eq!(look(&mut increments, socket(1, 80, 107, 4)), (0, 0));
     }
 
     #[test]
-    fn of_a_socket_whose_beginning_was_seen_everything_counts() {
-        let mut increments = Increments::default();
-        assert_eq!(look(&mut increments, &socket(7, 100, 3)), (100, 3));
+    fn of_one_that_comes_later_everything_counts() {
+        let mut increments = looked();
+        assert_eq!(look(&mut increments, socket(1, 80, 100, 3)), (100, 3));
     }
 
     #[test]
     fn what_comes_before_the_owner_is_known_counts_once_when_it_is() {
-        let mut increments = Increments::default();
-        assert_eq!(look_at(&mut increments, &socket(7, 25, 2), false), (0, 0));
-        assert_eq!(look_at(&mut increments, &socket(7, 26, 2), false), (0, 0));
-        assert_eq!(look(&mut increments, &socket(7, 30, 3)), (30, 3));
+        let mut increments = looked();
+        let mut at = |drops, synacks, is_known| {
+            look_at(&mut increments, socket(1, 80, drops, synacks), is_known)
+        };
+        assert_eq!(at(25, 2, false), (0, 0));
+        assert_eq!(at(26, 2, false), (0, 0));
+        assert_eq!(at(30, 3, true), (30, 3));
         // A walk may miss one that was known.
-        assert_eq!(look_at(&mut increments, &socket(7, 31, 3), false), (0, 0));
-        assert_eq!(look(&mut increments, &socket(7, 32, 3)), (2, 0));
-    }
-
-    #[test]
-    fn of_one_whose_beginning_was_not_seen_counts_what_came_since_the_first_look() {
-        let mut increments = Increments::default();
-        assert_eq!(look_at(&mut increments, &socket(0, 25, 0), false), (0, 0));
-        assert_eq!(look(&mut increments, &socket(0, 30, 1)), (5, 1));
-    }
-
-    #[test]
-    fn one_that_begins_to_listen_again_begins_anew() {
-        let mut increments = Increments::default();
-        assert_eq!(look(&mut increments, &socket(7, 25, 2)), (25, 2));
-        // More than before, as if it were the same.
-        assert_eq!(look(&mut increments, &socket(9, 40, 5)), (40, 5));
+        assert_eq!(at(31, 3, false), (0, 0));
+        assert_eq!(at(32, 3, true), (2, 0));
     }
 
     #[test]
     fn a_kernel_counter_may_wrap_around_and_a_place_be_given_to_another_socket() {
-        let mut increments = Increments::default();
-        look(&mut increments, &socket(7, u32::MAX, 9));
-        assert_eq!(look(&mut increments, &socket(7, 2, 9)), (3, 0));
-        look(&mut increments, &socket(7, 5_000, 9));
-        assert_eq!(look(&mut increments, &socket(7, 4, 1)), (4, 1));
+        let mut increments = looked();
+        look(&mut increments, socket(1, 80, u32::MAX, 9));
+        assert_eq!(look(&mut increments, socket(1, 80, 2, 9)), (3, 0));
+        look(&mut increments, socket(1, 80, 5_000, 9));
+        // Of the same address.
+        assert_eq!(look(&mut increments, socket(1, 80, 4, 1)), (4, 1));
+        // Of another, with more than the one before.
+        assert_eq!(look(&mut increments, socket(1, 81, 9, 0)), (9, 0));
     }
 
     #[test]
     fn one_that_was_gone_begins_anew_and_the_others_go_on() {
-        let mut increments = Increments::default();
-        let at = |place, drops| ListeningSocket {
-            socket: place,
-            ..socket(7, drops, 0)
-        };
+        let mut increments = looked();
+        let at = |place, drops| socket(place, 80, drops, 0);
         let mut look = |sockets: &[ListeningSocket]| {
             let of_each = increments.look(sockets.iter().map(|socket| (socket, true)));
             let drops = of_each.iter().map(|increment| increment.drops);

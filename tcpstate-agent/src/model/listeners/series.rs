@@ -240,7 +240,7 @@ mod tests {
         });
         let assignment = Assignment::new(owned);
         let sockets = sockets.iter().map(|(socket, _)| {
-            let increment = Increments::default().look([(*socket, true)])[0];
+            let increment = looked().look([(*socket, true)])[0];
             (*socket, increment)
         });
         top(&assignment, sockets, served, limit, totals)
@@ -347,5 +347,12 @@ mod tests {
             shown(&sockets(&[(port, 1)], 1), 10, &mut totals);
         }
         assert_eq!(totals.by_key.len(), REMEMBERED);
+    }
+
+    /// After a look that has met nothing: all that comes is new.
+    fn looked() -> Increments {
+        let mut increments = Increments::default();
+        increments.look([]);
+        increments
     }
 }

@@ -1,6 +1,6 @@
 //! How many half-open connections a listening socket may have.
 
-use crate::netns::Limits;
+use crate::decode::Limits;
 
 /// The settings of a network namespace that limit it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,16 +11,17 @@ pub struct SynQueueLimits {
     pub syncookies: u32,
 }
 
-impl SynQueueLimits {
-    /// Those among `limits`, where both are known.
-    #[must_use]
-    pub fn among(limits: &Limits) -> Option<Self> {
-        Some(Self {
-            max_syn_backlog: limits.max_syn_backlog?.try_into().ok()?,
-            syncookies: limits.syncookies?.try_into().ok()?,
-        })
+impl From<Limits> for SynQueueLimits {
+    fn from(limits: Limits) -> Self {
+        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        Self {
+            max_syn_backlog: small(limits.max_syn_backlog),
+            syncookies: small(limits.syncookies),
+        }
     }
+}
 
+impl SynQueueLimits {
     /// The limit for a socket with room for `backlog` connections in its accept queue. The kernel
     /// takes the one limit for both queues ([`inet_csk_reqsk_queue_is_full()`][full]). Without SYN
     /// cookies it keeps the last quarter of `tcp_max_syn_backlog` for peers that it knows

@@ -6,7 +6,9 @@
 mod namespace;
 mod reuse;
 mod series;
+mod table;
 
-pub use namespace::{NamespaceOutgoing, Way};
+pub use namespace::{NamespaceOutgoing, PortRules, Way};
 pub use reuse::Reuse;
 pub use series::{OutgoingSeries, merge};
+pub use table::{Destination, DestinationCounts, DestinationTable, MAX_DESTINATIONS};

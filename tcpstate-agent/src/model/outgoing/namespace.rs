@@ -2,14 +2,24 @@
 
 use std::{cmp::Reverse, net::IpAddr, net::SocketAddr};
 
-use tcpstate_common::SocketCounts;
-
-use super::Reuse;
-use crate::{decode::Outgoing, netns::PortRules};
+use super::{Destination, DestinationCounts, DestinationTable, Reuse};
 
 /// Ways of a namespace that are remembered: so many of those that hold most ports, and so many of
 /// those with most sockets in TIME_WAIT.
 const REMEMBERED: usize = 512;
+
+/// What decides which local ports outgoing connections get, and how long they keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRules {
+    /// Ports that `connect()` may choose for one destination: those of `ip_local_port_range` that
+    /// are neither in `ip_local_reserved_ports` nor bound.
+    pub ports: u32,
+    /// `tcp_tw_reuse`: whether `connect()` takes over ports in TIME_WAIT. 0 never, 1 those with
+    /// timestamps after a second, 2 the same on loopback only.
+    pub tw_reuse: u64,
+    /// `tcp_max_tw_buckets`: how many minisockets there may be.
+    pub max_tw_buckets: u64,
+}
 
 /// The connections from one local address to one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,30 +57,26 @@ pub struct NamespaceOutgoing {
 }
 
 impl NamespaceOutgoing {
-    /// Puts together what a pass has `counted`, the ways it has `found`, and the settings.
+    /// Puts together what a pass has found, and the settings.
     #[must_use]
-    pub fn new(counted: &SocketCounts, found: Vec<Outgoing>, rules: &PortRules) -> Self {
-        let reuse = rules.tw_reuse.and_then(Reuse::from_kernel);
-        let choosable = rules.choosable.as_ref();
-        let choosable =
-            choosable.map(|ports| ports.iter().map(|word| word.count_ones()).sum::<u32>());
-        let mut ways: Vec<Way> = found
-            .into_iter()
-            .map(|found| Way::new(found, reuse))
-            .collect();
+    pub fn new(found: DestinationTable, rules: PortRules) -> Self {
+        let reuse = Reuse::from_kernel(rules.tw_reuse);
+        let (held, time_wait) = (found.unplaced_held, found.unplaced_time_wait);
+        let ways = found.into_found();
+        let mut ways: Vec<Way> = ways.map(|found| Way::new(found, reuse)).collect();
         let forgotten = forget(&mut ways);
         Self {
-            ports: choosable.map(|ports| ports.saturating_sub(counted.bound_ports)),
+            ports: Some(rules.ports),
             ways,
             forgotten: forgotten.len().try_into().unwrap_or(u64::MAX),
-            other_time_wait: counted.unplaced_time_wait
+            other_time_wait: time_wait
                 + forgotten
                     .iter()
                     .map(|way| u64::from(way.time_wait))
                     .sum::<u64>(),
             other_held: forgotten.iter().map(|way| way.held).max().unwrap_or(0),
-            unplaced: counted.unplaced_held.max(counted.unplaced_time_wait),
-            max_tw_buckets: rules.max_tw_buckets,
+            unplaced: held.max(time_wait),
+            max_tw_buckets: Some(rules.max_tw_buckets),
         }
     }
 
@@ -89,14 +95,13 @@ impl NamespaceOutgoing {
 }
 
 impl Way {
-    fn new(found: Outgoing, reuse: Option<Reuse>) -> Self {
-        let Outgoing {
-            local,
-            remote,
+    fn new((destination, counts): (Destination, DestinationCounts), reuse: Option<Reuse>) -> Self {
+        let Destination { local, remote } = destination;
+        let DestinationCounts {
             held,
             time_wait,
             reusable,
-        } = found;
+        } = counts;
         let may = reuse.is_some_and(|reuse| reuse.applies(local, remote.ip()));
         Self {
             local,
@@ -122,41 +127,40 @@ fn forget(ways: &mut Vec<Way>) -> Vec<Way> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(in crate::model::outgoing) fn rules(choosable: u32) -> PortRules {
-        let mut ports = Box::new([0; 1024]);
-        for port in 0..choosable as usize {
-            ports[port / 64] |= 1 << (port % 64);
-        }
+    pub(in crate::model::outgoing) fn rules(ports: u32) -> PortRules {
         PortRules {
-            choosable: Some(ports),
-            tw_reuse: Some(1),
-            max_tw_buckets: Some(100),
+            ports,
+            tw_reuse: 1,
+            max_tw_buckets: 100,
         }
     }
 
-    fn outgoing(number: u32, held: u32, time_wait: u32) -> Outgoing {
-        Outgoing {
-            local: "10.0.0.1".parse().unwrap(),
-            remote: SocketAddr::new(std::net::Ipv4Addr::from(number).into(), 80),
-            held,
-            time_wait,
-            reusable: time_wait.min(held),
+    /// A table with so many sockets for each destination: those that hold a port, and of these in
+    /// TIME_WAIT.
+    pub(in crate::model::outgoing) fn table(
+        all: impl IntoIterator<Item = (u32, u32, u32)>,
+    ) -> DestinationTable {
+        let mut table = DestinationTable::default();
+        for (number, held, time_wait) in all {
+            let destination = Destination {
+                local: IpAddr::from([10, 0, 0, 1]),
+                remote: SocketAddr::new(std::net::Ipv4Addr::from(number).into(), 80),
+            };
+            for socket in 0..held.max(time_wait) {
+                table.add(destination, socket < held, socket < time_wait, true);
+            }
         }
+        table
     }
 
     #[test]
-    fn the_part_is_of_the_ports_that_nobody_has_bound() {
-        let counted = SocketCounts {
-            bound_ports: 10,
-            ..SocketCounts::default()
-        };
-        let found = NamespaceOutgoing::new(&counted, vec![outgoing(1, 45, 0)], &rules(100));
-        assert_eq!(found.ports, Some(90));
+    fn the_part_is_of_the_ports_that_there_are_for_one_destination() {
+        let found = NamespaceOutgoing::new(table([(1, 45, 0)]), rules(90));
         assert_eq!(found.part(45), Some(0.5));
         assert_eq!(found.part(90), Some(1.0));
         assert_eq!(found.part(91), Some(1.0), "the range was made smaller");
@@ -165,54 +169,38 @@ mod tests {
 
     #[test]
     fn a_range_that_is_all_bound_is_taken_by_whoever_holds_one() {
-        let counted = SocketCounts {
-            bound_ports: 4,
-            ..SocketCounts::default()
-        };
-        let found = NamespaceOutgoing::new(&counted, Vec::new(), &rules(4));
+        let found = NamespaceOutgoing::new(table([]), rules(0));
         assert_eq!((found.part(0), found.part(1)), (Some(0.0), Some(1.0)));
     }
 
     #[test]
-    fn without_the_range_no_part_is_known() {
-        let unread = PortRules {
-            choosable: None,
-            ..rules(0)
-        };
-        let found = NamespaceOutgoing::new(&SocketCounts::default(), Vec::new(), &unread);
-        assert_eq!(found.part(1), None);
-    }
-
-    #[test]
     fn without_reuse_nothing_can_be_taken_over() {
-        for (setting, reusable) in [(Some(0), 0), (Some(1), 3), (Some(2), 0), (None, 0)] {
+        for (tw_reuse, reusable) in [(0, 0), (1, 3), (2, 0), (9, 0)] {
             let rules = PortRules {
-                tw_reuse: setting,
+                tw_reuse,
                 ..rules(10)
             };
-            let way = vec![outgoing(1, 3, 3)];
-            let found = NamespaceOutgoing::new(&SocketCounts::default(), way, &rules);
-            assert_eq!(found.ways[0].reusable, reusable, "{setting:?}");
+            let found = NamespaceOutgoing::new(table([(1, 3, 3)]), rules);
+            assert_eq!(found.ways[0].reusable, reusable, "{tw_reuse}");
         }
     }
 
     proptest! {
         #[test]
         fn nothing_is_lost_and_the_greatest_are_remembered(
-            all in prop::collection::vec((0_u32..100, 0_u32..100), 0..3000),
-            unplaced in 0_u64..100,
+            all in prop::collection::vec((0_u32..20, 0_u32..20), 0..3000),
         ) {
-            let counted = SocketCounts { unplaced_time_wait: unplaced, ..SocketCounts::default() };
-            let ways = (0..).zip(&all).map(|(number, (held, time_wait))| outgoing(number, *held, *time_wait));
-            let found = NamespaceOutgoing::new(&counted, ways.collect(), &rules(1000));
+            let all: Vec<_> = all.into_iter().filter(|(held, time_wait)| held + time_wait > 0).collect();
+            let numbered = (0..).zip(&all).map(|(number, (held, time_wait))| (number, *held, *time_wait));
+            let found = NamespaceOutgoing::new(table(numbered), rules(1000));
             prop_assert_eq!(found.ways.len() as u64 + found.forgotten, all.len() as u64);
             prop_assert!(found.ways.len() <= 2 * REMEMBERED);
             let time_wait: u64 = found.ways.iter().map(|way| u64::from(way.time_wait)).sum();
             let truth: u64 = all.iter().map(|(_, time_wait)| u64::from(*time_wait)).sum();
-            prop_assert_eq!(time_wait + found.other_time_wait, truth + unplaced);
+            prop_assert_eq!(time_wait + found.other_time_wait, truth);
             let most = all.iter().map(|(held, _)| *held).max().unwrap_or(0);
-            prop_assert_eq!(found.ways.iter().map(|way| way.held).max().unwrap_or(0), most);
-            prop_assert!(found.other_held <= most);
+            let kept = found.ways.iter().map(|way| way.held).max().unwrap_or(0);
+            prop_assert_eq!(kept, most);
         }
     }
 }

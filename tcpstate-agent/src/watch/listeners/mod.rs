@@ -1,58 +1,40 @@
 //! Listening sockets: their queues, read afresh at each scrape, joined with who holds them
-//! ([`owners`]) and with the connections that belong to them ([`services`]).
-//!
-//! Locks are held for as long as it takes to read a map or to add up what was read, and never
-//! while `/proc` is read or descriptors are walked over: scrapes wait for them.
+//! ([`owners`]) and with the connections that belong to them.
 
 mod owners;
-mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustc_hash::FxHashMap;
 use tcpstate_common::HalfOpenCounts;
-use tracing::warn;
 
-use self::{
-    owners::{Known, Owners},
-    services::Services,
-};
-use super::shared::{Shared, lock};
+pub(super) use self::owners::HolderWalk;
+use self::owners::{Known, Owners};
 use crate::{
-    bpf::{ListenerTable, ServiceTable},
+    bpf::HeldProcesses,
     decode::ListeningSocket,
     model::listeners::{
         Assignment, Increments, Labelled, Listener, ListenerKey, ListenerSeries, Place, Served,
         Totals, group, top,
     },
-    process::{Process, ProcessId, Processes},
+    process::{Process, ProcessId},
 };
 
+/// How often to look who holds them at most where none is new: a descriptor can be handed over.
+const OWNERS_EVERY: Duration = Duration::from_mins(1);
+/// And where some are.
+const OWNERS_PAUSE: Duration = Duration::from_secs(1);
+
 /// What is kept from one look to the next.
-pub(super) struct Listening {
-    table: Mutex<ListenerTable>,
-    owners: Mutex<Arc<Owners>>,
-    processes: Mutex<Processes>,
-    services: Mutex<Services>,
-    found: Mutex<Found>,
-    shown: Mutex<Shown>,
-}
-
-/// What the last snapshots have found, by namespace.
-#[derive(Default)]
-struct Found {
-    served: BTreeMap<u32, Served>,
-    half_open: BTreeMap<u32, HalfOpenCounts>,
-}
-
-/// What scrapes have shown.
-struct Shown {
+pub(super) struct Listeners {
     /// Series of their own.
     limit: usize,
+    /// Whether owners can be told.
+    walks: bool,
+    owners: Arc<Owners>,
     assigned: Assigned,
     increments: Increments,
     totals: Totals,
@@ -83,7 +65,7 @@ pub struct OwnedListener {
 pub struct ListenersReading {
     /// The busiest, and the others together.
     pub series: Vec<(ListenerKey, ListenerSeries)>,
-    /// Half-open connections by age and retransmits, as the last snapshots have found them.
+    /// Half-open connections by age and retransmits, as the last snapshot has found them.
     pub half_open: HalfOpenCounts,
     /// How long it took to read the queues.
     pub took: Duration,
@@ -91,52 +73,15 @@ pub struct ListenersReading {
     pub folded: u64,
 }
 
-/// The listening sockets at one moment.
-pub(super) struct Queues {
-    sockets: Vec<ListeningSocket>,
-    took: Duration,
-}
-
-impl Listening {
-    pub(super) fn new((table, services): (ListenerTable, ServiceTable), limit: usize) -> Self {
-        Self {
-            table: Mutex::new(table),
-            owners: Mutex::default(),
-            processes: Mutex::default(),
-            services: Mutex::new(Services::new(services)),
-            found: Mutex::default(),
-            shown: Mutex::new(Shown {
-                limit,
-                assigned: Assigned::default(),
-                increments: Increments::default(),
-                totals: Totals::default(),
-                folded: 0,
-            }),
-        }
-    }
-
-    /// Every listening socket; `None` where they cannot be read.
-    fn read(&self) -> Option<Vec<ListeningSocket>> {
-        lock(&self.table)
-            .read()
-            .inspect_err(|error| warn!(%error, "cannot read the listening sockets"))
-            .ok()
-    }
-
-    fn owners(&self) -> Arc<Owners> {
-        Arc::clone(&lock(&self.owners))
-    }
-}
-
 impl Assigned {
     fn refresh(
         &mut self,
-        owners: Arc<Owners>,
+        owners: &Arc<Owners>,
         sockets: &[ListeningSocket],
         walks: bool,
     ) -> &Assignment {
         let known = sockets.iter().map(Known::of);
-        if !Arc::ptr_eq(&self.owners, &owners) || !self.sockets.iter().copied().eq(known.clone()) {
+        if !Arc::ptr_eq(&self.owners, owners) || !self.sockets.iter().copied().eq(known.clone()) {
             let holders: Vec<_> = owners.of(sockets, walks).collect();
             let labelled = holders.iter().map(|holder| {
                 holder.map(|holder| Labelled {
@@ -147,91 +92,98 @@ impl Assigned {
             self.assignment = Assignment::new(sockets.iter().zip(labelled));
             self.sockets.clear();
             self.sockets.extend(known);
-            self.owners = owners;
+            self.owners = Arc::clone(owners);
         }
         &self.assignment
     }
 }
 
-impl Queues {
-    /// Half-open connections by family, of every namespace that has some.
-    pub(super) fn all_half_open(&self) -> FxHashMap<u32, [u64; 2]> {
-        let mut all = FxHashMap::<u32, [u64; 2]>::default();
-        for socket in &self.sockets {
-            if socket.half_open > 0 {
-                all.entry(socket.namespace).or_default()[socket.family.slot()] +=
-                    u64::from(socket.half_open);
-            }
+impl Listeners {
+    pub(super) fn new(limit: usize, walks: bool) -> Self {
+        Self {
+            limit,
+            walks,
+            owners: Arc::default(),
+            assigned: Assigned::default(),
+            increments: Increments::default(),
+            totals: Totals::default(),
+            folded: 0,
         }
-        all
-    }
-}
-
-impl Shared {
-    /// The queues of all listening sockets; `None` where they cannot be read.
-    pub(super) fn queues(&self) -> Option<Queues> {
-        let begun = Instant::now();
-        let sockets = self.listening.as_ref()?.read()?;
-        Some(Queues {
-            sockets,
-            took: begun.elapsed(),
-        })
     }
 
     /// Takes note of what the kernel has counted so far for those that were there before the agent,
     /// so that their counters begin with it and not with the first scrape.
-    pub(super) fn note_listeners(&self) {
-        if let Some(listening) = &self.listening
-            && let Some(sockets) = listening.read()
-        {
-            let not_shown_yet = sockets.iter().map(|socket| (socket, false));
-            lock(&listening.shown).increments.look(not_shown_yet);
-        }
+    pub(super) fn note(&mut self, sockets: &[ListeningSocket]) {
+        let not_shown_yet = sockets.iter().map(|socket| (socket, false));
+        self.increments.look(not_shown_yet);
     }
 
-    /// What a scrape shows of them.
-    pub(super) fn listeners_reading(&self, queues: &Queues) -> Option<ListenersReading> {
-        let begun = Instant::now();
-        let listening = self.listening.as_ref()?;
-        let owners = listening.owners();
-        let sockets = &queues.sockets;
-        let mut shown = lock(&listening.shown);
-        let Shown {
-            limit,
-            assigned,
-            increments,
-            totals,
-            folded,
-        } = &mut *shown;
-        let assignment = assigned.refresh(owners, sockets, self.tells_owners);
-        let are_known = assignment.of_sockets().map(|series| series.is_some());
-        let of_each = increments.look(sockets.iter().zip(are_known));
-        let found = lock(&listening.found);
-        let with_increments = sockets.iter().zip(of_each.iter().copied());
-        let (series, newly_folded) =
-            top(assignment, with_increments, &found.served, *limit, totals);
-        *folded += newly_folded;
-        let mut half_open = HalfOpenCounts::default();
-        for of_namespace in found.half_open.values() {
-            half_open.merge(of_namespace);
+    /// Whether to find out who holds them: some of `sockets` are new, or it was long ago. Where none
+    /// is new, no more often than `every`.
+    pub(super) fn owners_are_due(
+        &self,
+        sockets: &[ListeningSocket],
+        every: Duration,
+        now: Instant,
+    ) -> bool {
+        if !self.walks {
+            return false;
         }
-        Some(ListenersReading {
-            series,
-            half_open,
-            took: queues.took + begun.elapsed(),
-            folded: *folded,
+        // Until the first time there is nothing to show.
+        self.owners.at.is_none_or(|at| {
+            let age = now.saturating_duration_since(at);
+            let is_new =
+                age >= OWNERS_PAUSE && self.owners.of(sockets, true).any(|holder| holder.is_none());
+            is_new || age >= OWNERS_EVERY.max(every)
         })
     }
 
-    /// What listens, each with its process.
-    pub(super) fn owned_listeners(&self) -> Option<Vec<OwnedListener>> {
-        if self.tells_owners {
-            self.find_listener_owners();
+    /// Takes note of who holds them.
+    pub(super) fn learn_owners(
+        &mut self,
+        walk: HolderWalk,
+        processes: &HeldProcesses,
+        at: Instant,
+    ) {
+        self.owners = Arc::new(Owners::new(walk, processes, at));
+    }
+
+    /// What a scrape shows of `sockets`, which took so long to read.
+    pub(super) fn reading(
+        &mut self,
+        sockets: &[ListeningSocket],
+        served: &BTreeMap<u32, Served>,
+        half_open: HalfOpenCounts,
+        read_in: Duration,
+    ) -> ListenersReading {
+        let begun = Instant::now();
+        let assignment = self.assigned.refresh(&self.owners, sockets, self.walks);
+        let are_known = assignment.of_sockets().map(|series| series.is_some());
+        let of_each = self.increments.look(sockets.iter().zip(are_known));
+        let with_increments = sockets.iter().zip(of_each.iter().copied());
+        let (series, newly_folded) = top(
+            assignment,
+            with_increments,
+            served,
+            self.limit,
+            &mut self.totals,
+        );
+        self.folded += newly_folded;
+        ListenersReading {
+            series,
+            half_open,
+            took: read_in + begun.elapsed(),
+            folded: self.folded,
         }
-        let listening = self.listening.as_ref()?;
-        let sockets = listening.read()?;
-        let owners = listening.owners();
-        let holders = owners.of(&sockets, self.tells_owners);
+    }
+
+    /// What listens, each with its process.
+    pub(super) fn owned(
+        &self,
+        sockets: &[ListeningSocket],
+        served: &BTreeMap<u32, Served>,
+    ) -> Vec<OwnedListener> {
+        let holders = self.owners.of(sockets, self.walks);
         let known: Vec<_> = sockets
             .iter()
             .zip(holders)
@@ -239,20 +191,19 @@ impl Shared {
             .collect();
         let mut co_owners = BTreeMap::<Place, BTreeSet<ProcessId>>::new();
         for (socket, owner) in &known {
-            let others = owners.co_owners(socket.socket);
+            let others = self.owners.co_owners(socket.socket);
             if !others.is_empty() {
                 let place = Place::of(socket, *owner);
                 co_owners.entry(place).or_default().extend(others);
             }
         }
-        let listeners = group(known, &lock(&listening.found).served);
-        let now = Instant::now();
-        let mut processes = lock(&listening.processes);
-        let owned = listeners.into_iter().map(|listener| OwnedListener {
-            process: listener.place.owner.and_then(|id| processes.get(id, now)),
-            co_owners: co_owners.remove(&listener.place).unwrap_or_default(),
-            listener,
-        });
-        Some(owned.collect())
+        let owned = group(known, served)
+            .into_iter()
+            .map(|listener| OwnedListener {
+                process: listener.place.owner.and_then(|id| self.owners.process(id)),
+                co_owners: co_owners.remove(&listener.place).unwrap_or_default(),
+                listener,
+            });
+        owned.collect()
     }
 }

@@ -14,7 +14,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tcpstate_agent::{
     metrics::MetricsPage,
     model::close_wait::Cause,
-    netns::Visitor,
     serve::HttpReading,
     watch::{CloseWait, OwnedGroup, Watch},
 };
@@ -41,7 +40,6 @@ const UNREAD_BYTES: &str = "tcpstate_close_wait_unread_bytes";
 /// A watch, asked afresh each time instead of when it has a turn.
 pub(crate) struct Look {
     watch: Arc<Watch>,
-    visitor: Visitor,
     metrics: MetricsPage,
 }
 
@@ -50,13 +48,12 @@ impl Look {
         let watch = Arc::new(harness::watch());
         Self {
             metrics: MetricsPage::new(Arc::clone(&watch)),
-            visitor: Visitor::new().unwrap(),
             watch,
         }
     }
 
     pub(crate) fn find(&self) -> Arc<CloseWait> {
-        let found = self.watch.close_wait(&self.visitor);
+        let found = self.watch.close_wait();
         found.expect("the owners cannot be told")
     }
 

@@ -68,10 +68,10 @@ fn sockets_that_a_server_shares_with_its_workers_count_once_for_the_lowest_numbe
 }
 
 #[test]
-fn where_all_are_held_the_descriptors_alone_tell_it_and_else_the_sockets_do() {
+fn those_that_are_held_and_those_that_wait_to_be_accepted_add_up_to_all() {
     let look = Look::new();
     let namespace = Netns::new();
-    let shown = |is_surveyed: bool| {
+    let shown = || {
         within(SHOWN, || {
             let found = look.find();
             let groups = found.groups.iter();
@@ -94,24 +94,22 @@ fn where_all_are_held_the_descriptors_alone_tell_it_and_else_the_sockets_do() {
             let there: u64 = here.iter().map(|(.., sockets)| sockets).sum();
             let truth = ss(&namespace).len() as u64;
             require(there == truth, format!("{here:?}, {truth} in all"))?;
-            let is_so = found.is_surveyed == is_surveyed;
-            require(is_so, format!("surveyed: {}", found.is_surveyed))?;
             Ok(here)
         })
     };
     let holder = keep(&namespace, "holder", sockets(Cause::EofRead, 20));
     let held = (Some(holder.pid()), holder.port, Cause::EofRead, 20);
-    assert_eq!(shown(false), [held]);
+    assert_eq!(shown(), [held]);
     let stuck = keep(&namespace, "stuck", sockets(Cause::Unaccepted, 3));
     let waiting = (Some(stuck.pid()), stuck.port, Cause::Unaccepted, 3);
     let mut both = [held, waiting];
     both.sort_unstable();
-    assert_eq!(shown(true), both);
+    assert_eq!(shown(), both);
     drop(stuck);
     let reader = keep(&namespace, "reader", sockets(Cause::FinUnread, 5));
     let mut both = [held, (Some(reader.pid()), reader.port, Cause::FinUnread, 5)];
     both.sort_unstable();
-    assert_eq!(shown(false), both);
+    assert_eq!(shown(), both);
 }
 
 /// Several processes that listen at one address, by name and whether they accept.

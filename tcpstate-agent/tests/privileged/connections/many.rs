@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
-use tcpstate_common::MAX_DESTINATIONS;
+use tcpstate_agent::model::outgoing::MAX_DESTINATIONS;
 
 use super::{close_from_client, listener, look_at, set};
 use crate::harness::{Netns, require, scaled, watch, within};
@@ -54,10 +54,10 @@ fn of_20_000_destinations_none_is_lost_and_the_one_that_matters_is_exact() {
         Ok((found, known))
     });
     let all = u64::from(destinations) + 1;
-    assert!(known <= u64::from(MAX_DESTINATIONS) && known <= all);
+    assert!(known <= MAX_DESTINATIONS as u64 && known <= all);
     // Each of the others has one socket.
     assert_eq!(found.unplaced, all - known);
-    assert!(found.unplaced >= all.saturating_sub(MAX_DESTINATIONS.into()));
+    assert!(found.unplaced >= all.saturating_sub(MAX_DESTINATIONS as u64));
     let way = found.ways.iter().find(|way| way.remote == favourite);
     let way = way.expect("the favourite is not among those that are known");
     assert_eq!(

@@ -16,7 +16,6 @@ use std::{
 
 use tcpstate_agent::{
     model::outgoing::NamespaceOutgoing,
-    netns::Visitor,
     watch::{Connections, Watch},
 };
 
@@ -89,10 +88,7 @@ fn close_from_client(mut client: TcpStream, server: TcpStream) {
 
 /// What a look finds now.
 fn look(watch: &Watch) -> Connections {
-    let visitor = Visitor::new().unwrap();
-    watch
-        .connections(&visitor)
-        .expect("connections cannot be told")
+    watch.connections().expect("connections cannot be told")
 }
 
 /// What a look finds now in one namespace.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tcpstate_agent::{
-    netns::KernelCounter,
+    model::kernel_counters::KernelCounter,
     watch::{OutgoingReading, Watch, WatchSettings},
 };
 

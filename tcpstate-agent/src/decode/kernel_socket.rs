@@ -1,0 +1,165 @@
+//! What a copy of one of the kernel's sockets says.
+
+use std::net::SocketAddr;
+
+use tcpstate_common::{Family, HalfOpen, TcpState};
+
+use super::{CloseWaitSocket, Unanswered, address, object::Object};
+use crate::bpf::layout::{CommonLayout, Field, Layout};
+
+/// What every kind of socket has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelSocket {
+    /// Tells the socket from all others that live at the same time.
+    pub socket: u64,
+    /// The address of its network namespace.
+    pub net: u64,
+    /// Its family.
+    pub family: Family,
+    /// Its state: `TimeWait` for every timewait minisocket, `NewSynRecv` for what is half open.
+    pub state: TcpState,
+    /// Local port.
+    pub local_port: u16,
+    /// Remote port.
+    pub remote_port: u16,
+}
+
+impl KernelSocket {
+    /// Reads it. `None` where family or state are none of TCP's.
+    #[inline]
+    #[must_use]
+    pub fn of(object: &Object<'_>, layout: &CommonLayout) -> Option<Self> {
+        Some(Self {
+            socket: object.address,
+            net: object.number_or_zero(layout.net),
+            family: Family::from_kernel(object.number16(layout.family))?,
+            state: TcpState::from_kernel(object.number8(layout.state))?,
+            local_port: object.number16(layout.local_port),
+            remote_port: u16::from_be(object.number16(layout.remote_port)),
+        })
+    }
+
+    /// The local address as it goes over the wire; IPv4 fills the first four bytes.
+    #[must_use]
+    pub fn local_address(&self, object: &Object<'_>, layout: &CommonLayout) -> [u8; 16] {
+        raw_address(self.family, object, layout.local, layout.local6)
+    }
+
+    /// The remote address, likewise.
+    #[must_use]
+    pub fn remote_address(&self, object: &Object<'_>, layout: &CommonLayout) -> [u8; 16] {
+        raw_address(self.family, object, layout.remote, layout.remote6)
+    }
+
+    /// The peer.
+    #[must_use]
+    pub fn remote(&self, object: &Object<'_>, layout: &CommonLayout) -> SocketAddr {
+        let remote = address(self.family, self.remote_address(object, layout));
+        SocketAddr::new(remote, self.remote_port)
+    }
+
+    /// What there is to say of one in CLOSE_WAIT, in the namespace with this inode number. `now` is
+    /// the lower half of `jiffies`.
+    #[must_use]
+    pub fn close_wait(
+        &self,
+        object: &Object<'_>,
+        layout: &Layout,
+        namespace: u32,
+        since_ns: Option<u64>,
+        now: u32,
+    ) -> CloseWaitSocket {
+        let sock = &layout.sock;
+        CloseWaitSocket {
+            socket: self.socket,
+            namespace,
+            since_ns,
+            last_ack_jiffies: now.wrapping_sub(object.number32(sock.last_ack)),
+            unread: difference(object, sock.received_next, sock.copied),
+            unsent: difference(object, sock.written, sock.unacknowledged),
+            is_accepted: object.number_or_zero(sock.socket) != 0,
+            local_port: self.local_port,
+            remote: self.remote(object, &layout.common),
+        }
+    }
+
+    /// What there is to say of one whose peer does not answer: something was sent again, or asked,
+    /// and there is no answer yet.
+    #[must_use]
+    pub fn unanswered(
+        &self,
+        object: &Object<'_>,
+        layout: &Layout,
+        namespace: u32,
+        now: u32,
+    ) -> Option<Unanswered> {
+        let sock = &layout.sock;
+        let attempts = object
+            .number8(sock.retransmits)
+            .max(object.number8(sock.probes));
+        if attempts == 0 {
+            return None;
+        }
+        let remote = self.remote(object, &layout.common);
+        Some(Unanswered {
+            namespace,
+            state: self.state,
+            local_port: self.local_port,
+            remote: SocketAddr::new(remote.ip().to_canonical(), remote.port()),
+            last_ack_jiffies: now.wrapping_sub(object.number32(sock.last_ack)),
+            unacknowledged: difference(object, sock.written, sock.unacknowledged),
+            attempts,
+        })
+    }
+
+    /// What there is to say of one that is half open, when `CLOCK_MONOTONIC` says `now_ns`.
+    #[must_use]
+    pub fn half_open(&self, object: &Object<'_>, layout: &Layout, now_ns: u64) -> HalfOpen {
+        let request = &layout.request;
+        let sent_us = object.number_or_zero(request.sent);
+        let age_ms = (now_ns / 1000).saturating_sub(sent_us) / 1000;
+        HalfOpen {
+            is_acked: object.is_set(request.acked),
+            retransmits: object.number8(request.retransmits),
+            age_ms: if sent_us == 0 {
+                0
+            } else {
+                u32::try_from(age_ms).unwrap_or(u32::MAX)
+            },
+            peer: peer(self.family, self.remote_address(object, &layout.common)),
+        }
+    }
+}
+
+/// A number that peers differ in. Of an IPv6 address the network counts, which is what one who
+/// floods cannot choose at will.
+fn peer(family: Family, address: [u8; 16]) -> u32 {
+    let word = |at: usize| {
+        let bytes = address
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        u32::from_ne_bytes(bytes.unwrap_or([0; 4]))
+    };
+    match family {
+        Family::Ipv4 => word(0),
+        // Of one that stands for an IPv4 address, that.
+        Family::Ipv6 if word(0) | word(4) == 0 => word(12),
+        Family::Ipv6 => word(0).rotate_left(7) ^ word(4),
+    }
+}
+
+fn raw_address(family: Family, object: &Object<'_>, ipv4: Field, ipv6: Field) -> [u8; 16] {
+    match family {
+        Family::Ipv4 => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&object.array::<4>(ipv4));
+            bytes
+        }
+        Family::Ipv6 => object.array(ipv6),
+    }
+}
+
+/// How far one sequence number is behind another.
+fn difference(object: &Object<'_>, of: Field, less: Field) -> u32 {
+    object.number32(of).wrapping_sub(object.number32(less))
+}
