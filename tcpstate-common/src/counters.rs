@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     CloseCounters, Due, Ending, Family, Handshakes, STATE_SLOTS, Stage, StateDurations, TcpState,
-    due::PAIRS, masked,
+    due::PAIRS, verifier::masked,
 };
 
 /// State changes of all TCP sockets of the machine: `from` × `to`.
@@ -37,14 +37,6 @@ pub struct CpuCounters {
     pub durations: StateDurations,
     /// How long handshakes took.
     pub handshakes: Handshakes,
-    /// Elements of [`map::LIVE`](crate::map::LIVE) by the last bits of a namespace's inode number,
-    /// which the kernel gives out one after the other. They need not be true.
-    pub live_slots: [u32; CpuCounters::REMEMBERED],
-}
-
-impl CpuCounters {
-    /// Namespaces that a CPU remembers; a power of two.
-    pub const REMEMBERED: usize = 64;
 }
 
 /// How many sockets came into a state and how many went out of it. Wraps around; only the
@@ -67,8 +59,9 @@ pub struct StateFlow {
 )]
 #[repr(C)]
 pub struct NamespaceCounters {
-    /// Inode number of the namespace that these are the counters of, 0 for none.
-    pub namespace: u32,
+    /// What tells the namespace that these are the counters of from all others that live: the
+    /// distance of its `struct net` from [`map::ORIGIN`](crate::map::ORIGIN). 0 for none.
+    pub net: u64,
     /// By family: full sockets replaced by a minisocket in `TIME_WAIT`.
     pub to_time_wait: [u32; 2],
     /// By family: full sockets that left `FIN_WAIT2` before the peer's FIN came, nearly always
@@ -94,9 +87,15 @@ impl StateFlow {
 }
 
 impl NamespaceCounters {
-    /// What [`map::NAMESPACES`](crate::map::NAMESPACES) holds for a namespace that has been seen
-    /// and has no counters.
-    pub const NO_SLOT: u32 = u32::MAX;
+    /// The element of [`map::LIVE`](crate::map::LIVE), which has `slots`, where the counters of the
+    /// namespace with this key belong.
+    #[inline(always)]
+    #[must_use]
+    pub const fn home(net: u64, slots: u32) -> u32 {
+        // 2^64 divided by the golden ratio spreads neighbours; they are aligned to cache lines.
+        let spread = (net >> 6).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        ((spread * slots as u64) >> 32) as u32
+    }
 
     /// Counts one socket of `family` going from `old` to `new`.
     pub fn record(&mut self, family: Family, old: TcpState, new: TcpState) {
@@ -119,26 +118,56 @@ impl NamespaceCounters {
     /// ended says as which.
     #[inline(always)]
     pub fn hand_over(&mut self, family: Family, ending: Ending) {
-        let counts = if ending.is(Stage::ClosedFirst) || ending.is(Stage::ClosedAtOnce) {
-            &mut self.to_time_wait
+        if ending.is(Stage::ClosedFirst) || ending.is(Stage::ClosedAtOnce) {
+            let count = &mut self.to_time_wait[family.slot()];
+            *count = count.wrapping_add(1);
         } else if ending.is_handed_over() {
-            &mut self.to_fin_wait2_mini
-        } else {
-            return;
-        };
-        let count = &mut counts[family.slot()];
+            self.leave_to_minisocket(family);
+        }
+    }
+
+    /// A connection lives on as a minisocket in `FIN_WAIT2`.
+    #[inline(always)]
+    pub fn leave_to_minisocket(&mut self, family: Family) {
+        let count = &mut self.to_fin_wait2_mini[family.slot()];
         *count = count.wrapping_add(1);
+    }
+
+    /// What was counted since `start`.
+    #[must_use]
+    pub fn since(&self, start: &Self) -> Self {
+        let Self {
+            net,
+            mut to_time_wait,
+            mut to_fin_wait2_mini,
+            mut flow,
+        } = *self;
+        for family in 0..2 {
+            let of = |now: u32, start: [u32; 2]| now.wrapping_sub(start[family]);
+            to_time_wait[family] = of(to_time_wait[family], start.to_time_wait);
+            to_fin_wait2_mini[family] = of(to_fin_wait2_mini[family], start.to_fin_wait2_mini);
+            for (flow, start) in flow[family].iter_mut().zip(&start.flow[family]) {
+                flow.entered = flow.entered.wrapping_sub(start.entered);
+                flow.left = flow.left.wrapping_sub(start.left);
+            }
+        }
+        Self {
+            net,
+            to_time_wait,
+            to_fin_wait2_mini,
+            flow,
+        }
     }
 
     /// Adds the counts of another CPU.
     pub fn add(&mut self, other: &Self) {
         let Self {
-            namespace,
+            net,
             to_time_wait,
             to_fin_wait2_mini,
             flow,
         } = self;
-        *namespace = other.namespace;
+        *net = other.net;
         for family in 0..2 {
             to_time_wait[family] = to_time_wait[family].wrapping_add(other.to_time_wait[family]);
             to_fin_wait2_mini[family] =
@@ -168,8 +197,8 @@ pub struct EventCounters {
 
 const _: () = {
     assert!(size_of::<TransitionMatrix>() == 2048);
-    assert!(size_of::<CpuCounters>() == 4048);
-    assert!(size_of::<NamespaceCounters>() == 276);
+    assert!(size_of::<CpuCounters>() == 3792);
+    assert!(size_of::<NamespaceCounters>() == 280);
     assert!(size_of::<EventCounters>() == 32);
 };
 

@@ -2,7 +2,7 @@
 //! the kernel looks it up and decides nothing. The pairs that every connection goes through run
 //! straight on.
 
-use crate::{STATE_SLOTS, TcpState, TimedState, masked};
+use crate::{STATE_SLOTS, TcpState, TimedState, verifier::masked};
 
 /// What is due, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,18 +22,16 @@ impl Due {
     const MORE: u32 = 1 << 11;
     /// A state ends or begins whose duration is measured.
     const TIMED: u32 = 1 << 12;
-    /// Both, and both times are in the same table.
-    const LAP: u32 = 1 << 13;
     /// Nothing but a segment can bring it about, so that has its date.
-    const BY_SEGMENT: u32 = 1 << 14;
+    const BY_SEGMENT: u32 = 1 << 13;
     /// A connection is established.
-    const ESTABLISHED: u32 = 1 << 15;
+    const ESTABLISHED: u32 = 1 << 14;
     /// By a listener's child, or by both at once.
-    const ACCEPTED: u32 = 1 << 16;
+    const ACCEPTED: u32 = 1 << 15;
     /// A connection ends.
-    const END: u32 = 1 << 17;
+    const END: u32 = 1 << 16;
     /// A socket begins to listen, or ceases to.
-    const LISTENER: u32 = 1 << 18;
+    const LISTENER: u32 = 1 << 17;
     /// Where it stands in the [`TransitionMatrix`](crate::TransitionMatrix) is in the last eight bits.
     const PLACE: u32 = 24;
 
@@ -81,13 +79,6 @@ impl Due {
     #[must_use]
     pub const fn is_timed(self) -> bool {
         self.0 & Self::TIMED != 0
-    }
-
-    /// Whether one ends and another begins that is kept in the same table.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_lap(self) -> bool {
-        self.0 & Self::LAP != 0
     }
 
     /// Whether nothing but a segment brings it about.
@@ -153,8 +144,6 @@ impl Due {
         };
         let (ends, begins) = (TimedState::number_of(old), TimedState::number_of(new));
         let is_timed = ends & begins != TimedState::NOT_TIMED;
-        let both = ends != TimedState::NOT_TIMED && begins != TimedState::NOT_TIMED;
-        let is_brief = !matches!(old, CloseWait) && !matches!(new, CloseWait);
         let is_established = matches!(new, Established);
         let is_listener = matches!(new, Listen) || matches!((old, new), (Listen, Close));
         let is_end = matches!(new, Close) && !is_listener;
@@ -166,7 +155,6 @@ impl Due {
         let flags = [
             (!matches!((old, new), (Listen, SynRecv)), Self::LEAVES),
             (is_timed, Self::TIMED),
-            (both && is_brief, Self::LAP),
             (is_by_segment, Self::BY_SEGMENT),
             (is_established, Self::ESTABLISHED),
             (is_established && !matches!(old, SynSent), Self::ACCEPTED),
@@ -282,10 +270,6 @@ mod tests {
                 let is_timed = due.ends() & due.begins() != TimedState::NOT_TIMED;
                 assert_eq!(due.is_timed(), is_timed, "{old:?} {new:?}");
             }
-        }
-        assert!(due(FinWait1, FinWait2).is_lap() && due(FinWait1, Closing).is_lap());
-        for (old, new) in [(CloseWait, LastAck), (Close, SynSent), (LastAck, Close)] {
-            assert!(!due(old, new).is_lap(), "{old:?} {new:?}");
         }
     }
 

@@ -2,7 +2,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{TcpState, masked};
+use crate::{
+    TcpState,
+    verifier::{masked, opaque},
+};
 
 /// Upper bounds of the buckets for the time in a state, in nanoseconds, each inclusive: from the
 /// microseconds that a kernel on the same host takes to answer, over round trips and what a
@@ -211,8 +214,7 @@ fn bucket<const BOUNDS: usize>(nanoseconds: u64, bounds: &[u64; BOUNDS]) -> usiz
     const { assert!(BOUNDS < SLOTS) }
     // Of two numbers below 2^63; longer than that nothing has lasted. If the compiler knew so too,
     // it would make a branch of each.
-    #[cfg(target_arch = "bpf")]
-    let nanoseconds = core::hint::black_box(nanoseconds);
+    let nanoseconds = opaque(nanoseconds);
     let mut below = [0; 4];
     let mut index = 0;
     while index < BOUNDS {

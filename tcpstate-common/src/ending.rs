@@ -1,7 +1,7 @@
 //! How the end of a socket is classified: by what it was when it left its last state, by its error,
 //! and by whether this host sent a reset for it. One table.
 
-use crate::{CloseReason, TcpState, masked};
+use crate::{CloseReason, TcpState, verifier::masked};
 
 /// The errors that TCP leaves in `sk_err`, [`include/uapi/asm-generic/errno.h`].
 ///
@@ -163,6 +163,47 @@ pub enum SentReset {
     Unwanted = 3,
 }
 
+/// The two ends that nearly every connection has, one at each side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderlyEnd {
+    /// [`Stage::HandedOver`], without an error.
+    HandedOver,
+    /// [`Stage::ClosedSecond`].
+    ClosedSecond,
+}
+
+impl OrderlyEnd {
+    /// The same as one among all. Of the second the error says nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ending(self) -> Ending {
+        Ending::of(
+            match self {
+                Self::HandedOver => Stage::HandedOver,
+                Self::ClosedSecond => Stage::ClosedSecond,
+            },
+            ErrorKind::None as u8,
+        )
+    }
+
+    /// [`Ending::reason`] of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason(self) -> CloseReason {
+        match self {
+            Self::HandedOver => CloseReason::LocalFin,
+            Self::ClosedSecond => CloseReason::RemoteFin,
+        }
+    }
+
+    /// [`Ending::is_handed_over`] of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_handed_over(self) -> bool {
+        matches!(self, Self::HandedOver)
+    }
+}
+
 /// For each thing that can be sent after the end, nothing first and then as [`SentReset`].
 type Reasons = [CloseReason; 4];
 
@@ -233,6 +274,11 @@ impl Ending {
         } else {
             ErrorKind::Other as u8
         };
+        Self::of(stage, kind)
+    }
+
+    #[inline(always)]
+    const fn of(stage: Stage, kind: u8) -> Self {
         Self(stage as u8 * ErrorKind::COUNT + kind)
     }
 
@@ -451,6 +497,22 @@ mod tests {
 
     fn ending(old: TcpState, facts: Facts, error: i32) -> Ending {
         Ending::new(Stage::of(old, &facts).unwrap(), error)
+    }
+
+    #[test]
+    fn the_ends_in_good_order_are_those_of_the_table_whatever_the_error() {
+        for end in [OrderlyEnd::HandedOver, OrderlyEnd::ClosedSecond] {
+            assert_eq!(end.reason(), end.ending().reason());
+            assert_eq!(end.is_handed_over(), end.ending().is_handed_over());
+        }
+        let known = OrderlyEnd::ClosedSecond.ending();
+        for error in [0, errno::ECONNRESET, errno::EPIPE, 4095] {
+            let with_error = Ending::new(Stage::ClosedSecond, error);
+            assert_eq!(known.reason(), with_error.reason());
+            for sent in [Answer, Unasked, Unwanted] {
+                assert_eq!(known.corrected(sent), with_error.corrected(sent));
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! so the two sides cannot drift apart. Bytes from the other side are never trusted: they become
 //! an enum only through a checked conversion such as [`TcpState::from_kernel`].
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
     clippy::inline_always,
     reason = "in the programs a call that is not inlined costs the verifier its knowledge"
@@ -29,13 +30,14 @@ mod segment;
 mod stack_sample;
 mod state;
 pub mod stopwatch;
+mod verifier;
 
 pub use close::{CloseCounters, CloseReason};
 pub use close_wait::{ClockSample, SocketFlags, SocketRecord};
 pub use counters::{CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix};
 pub use due::Due;
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
-pub use ending::{EndFacts, Ending, SentReset, Stage, errno};
+pub use ending::{EndFacts, Ending, OrderlyEnd, SentReset, Stage, errno};
 pub use family::Family;
 pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};
 pub use kernel_field::{FIELDS, KernelField, MISSING};
@@ -56,14 +58,3 @@ pub use stack_sample::{
     THREAD_POINTER_X86_64, ThreadRecord, WHERE_FIELDS, where_global, where_map, where_program,
 };
 pub use state::{STATE_SLOTS, TcpState};
-/// `number`, which is below `SIZE`, a power of two, as an index. The mask is for the verifier, and
-/// has to be right before the use: the compiler, which knows that it changes nothing, would drop it,
-/// and the verifier of Linux 5.10 forgets what it knows of a number that goes to the stack.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the mask comes after it")]
-fn masked<const SIZE: usize>(number: u64) -> usize {
-    const { assert!(SIZE.is_power_of_two()) }
-    #[cfg(target_arch = "bpf")]
-    let number = core::hint::black_box(number);
-    number as usize & (SIZE - 1)
-}

@@ -24,8 +24,8 @@ pub mod program {
     pub const CHAIN: &str = "read_chain";
     /// Run on request: reads the path of a cgroup.
     pub const CGROUP: &str = "read_cgroup";
-    /// Run once: tells where the addresses in [`map::STOPWATCH`](super::map::STOPWATCH) are
-    /// measured from.
+    /// Run once: tells where the addresses in [`map::STOPWATCH`](super::map::STOPWATCH) and
+    /// [`map::LIVE`](super::map::LIVE) are measured from.
     pub const ORIGIN: &str = "tcp_origin";
 }
 
@@ -33,14 +33,14 @@ pub mod program {
 pub mod map {
     /// Per-CPU array of one [`CpuCounters`](crate::CpuCounters).
     pub const COUNTERS: &str = "COUNTERS";
-    /// Hash from a namespace's inode number to its element of [`LIVE`], or
-    /// [`NO_SLOT`](crate::NamespaceCounters::NO_SLOT).
-    pub const NAMESPACES: &str = "NAMESPACES";
+    /// Hash from a namespace's key to its element of [`LIVE`], where that is not the one that it
+    /// [belongs to](crate::NamespaceCounters::home).
+    pub const SLOTS: &str = "SLOTS";
     /// Per-CPU array of [`NamespaceCounters`](crate::NamespaceCounters); the agent sets its size.
     pub const LIVE: &str = "LIVE";
     /// Array of [`Row`](crate::stopwatch::Row): since when sockets are in CLOSE_WAIT.
     pub const STOPWATCH: &str = "STOPWATCH";
-    /// Array of one `u64`: the address that those of sockets are measured from there.
+    /// Array of one `u64`: the address that those of sockets and namespaces are measured from.
     pub const ORIGIN: &str = "ORIGIN";
     /// Array of one [`Table`](crate::pass::Table).
     pub const TABLE: &str = "TABLE";
@@ -73,6 +73,8 @@ pub mod map {
 pub mod global {
     /// `u8`: the [`RecordMask`](crate::RecordMask).
     pub const RECORD_MASK: &str = "RECORD_MASK";
+    /// `u32`: how many elements [`map::LIVE`](super::map::LIVE) has.
+    pub const LIVE_SLOTS: &str = "LIVE_SLOTS";
     /// `u32`, a power of two: at each multiple of so many unread bytes the ring's reader is woken.
     pub const WAKE_UP_BYTES: &str = "WAKE_UP_BYTES";
     /// `u8`: 1 if `tcp_send_reset` tells why the reset is sent.

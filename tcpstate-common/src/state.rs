@@ -2,6 +2,8 @@
 //!
 //! [`include/net/tcp_states.h`]: https://github.com/torvalds/linux/blob/v6.12/include/net/tcp_states.h
 
+use crate::verifier::masked;
+
 /// How many slots a table indexed by state has: a power of two above the greatest state, so that
 /// `state & (STATE_SLOTS - 1)` is all the bounds check that the verifier needs.
 pub const STATE_SLOTS: usize = 16;
@@ -94,12 +96,7 @@ impl TcpState {
     #[inline(always)]
     #[must_use]
     pub fn slot(self) -> usize {
-        // The compiler knows that the number is at most 12 and would drop the mask; the verifier
-        // does not, and needs it.
-        #[cfg(target_arch = "bpf")]
-        return core::hint::black_box(self as usize) & (STATE_SLOTS - 1);
-        #[cfg(not(target_arch = "bpf"))]
-        return self as usize;
+        masked::<STATE_SLOTS>(self as u64)
     }
 
     /// The name in metrics, in JSON and on the command line. A request socket is what people

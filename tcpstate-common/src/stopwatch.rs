@@ -12,6 +12,8 @@
 //!
 //! Pure: the eBPF programs load and store the words, what they mean is decided here.
 
+use crate::verifier::masked;
+
 /// Words of a row: 64 bytes, a cache line.
 pub const ROW_WORDS: usize = 8;
 /// Rows of the table, a power of two. With [`ROW_WORDS`] words each it takes 4 MiB, and holds
@@ -83,15 +85,36 @@ impl StopwatchKey {
         }
     }
 
-    #[inline(always)]
-    const fn is_of(self, word: u64) -> bool {
-        word & !TIME_MASK == self.tag && word != 0
-    }
-
-    /// Which word of `row` is this socket's, if one is.
+    /// Whether `word` is this socket's.
     #[inline(always)]
     #[must_use]
-    pub const fn find<const WORDS: usize>(self, row: &[u64; WORDS]) -> Option<usize> {
+    pub const fn is_of(self, word: u64) -> bool {
+        (word ^ self.tag) <= TIME_MASK && word != 0
+    }
+
+    /// The word of a row that is looked at first, and nearly always the only one.
+    #[inline(always)]
+    #[must_use]
+    pub fn home<const WORDS: usize>(self) -> usize {
+        masked::<WORDS>(self.tag >> TIME_BITS)
+    }
+
+    /// What to store as the socket's word when its state begins at `now_ns`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self, now_ns: u64) -> u64 {
+        self.tag | ticks(now_ns)
+    }
+
+    /// Which word of `row` is this socket's, if one is. An older one of its own, whose end was not
+    /// seen, may lie behind the first.
+    #[inline(always)]
+    #[must_use]
+    pub fn find<const WORDS: usize>(self, row: &[u64; WORDS]) -> Option<usize> {
+        let home = self.home::<WORDS>();
+        if self.is_of(row[home]) {
+            return Some(home);
+        }
         let mut index = 0;
         while index < WORDS {
             if self.is_of(row[index]) {
@@ -105,7 +128,15 @@ impl StopwatchKey {
     /// Where to write down that this socket's state begins at `now_ns`.
     #[inline(always)]
     #[must_use]
-    pub const fn start<const WORDS: usize>(self, row: &[u64; WORDS], now_ns: u64) -> Started {
+    pub fn start<const WORDS: usize>(self, row: &[u64; WORDS], now_ns: u64) -> Started {
+        let home = self.home::<WORDS>();
+        if row[home] == 0 || self.is_of(row[home]) {
+            return Started {
+                index: home,
+                word: self.word(now_ns),
+                displaced: false,
+            };
+        }
         let now = ticks(now_ns);
         let mut index = 0;
         let mut best = 0;
@@ -309,14 +340,15 @@ mod tests {
             ..own
         };
         let mut row = [0; ROW_WORDS];
+        let mut oldest = 0;
         for index in 0..ROW_WORDS {
             let started = other(index as u64).start(&row, (20 - index as u64) * MS);
             assert!(!started.displaced);
             row[started.index] = started.word;
+            oldest = started.index;
         }
         let started = own.start(&row, 30 * MS);
-        assert!(started.displaced);
-        assert_eq!(started.index, ROW_WORDS - 1);
+        assert_eq!((started.index, started.displaced), (oldest, true));
     }
 
     #[test]
@@ -327,13 +359,15 @@ mod tests {
             ..own
         };
         let mut row = [0; BRIEF_WORDS];
+        let mut last = 0;
         // The first began by the clock, after the segment came that the third is dated by.
         for (index, began) in [(0, 30 * MS + 50_000), (1, 29 * MS)] {
             let started = other(index).start(&row, began);
             row[started.index] = started.word;
+            last = started.index;
         }
         let started = own.start(&row, 30 * MS);
-        assert_eq!((started.index, started.displaced), (1, true));
+        assert_eq!((started.index, started.displaced), (last, true));
     }
 
     proptest! {
@@ -398,5 +432,22 @@ mod tests {
         let mut row = [0; ROW_WORDS];
         row[started.index] = started.word;
         assert_eq!(key.find(&row), Some(started.index));
+    }
+
+    #[test]
+    fn an_older_word_of_the_same_socket_is_not_taken_for_the_last() {
+        let key = StopwatchKey::of(address(4));
+        let mut row = [0; ROW_WORDS];
+        let home = key.home::<ROW_WORDS>();
+        // Another socket had the first word, so it went elsewhere; its end was not seen.
+        row[home] = 1;
+        let started = key.start(&row, MS);
+        assert_ne!(started.index, home);
+        row[started.index] = started.word;
+        row[home] = 0;
+        let started = key.start(&row, 5 * MS);
+        row[started.index] = started.word;
+        let found = key.find(&row).unwrap();
+        assert_eq!(elapsed(row[found], 6 * MS) / MS, 1);
     }
 }

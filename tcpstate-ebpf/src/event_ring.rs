@@ -52,13 +52,13 @@ pub(crate) fn emit(record: TransitionRecord) -> Result<(), RingFull> {
 }
 
 /// Counts a transition whose namespace has no counters.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn count_untracked() {
     update(|counters| counters.untracked += 1);
 }
 
 /// Counts a transition between numbers that are no TCP state.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn count_unknown_state() {
     update(|counters| counters.unknown_state += 1);
 }

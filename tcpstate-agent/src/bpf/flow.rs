@@ -1,15 +1,13 @@
 //! The flow engine's counters: what happened.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use aya::{
-    maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{MapData, MapError, PerCpuArray},
     programs::tp_btf::BtfTracePointLink,
-    util::nr_cpus,
 };
 use tcpstate_common::{
     CloseCounters, CpuCounters, EventCounters, Handshakes, NamespaceCounters, StateDurations,
@@ -17,17 +15,19 @@ use tcpstate_common::{
 };
 use zerocopy::FromBytes;
 
-use super::wire::Wire;
+use super::{
+    live_counters::{AddError, LiveCounters},
+    wire::Wire,
+};
+use crate::model::NamespaceId;
 
 /// The counters of the attached transition program. Dropping it detaches the program.
 pub struct Flow {
     counters: PerCpuArray<MapData, Wire<CpuCounters>>,
-    namespaces: HashMap<MapData, u32, u32>,
-    live: PerCpuArray<MapData, Wire<NamespaceCounters>>,
+    live: LiveCounters,
     /// As they were shown last.
     closes_shown: CloseCounters,
     event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
-    slots: Slots,
     /// Keeps the program's account open.
     program: OwnedFd,
     /// Owned by this process: the kernel detaches the program when it dies, however it dies.
@@ -37,8 +37,7 @@ pub struct Flow {
 /// The maps of the flow engine.
 pub(super) struct FlowMaps {
     pub(super) counters: PerCpuArray<MapData, Wire<CpuCounters>>,
-    pub(super) namespaces: HashMap<MapData, u32, u32>,
-    pub(super) live: PerCpuArray<MapData, Wire<NamespaceCounters>>,
+    pub(super) live: LiveCounters,
     pub(super) event_counters: PerCpuArray<MapData, Wire<EventCounters>>,
 }
 
@@ -80,29 +79,15 @@ impl Counted {
     }
 }
 
-/// Why a namespace has no live counters.
-#[derive(Debug, thiserror::Error)]
-pub enum AddError {
-    /// As many namespaces as fit have them.
-    #[error("no room for the live counters of more than {0} network namespaces")]
-    Full(u32),
-    /// The maps could not be written.
-    #[error("cannot write live counters: {0}")]
-    Map(#[from] MapError),
-}
-
 impl Flow {
     pub(super) fn new(maps: FlowMaps, program: OwnedFd, link: BtfTracePointLink) -> Self {
         let FlowMaps {
             counters,
-            namespaces,
             live,
             event_counters,
         } = maps;
         Self {
             counters,
-            namespaces,
-            slots: Slots::new(live.len()),
             live,
             closes_shown: CloseCounters::default(),
             event_counters,
@@ -148,67 +133,21 @@ impl Flow {
         )
     }
 
-    /// The counters of a namespace; zeros where it has none.
-    pub fn namespace(&self, inode: u32) -> Result<NamespaceCounters, MapError> {
-        let zeros = NamespaceCounters::default();
-        match self.slots.of(inode) {
-            Some(slot) => sum(&self.live, slot, zeros, NamespaceCounters::add),
-            None => Ok(zeros),
-        }
+    /// The counters of the namespace whose `struct net` is at this address; zeros where it has none.
+    pub fn namespace(&self, net: u64) -> Result<NamespaceCounters, MapError> {
+        self.live.of(net)
     }
 
-    /// Gives a namespace live counters, which start at 0. To be done before it is counted for
-    /// the first time. Does nothing where it has them.
-    pub fn add_namespace(&mut self, inode: u32) -> Result<(), AddError> {
-        if self.slots.of(inode).is_some() {
-            return Ok(());
-        }
-        let slot = self
-            .slots
-            .take(inode)
-            .ok_or_else(|| AddError::Full(self.live.len()))?;
-        let added = self
-            .write_slot(slot, inode)
-            .and_then(|()| self.namespaces.insert(inode, slot, 0));
-        if added.is_err() {
-            self.slots.give_back(inode);
-        }
-        Ok(added?)
+    /// Gives the namespace at this address live counters, which start at 0. To be done before it is
+    /// counted for the first time. Does nothing where it has them. Another that was there before it
+    /// has none any more.
+    pub fn add_namespace(&mut self, net: u64, id: NamespaceId) -> Result<(), AddError> {
+        self.live.add(net, id)
     }
 
-    /// Takes the live counters of a namespace that is gone.
-    pub fn remove_namespace(&mut self, inode: u32) -> Result<(), MapError> {
-        if let Some(slot) = self.slots.of(inode) {
-            self.forget(inode)?;
-            // A CPU that still remembers the element must not take it for that of a later
-            // namespace with the same number.
-            self.write_slot(slot, 0)?;
-            self.slots.give_back(inode);
-        }
-        Ok(())
-    }
-
-    fn forget(&mut self, inode: u32) -> Result<(), MapError> {
-        match self.namespaces.remove(&inode) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == io::ErrorKind::NotFound =>
-            {
-                Ok(())
-            }
-            done => done,
-        }
-    }
-
-    /// Starts the counters of a slot at 0, as those of `namespace`.
-    fn write_slot(&mut self, slot: u32, namespace: u32) -> Result<(), MapError> {
-        let cpus = nr_cpus().map_err(|(_, error)| error)?;
-        let zeros = NamespaceCounters {
-            namespace,
-            ..NamespaceCounters::default()
-        };
-        self.live
-            .set(slot, PerCpuValues::try_from(vec![Wire(zeros); cpus])?, 0)
+    /// Takes the live counters of the namespace that was at this address.
+    pub fn remove_namespace(&mut self, net: u64) -> Result<(), MapError> {
+        self.live.remove(net)
     }
 }
 
@@ -234,36 +173,6 @@ fn parse_missed(fdinfo: &str) -> u64 {
         .find_map(|line| line.strip_prefix("recursion_misses:"))
         .and_then(|count| count.trim().parse().ok())
         .unwrap_or(0)
-}
-
-/// Which element of the array of live counters belongs to which namespace.
-#[derive(Debug)]
-struct Slots {
-    free: Vec<u32>,
-    taken: BTreeMap<u32, u32>,
-}
-
-impl Slots {
-    fn new(count: u32) -> Self {
-        Self {
-            free: (0..count).rev().collect(),
-            taken: BTreeMap::new(),
-        }
-    }
-
-    fn of(&self, namespace: u32) -> Option<u32> {
-        self.taken.get(&namespace).copied()
-    }
-
-    fn take(&mut self, namespace: u32) -> Option<u32> {
-        let slot = self.free.pop()?;
-        self.taken.insert(namespace, slot);
-        Some(slot)
-    }
-
-    fn give_back(&mut self, namespace: u32) {
-        self.free.extend(self.taken.remove(&namespace));
-    }
 }
 
 #[cfg(test)]
@@ -293,29 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_belongs_to_one_namespace_until_it_is_given_back() {
-        let mut slots = Slots::new(2);
-        let (first, second) = (slots.take(10), slots.take(11));
-        assert_ne!(first, second);
-        assert_eq!(slots.take(12), None);
-        assert_eq!(slots.of(10), first);
-        slots.give_back(10);
-        assert_eq!(slots.of(10), None);
-        assert_eq!(slots.take(12), first);
-    }
-
-    #[test]
     fn missed_transitions_are_found_in_the_account_of_the_program() {
         let fdinfo = "pos:\t0\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t17\n";
         assert_eq!(parse_missed(fdinfo), 17);
         assert_eq!(parse_missed("pos:\t0\n"), 0);
-    }
-
-    #[test]
-    fn giving_back_what_was_not_taken_frees_nothing() {
-        let mut slots = Slots::new(1);
-        slots.give_back(7);
-        assert!(slots.take(1).is_some());
-        assert_eq!(slots.take(2), None);
     }
 }

@@ -19,7 +19,8 @@ use super::{
     flow::{Flow, FlowMaps},
     kernel_btf::KERNEL_BTF,
     kernel_log::{KernelLog, KernelLogLevel},
-    pass::{KernelTables, OpenError, OwnersError, OwnersReader, PassObject, Stopwatch},
+    live_counters::LiveCounters,
+    pass::{self, KernelTables, OpenError, OwnersError, OwnersReader, PassObject, Stopwatch},
     plan::{Obstacle, ProgramId, plan},
     reset_table::ResetTable,
     synack_table::SynAckTable,
@@ -179,10 +180,16 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     // piece of memory that it ever holds.
     let btf = Btf::parse_file(Path::new(KERNEL_BTF), Endianness::default())?;
     let mut reset_links = Vec::new();
+    let mut origin = None;
     for program in allowed {
         let outcome = match program {
             ProgramId::Transition => {
-                start_transition(&mut ebpf, &btf, event_ring_bytes, &mut loaded)?
+                start_transition(&mut ebpf, &btf, event_ring_bytes, &mut loaded)?.map(
+                    |(verified, measured_from)| {
+                        origin = Some(measured_from);
+                        verified
+                    },
+                )
             }
             // After the others: by then the kernel's types take no memory any more.
             ProgramId::Tables | ProgramId::Owners => continue,
@@ -198,8 +205,9 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
     drop(btf);
     return_free_memory();
-    let stopwatch = runs_on_request.contains(&ProgramId::Owners).then(|| {
-        Stopwatch::take(&mut ebpf)
+    let stopwatch = origin.filter(|_| runs_on_request.contains(&ProgramId::Owners));
+    let stopwatch = stopwatch.map(|origin| {
+        Stopwatch::take(&mut ebpf, origin)
             .inspect_err(|error| warn!(%error, "cannot tell since when sockets are in CLOSE_WAIT"))
             .ok()
     });
@@ -236,6 +244,7 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
     let reset_reasons = u8::from(reset_reasons);
 
     let cpus = nr_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
+    let live_slots = namespaces_that_fit(cpus);
 
     let mut loader = EbpfLoader::new();
     loader
@@ -246,7 +255,8 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
         .override_global(global::LOG_LEVEL, &log_level, true)
         .override_global(global::RESETS_HAVE_REASONS, &reset_reasons, true)
         .map_max_entries(map::EVENTS, options.event_ring_bytes.max(PAGE))
-        .map_max_entries(map::LIVE, namespaces_that_fit(cpus))
+        .override_global(global::LIVE_SLOTS, &live_slots, true)
+        .map_max_entries(map::LIVE, live_slots)
         // The whole story of a program can be more than the kernel writes down, which is then all
         // that it complains of.
         .verifier_log_level(if enabled!(Level::DEBUG) {
@@ -263,13 +273,14 @@ fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadErr
     Ok(loader.load(OBJECT)?)
 }
 
-/// The outer error is the object's, the inner one the kernel's refusal of this program.
+/// The instructions that were verified, and what the program measures addresses from. The outer
+/// error is the object's, the inner one the kernel's refusal of this program.
 fn start_transition(
     ebpf: &mut Ebpf,
     btf: &Btf,
     event_ring_bytes: u32,
     loaded: &mut Loaded,
-) -> Result<Result<u32, ProgramError>, LoadError> {
+) -> Result<Result<(u32, u64), ProgramError>, LoadError> {
     let mut attach = || {
         let program: &mut BtfTracePoint = program(ebpf, ProgramId::Transition)?.try_into()?;
         program.load("inet_sock_set_state", btf)?;
@@ -277,22 +288,26 @@ fn start_transition(
         let link = program.take_link(link)?;
         let info = program.info()?;
         let descriptor = program.fd()?.as_fd().try_clone_to_owned()?;
-        Ok((verified_instructions(&info), descriptor, link))
+        let origin = pass::origin(ebpf)?;
+        Ok((verified_instructions(&info), descriptor, link, origin))
     };
-    let (verified, descriptor, link) = match attach() {
+    let (verified, descriptor, link, origin) = match attach() {
         Ok(attached) => attached,
         Err(error) => return Ok(Err(error)),
     };
     let maps = FlowMaps {
         counters: take_map(ebpf, map::COUNTERS)?,
-        namespaces: take_map(ebpf, map::NAMESPACES)?,
-        live: take_map(ebpf, map::LIVE)?,
+        live: LiveCounters::new(
+            take_map(ebpf, map::LIVE)?,
+            take_map(ebpf, map::SLOTS)?,
+            origin,
+        ),
         event_counters: take_map(ebpf, map::EVENT_COUNTERS)?,
     };
     loaded.flow = Some(Flow::new(maps, descriptor, link));
     let ring: RingBuf<MapData> = take_map(ebpf, map::EVENTS)?;
     loaded.events = Some(EventRing::new(ring, event_ring_bytes));
-    Ok(Ok(verified))
+    Ok(Ok((verified, origin)))
 }
 
 /// The outer error is the object's, the inner one the kernel's refusal of this program.

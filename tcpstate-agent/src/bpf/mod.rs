@@ -10,6 +10,7 @@ mod flow;
 pub mod kernel_btf;
 mod kernel_log;
 pub mod layout;
+mod live_counters;
 mod load;
 mod pass;
 pub mod plan;
@@ -22,8 +23,9 @@ mod wire;
 
 pub use aya::{maps::MapError, programs::ProgramError};
 pub use event_ring::{EventRing, RecordsRead, WakeUp};
-pub use flow::{AddError, Counted, Flow};
+pub use flow::{Counted, Flow};
 pub use kernel_log::{KernelLog, KernelLogLevel};
+pub use live_counters::AddError;
 pub use load::{LoadError, LoadOptions, Loaded, ProgramStatus, load};
 pub use pass::{
     Contents, Details, Faults, HashTable, HeldProcesses, KernelTables, OpenError, OwnerLayout,

@@ -5,7 +5,10 @@ use zerocopy::IntoBytes as _;
 
 use crate::{
     bpf::layout::{Field, Layout, NetLayout},
-    model::kernel_counters::{KernelCounter, KernelCounters},
+    model::{
+        NamespaceId,
+        kernel_counters::{KernelCounter, KernelCounters},
+    },
 };
 
 /// A network namespace.
@@ -100,6 +103,15 @@ pub fn wanted(layout: &NetLayout) -> Vec<Field> {
 }
 
 impl KernelNamespace {
+    /// What tells it from others.
+    #[must_use]
+    pub const fn id(&self) -> NamespaceId {
+        NamespaceId {
+            inode: self.inode,
+            cookie: self.cookie,
+        }
+    }
+
     /// Reads it.
     #[must_use]
     pub fn of(object: &NamespaceObject, request: &NamespacesRequest, layout: &Layout) -> Self {

@@ -219,6 +219,16 @@ impl NamespaceModel {
         !has_live_counters(now) || self.at_pass != *now
     }
 
+    /// Transitions since the last snapshot.
+    #[must_use]
+    pub fn moved_since(&self, now: &NamespaceCounters) -> u64 {
+        if has_live_counters(&self.at_pass) && has_live_counters(now) {
+            moved(&self.at_pass, now) / 2
+        } else {
+            0
+        }
+    }
+
     /// When the last snapshot ended.
     #[must_use]
     pub const fn counted_at(&self) -> Instant {
@@ -228,7 +238,7 @@ impl NamespaceModel {
 
 /// Whether the counters are those of a namespace, and not the zeros of one that has none.
 const fn has_live_counters(counters: &NamespaceCounters) -> bool {
-    counters.namespace != 0
+    counters.net != 0
 }
 
 fn measure(pass: &Pass) -> [[Offset; FLOWING.len()]; 2] {
@@ -271,7 +281,7 @@ mod tests {
     /// The counters of a namespace that has some.
     fn live() -> NamespaceCounters {
         NamespaceCounters {
-            namespace: 1,
+            net: 1,
             ..NamespaceCounters::default()
         }
     }

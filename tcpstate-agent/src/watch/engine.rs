@@ -21,7 +21,7 @@ use super::{
     close_wait::{CloseWait, CloseWaits},
     listeners::Listeners,
     look::{Looked, Wants, WantsOwners},
-    namespaces::Namespaces,
+    namespaces::{Namespaces, Watched},
     outgoing::Going,
     reader::{Fresh, Order, cpu_time},
     segments::Interfaces,
@@ -314,16 +314,16 @@ impl Engine {
             watched
                 .model
                 .as_ref()
-                .is_none_or(|model| model.has_changed(&self.live(watched.id.inode)))
+                .is_none_or(|model| model.has_changed(&self.live(watched)))
         })
     }
 
     /// The live counters of a namespace; zeros where there are none or they cannot be read.
-    pub(super) fn live(&self, inode: u32) -> NamespaceCounters {
+    pub(super) fn live(&self, watched: &Watched) -> NamespaceCounters {
         let Some(flow) = &self.kernel.flow else {
             return NamespaceCounters::default();
         };
-        flow.namespace(inode)
+        flow.namespace(watched.net)
             .inspect_err(|error| warn!(%error, "cannot read live counters"))
             .unwrap_or_default()
     }
@@ -344,7 +344,7 @@ impl Engine {
         let live = self
             .namespaces
             .all()
-            .map(|watched| (watched.id.inode, self.live(watched.id.inode)));
+            .map(|watched| (watched.id.inode, self.live(watched)));
         Before {
             live: live.collect(),
             missed,
@@ -403,14 +403,16 @@ impl Engine {
         let mut half_open = 0;
         for namespace in found.namespaces {
             let inode = namespace.inode;
-            let Some(&live_before) = before.live.get(&inode) else {
+            let (Some(&live_before), Some(watched)) =
+                (before.live.get(&inode), self.namespaces.of(inode))
+            else {
                 // New: the next look has counters to go by.
                 continue;
             };
             let pass = Pass {
                 counts: namespace.counts,
                 before: live_before,
-                after: self.live(inode),
+                after: self.live(watched),
                 at,
                 missed: before.missed,
             };

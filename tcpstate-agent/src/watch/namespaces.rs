@@ -30,11 +30,16 @@ pub(super) struct Namespaces {
     own_limits: Option<Limits>,
     /// They were read once: those that come now are new.
     are_known: bool,
+    /// Transitions of which it is not known whether they were of a namespace that is gone or of the
+    /// one that has come to lie in its place in memory.
+    uncertain_transitions: u64,
 }
 
 /// One of them.
 pub(super) struct Watched {
     pub(super) id: NamespaceId,
+    /// The address of its `struct net`.
+    pub(super) net: u64,
     /// What is known of its sockets; `None` before the first look.
     pub(super) model: Option<NamespaceModel>,
     /// Where its connections go, as the last look has found them.
@@ -47,6 +52,19 @@ pub(super) struct Watched {
     is_without_counters: bool,
 }
 
+impl Watched {
+    /// Transitions since the last look.
+    fn moved(&self, flow: &Flow) -> u64 {
+        let live = flow.namespace(self.net).inspect_err(
+            |error| warn!(%error, "cannot read the live counters of a namespace that is gone"),
+        );
+        match (&self.model, live) {
+            (Some(model), Ok(live)) => model.moved_since(&live),
+            _ => 0,
+        }
+    }
+}
+
 impl Namespaces {
     /// Takes note of what the kernel's list says: which there are, and what it counts in each.
     pub(super) fn note(&mut self, fresh: &Fresh, flow: Option<&mut Flow>) {
@@ -57,41 +75,46 @@ impl Namespaces {
         };
         self.are_known = true;
         let mut flow = flow;
-        let there: BTreeSet<NamespaceId> = fresh
+        let there: BTreeSet<(NamespaceId, u64)> = fresh
             .namespaces
             .iter()
-            .map(|namespace| NamespaceId {
-                inode: namespace.inode,
-                cookie: namespace.cookie,
-            })
+            .map(|namespace| (namespace.id(), namespace.net))
             .collect();
         let gone: Vec<u32> = self
             .watched
             .iter()
-            .filter(|(_, watched)| !there.contains(&watched.id))
+            .filter(|(_, watched)| !there.contains(&(watched.id, watched.net)))
             .map(|(inode, _)| *inode)
             .collect();
         for inode in gone {
-            self.watched.remove(&inode);
             self.served.remove(&inode);
             self.half_open.remove(&inode);
-            if let Some(flow) = flow.as_deref_mut()
-                && let Err(error) = flow.remove_namespace(inode)
+            let (Some(watched), Some(flow)) = (self.watched.remove(&inode), flow.as_deref_mut())
+            else {
+                continue;
+            };
+            if fresh
+                .namespaces
+                .iter()
+                .any(|other| other.net == watched.net)
             {
+                // That goes on with its counters, and what was counted since the last look may be
+                // of either.
+                self.uncertain_transitions += watched.moved(flow);
+            } else if let Err(error) = flow.remove_namespace(watched.net) {
                 warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
             }
         }
-        self.totals.keep_only(|id| there.contains(&id));
+        let ids: BTreeSet<NamespaceId> = there.into_iter().map(|(id, _)| id).collect();
+        self.totals.keep_only(|id| ids.contains(&id));
         for namespace in &fresh.namespaces {
-            let id = NamespaceId {
-                inode: namespace.inode,
-                cookie: namespace.cookie,
-            };
+            let id = namespace.id();
             let watched = self
                 .watched
                 .entry(namespace.inode)
                 .or_insert_with(|| Watched {
                     id,
+                    net: namespace.net,
                     model: None,
                     outgoing: NamespaceOutgoing::default(),
                     minisockets: 0,
@@ -102,7 +125,7 @@ impl Namespaces {
             self.totals.add(id, watched.origin, &namespace.counters);
             // Tried again each time, because room may have come; said once.
             if let Some(flow) = flow.as_deref_mut()
-                && let Err(error) = flow.add_namespace(namespace.inode)
+                && let Err(error) = flow.add_namespace(namespace.net, id)
                 && !std::mem::replace(&mut watched.is_without_counters, true)
             {
                 warn!(%error, namespace = namespace.inode, "no live counters for a namespace; its gauges change with snapshots only");
@@ -137,6 +160,16 @@ impl Namespaces {
         watched.outgoing = outgoing;
         self.served.insert(inode, served);
         self.half_open.insert(inode, pass.counts.half_open);
+    }
+
+    /// Transitions that cannot be told to be of one namespace or of another.
+    pub(super) const fn uncertain_transitions(&self) -> u64 {
+        self.uncertain_transitions
+    }
+
+    /// The one with this inode number.
+    pub(super) fn of(&self, inode: u32) -> Option<&Watched> {
+        self.watched.get(&inode)
     }
 
     /// Each of them.

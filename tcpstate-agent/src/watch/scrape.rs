@@ -93,7 +93,7 @@ impl Engine {
             .filter_map(|watched| Some((watched, watched.model.as_ref()?)));
         let readings = known.map(|(watched, model)| {
             let inode = watched.id.inode;
-            let live = self.live(inode);
+            let live = self.live(watched);
             let minisockets = fresh.map(|_| watched.minisockets);
             let sockets = match &half_open {
                 Some(half_open) if !is_fresh => {
@@ -151,13 +151,14 @@ impl Engine {
     fn events(&mut self) -> Option<Events> {
         // The kernel's side first, then the ring is emptied: so nothing of what it counted is still
         // on the way. What comes in between is decoded and not yet in its count.
-        let kernel = self
+        let mut kernel = self
             .kernel
             .flow
             .as_ref()?
             .events()
             .inspect_err(|error| warn!(%error, "cannot read the event counters"))
             .ok()?;
+        kernel.untracked += self.namespaces.uncertain_transitions();
         self.drain();
         let read = self.kernel.events.as_ref()?.records_read();
         Some(Events {

@@ -1,14 +1,17 @@
 //! Network namespaces: found, added up, and gone.
 
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tcpstate_agent::{
-    bpf::{AddError, plan::ProgramId},
+    bpf::{AddError, Flow, KernelTables, plan::ProgramId},
+    decode::KernelNamespace,
+    model::NamespaceId,
     watch::Watch,
 };
 use tcpstate_common::TcpState;
@@ -260,9 +263,10 @@ fn transitions_in_a_namespace_without_counters_are_counted_as_untracked() {
     let untracked = flow.events().unwrap().untracked;
     // CLOSE to LISTEN and back, each.
     assert!(untracked >= 20, "{untracked}");
-    flow.add_namespace(namespace.inode()).unwrap();
+    let found = find(loaded.tables.as_mut().unwrap(), namespace.inode());
+    flow.add_namespace(found.net, found.id()).unwrap();
     drop(listeners(&namespace, 10));
-    let live = flow.namespace(namespace.inode()).unwrap();
+    let live = flow.namespace(found.net).unwrap();
     let listen = live.flow[0][TcpState::Listen.slot()];
     assert_eq!((listen.entered, listen.left), (10, 10));
 }
@@ -271,13 +275,60 @@ fn transitions_in_a_namespace_without_counters_are_counted_as_untracked() {
 fn more_namespaces_than_fit_are_refused_by_name_and_fit_again_when_others_go() {
     let mut loaded = load(4096);
     let flow = loaded.flow.as_mut().unwrap();
-    let full = (1..=5000).find_map(|inode| match flow.add_namespace(inode) {
+    // Where none lies.
+    let add = |flow: &mut Flow, inode: u32| {
+        let id = NamespaceId {
+            inode,
+            cookie: None,
+        };
+        flow.add_namespace(u64::from(inode) << 6, id)
+    };
+    let full = (1..=5000).find_map(|inode| match add(flow, inode) {
         Ok(()) => None,
         Err(AddError::Full(room)) => Some((inode, room)),
         Err(error) => panic!("{error}"),
     });
     let (refused, room) = full.expect("never full");
     assert_eq!(refused, room + 1);
-    flow.remove_namespace(1).unwrap();
-    flow.add_namespace(refused).unwrap();
+    flow.remove_namespace(1 << 6).unwrap();
+    add(flow, refused).unwrap();
+}
+
+/// What the kernel's list says of a namespace.
+fn find(tables: &mut KernelTables, inode: u32) -> KernelNamespace {
+    let all = tables.namespaces().unwrap();
+    let mut found = all.into_iter().filter(|found| found.inode == inode);
+    found.next().expect("not in the kernel's list")
+}
+
+#[test]
+fn a_namespace_in_the_place_of_one_that_is_gone_begins_at_nothing() {
+    const ENOUGH: usize = 5;
+    let mut loaded = load(4096);
+    let flow = loaded.flow.as_mut().unwrap();
+    let tables = loaded.tables.as_mut().unwrap();
+    let mut places = BTreeSet::new();
+    let mut taken_over = 0;
+    let start = Instant::now();
+    for count in [1, 2, 3].into_iter().cycle() {
+        if taken_over == ENOUGH {
+            return;
+        }
+        assert!(
+            start.elapsed() < on_this_cpu(FOUND),
+            "no place was taken over"
+        );
+        let (inode, sockets) = kept_by_sockets(count);
+        let found = find(tables, inode);
+        flow.add_namespace(found.net, found.id()).unwrap();
+        drop(sockets);
+        let live = flow.namespace(found.net).unwrap();
+        let listen = live.flow[0][TcpState::Listen.slot()];
+        assert_eq!((listen.entered, listen.left as usize), (0, count));
+        if found.cookie.is_none() {
+            // Nothing else tells one from another with the same number there.
+            flow.remove_namespace(found.net).unwrap();
+        }
+        taken_over += usize::from(!places.insert(found.net));
+    }
 }

@@ -63,6 +63,14 @@ impl Sock {
         unsafe { load(net, &NET_INUM) }
     }
 
+    /// A number that tells the socket's network namespace from every other that lives at the same
+    /// time, and is had without a look at the namespace. Not its address.
+    #[inline(always)]
+    pub(crate) fn namespace_key(self) -> u64 {
+        // SAFETY: `self.0` is a BTF pointer, see `new`.
+        distance(unsafe { load(self.0, &SK_NET) })
+    }
+
     /// `sk_err`, a positive errno or 0.
     #[inline(always)]
     pub(crate) fn error(self) -> i32 {
@@ -84,6 +92,14 @@ impl Sock {
         // SAFETY: `self.0` is a BTF pointer, see `new`.
         let flags: u64 = unsafe { load(self.0, &SK_FLAGS) };
         flags & SOCK_DEAD != 0
+    }
+
+    /// Whether the process has let go of it, and the peer's FIN has not been received.
+    #[inline(always)]
+    pub(crate) fn is_handed_over(self) -> bool {
+        // SAFETY: `self.0` is a BTF pointer, see `new`.
+        let flags: u64 = unsafe { load(self.0, &SK_FLAGS) };
+        flags & (SOCK_DEAD | SOCK_DONE) == SOCK_DEAD
     }
 
     /// Whether this is in `SYN_RECV` because both sides have opened it: it is a process's, and no

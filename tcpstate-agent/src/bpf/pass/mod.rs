@@ -19,6 +19,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 pub use layout::OwnerLayout;
 pub use owners::{HeldProcesses, OwnerWalk, OwnersError, OwnersReader, Progress, WalkAccount};
 pub use stopwatch::Stopwatch;
+pub(super) use stopwatch::origin;
 pub use tables::{Contents, Details, HashTable, KernelTables, OpenError, ReadError};
 pub use walk::{Faults, TableWalk};
 

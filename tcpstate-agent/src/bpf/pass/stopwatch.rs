@@ -11,7 +11,6 @@ use tcpstate_common::{
     map, program,
     stopwatch::{self, ROW_WORDS, ROWS, StopwatchKey},
 };
-use thiserror::Error;
 
 use super::{mapped::Mapped, program::Program};
 
@@ -24,28 +23,22 @@ pub struct Stopwatch {
     origin: u64,
 }
 
-/// Why the table cannot be read.
-#[derive(Debug, Error)]
-pub(in super::super) enum StopwatchError {
-    /// The program that tells the origin was refused.
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    /// A map cannot be read.
-    #[error(transparent)]
-    Map(#[from] MapError),
+/// What the transition program measures the addresses of sockets and namespaces from.
+pub(in super::super) fn origin(ebpf: &mut Ebpf) -> Result<u64, ProgramError> {
+    Program::load(ebpf, program::ORIGIN)?.run()?;
+    let missing = || MapError::InvalidName {
+        name: map::ORIGIN.into(),
+    };
+    let origin = ebpf.take_map(map::ORIGIN).ok_or_else(missing)?;
+    Ok(Array::<_, u64>::try_from(origin)?.get(&0, 0)?)
 }
 
 impl Stopwatch {
-    /// Takes it from the object of the transition program.
-    pub(in super::super) fn take(ebpf: &mut Ebpf) -> Result<Self, StopwatchError> {
-        Program::load(ebpf, program::ORIGIN)?.run()?;
-        let missing = || MapError::InvalidName {
-            name: map::ORIGIN.into(),
-        };
-        let origin = Array::<_, u64>::try_from(ebpf.take_map(map::ORIGIN).ok_or_else(missing)?)?;
+    /// Takes it from the object of the transition program, which measures from `origin`.
+    pub(in super::super) fn take(ebpf: &mut Ebpf, origin: u64) -> Result<Self, MapError> {
         Ok(Self {
             rows: Mapped::take(ebpf, map::STOPWATCH)?,
-            origin: origin.get(&0, 0)?,
+            origin,
         })
     }
 
