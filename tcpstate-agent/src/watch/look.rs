@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustc_hash::FxHashMap;
 use tcpstate_common::PortSet;
 
 use super::{
@@ -12,9 +13,13 @@ use super::{
     reader::{Reader, cpu_time},
 };
 use crate::{
-    bpf::{Contents, Details, Faults, HeldProcesses, OwnerWalk, Progress, ReadError, TableWalk},
+    bpf::{
+        Contents, Details, Faults, HeldProcesses, OwnerWalk, OwnersError, Progress, ReadError,
+        TableWalk,
+    },
     decode::{KernelNamespace, ListeningSocket, Owner},
     model::{Found, Look, close_wait::Holdings},
+    process::CgroupIdentity,
 };
 
 /// What a look is to find out besides counting.
@@ -79,6 +84,8 @@ pub(super) struct FoundOwners {
     pub(super) listeners: HolderWalk,
     /// Who they are.
     pub(super) processes: HeldProcesses,
+    /// Who runs what was made in each cgroup that sockets in CLOSE_WAIT name, by its address.
+    pub(super) cgroups: FxHashMap<u64, CgroupIdentity>,
 }
 
 /// A look that is under way.
@@ -276,18 +283,26 @@ impl Job {
             Ok(Progress::Done) => {
                 shared.sort_by_key(|owner| owner.process);
                 shared.iter().for_each(add);
-                owners.processes(progress)
+                owners.processes(progress).and_then(|processes| {
+                    let cgroups = found.close_wait.cgroups().into_iter();
+                    let named = cgroups.map(|cgroup| {
+                        let identity = owners.made_in(cgroup, &mut reader.tables)?;
+                        Ok((cgroup, identity))
+                    });
+                    Ok((processes, named.collect::<Result<_, OwnersError>>()?))
+                })
             }
             Err(error) => Err(error),
         };
         self.owners_took = begun.elapsed();
         if let Some(walk) = self.walk.take() {
             match ended {
-                Ok(processes) => {
+                Ok((processes, cgroups)) => {
                     self.owners = Some(FoundOwners {
                         holdings: walk.holdings,
                         listeners: walk.listeners,
                         processes,
+                        cgroups,
                     });
                 }
                 Err(error) => tracing::warn!(%error, "cannot tell who holds sockets"),
