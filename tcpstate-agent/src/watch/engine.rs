@@ -34,7 +34,7 @@ use crate::{
     recent_ends::RecentEnds,
 };
 
-/// Where a look takes no longer, a scrape looks afresh.
+/// Where a look takes no more CPU time, a scrape looks afresh.
 pub(super) const FRESH_LIMIT: Duration = Duration::from_millis(5);
 /// Unless the last look is no older.
 pub(super) const FRESH_FOR: Duration = Duration::from_millis(100);
@@ -97,9 +97,9 @@ pub(super) struct Engine {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastLook {
     pub(super) began: Instant,
+    /// How long it took to read the tables of sockets, and what CPU time.
     pub(super) took: Duration,
-    /// How much of it was finding owners.
-    pub(super) owners_took: Duration,
+    cpu: Duration,
     /// When owners were last looked for, if ever.
     pub(super) owners_at: Option<Instant>,
     pub(super) unknown: u64,
@@ -415,6 +415,7 @@ impl Engine {
             took,
             owners_took,
             cpu,
+            owners_cpu,
             faults,
             expected_after,
         } = looked;
@@ -476,21 +477,19 @@ impl Engine {
                 .learn(inode, namespace.cookie, &pass, namespace.outgoing, served);
         }
         let mut owners_at = self.last.and_then(|last| last.owners_at);
-        let mut owners_took_last = self.last.map_or(Duration::ZERO, |last| last.owners_took);
         if let Some(owners) = owners {
             self.close_waits.learn(&found.close_wait, &owners, took);
             self.listeners
                 .learn_owners(owners.listeners, &owners.processes, began);
             owners_at = Some(began);
-            owners_took_last = owners_took;
-            self.owners_cost = cpu.min(owners_took);
+            self.owners_cost = owners_cpu;
         } else if found.close_wait.total().sockets == 0 {
             self.close_waits.learn_none(took);
         }
         self.last = Some(LastLook {
             began,
-            took,
-            owners_took: owners_took_last,
+            took: took.saturating_sub(owners_took),
+            cpu: cpu.saturating_sub(owners_cpu),
             owners_at,
             unknown: found.unknown,
             half_open,
@@ -589,10 +588,10 @@ impl Engine {
             return;
         };
         let age = now.saturating_duration_since(last.began);
-        if last.took.saturating_sub(last.owners_took) > FRESH_LIMIT || age < FRESH_FOR {
+        if last.cpu > FRESH_LIMIT || age < FRESH_FOR {
             return;
         }
-        let is_cheap = last.took <= FRESH_LIMIT && last.owners_at.is_some();
+        let is_cheap = last.cpu + self.owners_cost <= FRESH_LIMIT && last.owners_at.is_some();
         let wants = Wants {
             owners: if is_cheap && self.kernel.tells_owners {
                 WantsOwners::OfCloseWait

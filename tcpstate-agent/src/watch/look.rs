@@ -70,8 +70,9 @@ pub(super) struct Looked {
     /// How long it took, and how much of it to find the owners.
     pub(super) took: Duration,
     pub(super) owners_took: Duration,
-    /// CPU time that it has used.
+    /// CPU time that it has used, and how much of it to find the owners.
     pub(super) cpu: Duration,
+    pub(super) owners_cpu: Duration,
     /// What did not go well.
     pub(super) faults: Faults,
     /// What the kernel said itself behind it, by inode number: full sockets, and minisockets.
@@ -93,6 +94,7 @@ pub(super) struct Job {
     wants: Wants,
     began: Instant,
     cpu: Duration,
+    owners_cpu: Duration,
     faults: Faults,
     look: Option<Look>,
     /// What `CLOCK_MONOTONIC` said when it began.
@@ -134,6 +136,7 @@ impl Job {
             wants,
             began: Instant::now(),
             cpu: Duration::ZERO,
+            owners_cpu: Duration::ZERO,
             faults: Faults::default(),
             look: None,
             now_ns: 0,
@@ -152,12 +155,17 @@ impl Job {
     /// Goes on for one run. Whether everything was looked at.
     pub(super) fn step(&mut self, reader: &mut Reader) -> Result<bool, ReadError> {
         let before = cpu_time();
+        let is_of_owners = self.stage == Stage::Owners;
         let is_done = match self.stage {
             Stage::Begin => self.begin(reader).map(|()| false),
             Stage::Tables => self.read(reader).map(|()| false),
             Stage::Owners => Ok(self.find_owners(reader)),
         };
-        self.cpu += cpu_time().saturating_sub(before);
+        let used = cpu_time().saturating_sub(before);
+        self.cpu += used;
+        if is_of_owners {
+            self.owners_cpu += used;
+        }
         is_done
     }
 
@@ -326,6 +334,7 @@ impl Job {
             took: self.began.elapsed(),
             owners_took: self.owners_took,
             cpu: self.cpu,
+            owners_cpu: self.owners_cpu,
             faults: self.faults,
             expected_after: self.expected_after,
         })
