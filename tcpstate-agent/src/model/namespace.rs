@@ -131,6 +131,12 @@ impl NamespaceModel {
         *self = new;
     }
 
+    /// The live counters at the end of the last snapshot.
+    #[must_use]
+    pub const fn at_pass(&self) -> &NamespaceCounters {
+        &self.at_pass
+    }
+
     /// The sockets there are when the live counters are at `now` and the kernel counts
     /// `minisockets`, or an unknown number of them, with the half-open connections of the last
     /// snapshot.
