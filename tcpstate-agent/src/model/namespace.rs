@@ -38,7 +38,7 @@ impl Pass {
     /// Half-open connections.
     #[must_use]
     pub fn half_open(&self) -> u64 {
-        half_open(&self.counts).iter().sum()
+        self.counts.half_open_sockets()
     }
 
     /// Whether what was found is what the kernel says itself, full sockets and minisockets, give or
