@@ -1,9 +1,9 @@
-//! What the iterator hands out for finding who keeps sockets in CLOSE_WAIT, and why.
+//! What there is to say of listeners and of sockets in CLOSE_WAIT, and the kernel's clocks.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// One socket, as `tcp_close_wait` writes it for each listener and each socket in CLOSE_WAIT of
-/// a network namespace. Numbers are in host byte order.
+/// One listener, or one socket in CLOSE_WAIT, of a network
+/// namespace. Numbers are in host byte order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
@@ -47,7 +47,7 @@ impl SocketFlags {
     pub const ACCEPTED: u8 = 1;
 }
 
-/// The kernel's two clocks at one moment, the end of a pass.
+/// The kernel's two clocks at one moment, the beginning of a pass.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]

@@ -52,7 +52,7 @@ impl ProgramId {
         }
     }
 
-    /// The hook in the kernel that it attaches to.
+    /// The hook in the kernel that it attaches to, if it attaches to one.
     #[must_use]
     pub const fn hook(self) -> &'static str {
         match self {

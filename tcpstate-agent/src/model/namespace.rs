@@ -125,7 +125,7 @@ impl NamespaceModel {
         let before = self.offsets_uncertain();
         let mut new = Self::new(pass);
         // Each transition that was missed, in whichever namespace, may have changed an offset by
-        // one; those missed during this walk count at the next. While there were no live counters
+        // one; those missed during this pass count at the next. While there were no live counters
         // any may have, and where it is not known how many were missed: then what was known is
         // worth nothing.
         if let Some(missed) = pass.missed.checked_sub(self.missed)

@@ -44,7 +44,7 @@ pub const SOCKETS: Metric = Metric {
     kind: Kind::Gauge,
     labels: GROUP,
     help: "Sockets in CLOSE_WAIT by who keeps them there and why. The sum is that of \
-           tcpstate_sockets at the time of the owners pass.",
+           tcpstate_sockets in the snapshot in which owners were last looked for.",
 };
 
 /// The oldest.

@@ -42,7 +42,7 @@ pub struct Service {
     pub port: u16,
 }
 
-/// What walks through the network namespaces have found.
+/// What a pass has found in the network namespaces.
 #[derive(Debug)]
 pub struct Survey {
     now_ns: u64,
@@ -70,7 +70,7 @@ impl Survey {
         }
     }
 
-    /// One without a walk, for telling what sockets in these namespaces serve where all that
+    /// One without a pass, for telling what sockets in these namespaces serve where all that
     /// listens is known: by namespace and port.
     #[must_use]
     pub fn of_listeners(
@@ -93,7 +93,7 @@ impl Survey {
         self.namespaces.insert(namespace);
     }
 
-    /// Takes back what was found in a namespace, because its walk broke off.
+    /// Takes back what was found in a namespace.
     pub fn forget(&mut self, namespace: u32) {
         self.namespaces.remove(&namespace);
         self.listening
@@ -104,7 +104,7 @@ impl Survey {
             .retain(|(service, _), _| service.namespace != namespace);
     }
 
-    /// Adds what a walk has found. A namespace's listeners must come before its connections.
+    /// Adds what a pass has met. A namespace's listeners must come before its connections.
     pub fn add(&mut self, socket: &Socket) {
         match socket {
             Socket::Listener(Listener {
