@@ -181,8 +181,8 @@ pub const PASS_GIVEN_UP: Metric = Metric {
     name: "tcpstate_pass_given_up_total",
     kind: Kind::Counter,
     labels: &[],
-    help: "Chains of the kernel's hash tables that changed each time that they were read. Their \
-           sockets are missing from that snapshot.",
+    help: "Chains of the kernel's hash tables that changed each time that they were read. Snapshots \
+           with such chains are not used.",
 };
 
 /// Tables that were freed.
@@ -199,7 +199,8 @@ pub const PASS_MISMATCH: Metric = Metric {
     kind: Kind::Counter,
     labels: &[],
     help: "Times that a snapshot found another number of sockets in a network namespace than the \
-           kernel's own counts say, by more than moved meanwhile.",
+           kernel's own counts say, by more than moved meanwhile. It is not used for that namespace \
+           unless the one before disagreed too.",
 };
 
 /// Series that were folded.
