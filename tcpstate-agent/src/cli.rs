@@ -41,7 +41,7 @@ pub enum Command {
     Snapshot(SnapshotArgs),
     /// Tell who keeps sockets in CLOSE_WAIT, why, and what to do about it
     Diagnose(DiagnoseArgs),
-    /// Print what listens, with its queues and half-open connections, the busiest first
+    /// Print listening sockets with their queues and half-open connections, the busiest first
     Listeners(ListenersArgs),
     /// Print state transitions as they happen
     Trace(TraceArgs),
@@ -101,8 +101,8 @@ pub struct RunArgs {
         value_parser = percent
     )]
     pub cpu_percent: f64,
-    /// Groups of sockets in CLOSE_WAIT that get series of their own: so many of the largest and so
-    /// many of the oldest. The others are summed
+    /// Number of largest, and of oldest, CLOSE_WAIT groups exported as separate series; the rest are
+    /// summed
     #[arg(
         long = "close-wait.top",
         env = "TCPSTATE_CLOSE_WAIT_TOP",

@@ -91,7 +91,8 @@ fn require_any(loaded: &Loaded) -> anyhow::Result<()> {
     for ProgramStatus { program, outcome } in &loaded.programs {
         let Err(obstacle) = outcome else { continue };
         reasons.push(format!(
-            "cannot run {}: {} ({})",
+            "cannot run {} ({}): {} ({})",
+            program.name(),
             program.hook(),
             obstacle.cause,
             obstacle.remedy

@@ -116,7 +116,7 @@ impl NamespaceModel {
     pub fn correct(&mut self, pass: &Pass) {
         let mut new = Self::new(pass);
         // Each transition that was missed, in whichever namespace, may have changed an offset by
-        // one; those missed during this walk count at the next. While there were no live counters
+        // one; those missed during this pass count at the next. While there were no live counters
         // any may have, and where it is not known how many were missed: then what was known is
         // worth nothing.
         if let Some(missed) = pass.missed.checked_sub(self.missed)

@@ -42,7 +42,7 @@ pub struct Service {
     pub port: u16,
 }
 
-/// What walks through the network namespaces have found.
+/// What a pass has found in the network namespaces.
 #[derive(Debug)]
 pub struct Survey {
     now_ns: u64,
@@ -75,7 +75,7 @@ impl Survey {
         self.namespaces.insert(namespace);
     }
 
-    /// Adds what a walk has found. A namespace's listeners must come before its connections.
+    /// Adds what a pass has met. A namespace's listeners must come before its connections.
     pub fn add(&mut self, socket: &Socket) {
         match socket {
             Socket::Listener(Listener {
