@@ -7,15 +7,18 @@ use std::{
 };
 
 use tcpstate_agent::{
-    decode::{HeldLayout, HeldTimes, ListeningSocket, References, Socket, Transition},
-    metrics::{self, Spare},
-    model::{
-        close_wait::{Holdings, OwnerLabels, Survey},
-        listeners::{Assignment, Increments, Labelled, ListenerSeries, Totals, top},
+    collect::{
+        close_wait::{Holdings, Survey},
+        closes::RecentEnds,
+        listeners::{
+            Assignment, Increments, Labelled, ListenerSeries, ListeningSocket, Totals, top,
+        },
+        owners::OwnerLabels,
     },
-    process::ProcessId,
-    recent_ends::RecentEnds,
-    watch::ListenersReading,
+    decode::{HeldLayout, HeldTimes, References, Socket, Transition},
+    engine::ListenersReading,
+    exposition::{self, Spare},
+    host::process::ProcessId,
 };
 use tcpstate_common::{
     CloseReason, Family, HalfOpenCounts, SocketFlags, SocketRecord, TcpState, TransitionRecord,
@@ -202,7 +205,7 @@ fn page(times: u32) -> Outcome {
     };
     let mut spare = Spare::default();
     for _ in 0..times {
-        black_box(metrics::of_listeners(black_box(&reading), &mut spare)?);
+        black_box(exposition::of_listeners(black_box(&reading), &mut spare)?);
     }
     Ok(())
 }

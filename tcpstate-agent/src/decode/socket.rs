@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tcpstate_common::{SocketFlags, SocketRecord, TcpState};
 
 use super::{DecodeError, address, family, state};
-use crate::process::ProcessId;
+use crate::host::process::ProcessId;
 
 /// One socket of a network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
