@@ -3,9 +3,13 @@
 use std::io;
 
 use anyhow::Context as _;
+use clap::Args;
 use tcpstate_common::RecordMask;
 
-use super::{FOUND_WRONG, follow_segments, print};
+use super::{
+    output::print,
+    segments::{SegmentArgs, follow_segments},
+};
 use crate::{
     collect::segments::{Below, DeviceState, Seen, SegmentSettings, plan::plan},
     host::netlink::{Netlink, Offloads, XdpPresence},
@@ -15,6 +19,17 @@ use crate::{
         plan::ProgramId,
     },
 };
+
+/// Flags of `check`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct CheckArgs {
+    /// Where and how segments are to be counted; without it, what is on the interfaces already.
+    #[command(flatten)]
+    pub(super) segments: SegmentArgs,
+}
+
+/// Exit code of a command that did its work and found something wrong.
+const FOUND_WRONG: u8 = 1;
 
 /// Tries everything for real, prints what came of it, and returns the exit code.
 pub(super) fn execute(segments: &SegmentSettings) -> anyhow::Result<u8> {

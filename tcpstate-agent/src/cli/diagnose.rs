@@ -1,23 +1,110 @@
 //! `diagnose`: who keeps sockets in CLOSE_WAIT, why, and what to do.
 
-use std::{os::unix::fs::MetadataExt as _, thread, time::Instant};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
+use clap::Args;
 use tracing::debug;
 
-use super::{DiagnoseSettings, print, watch_once};
+use super::{
+    control::ControlArgs,
+    interval,
+    loading::watch_once,
+    output::{Output, print},
+};
 use crate::{
-    cli::Output,
     code_location::helper::Helpers,
     collect::{
         close_wait::comes_of_waiting, listeners::ListeningReport, outgoing::ConnectionsReport,
     },
-    diagnosis::{Diagnosis, Report, write_text},
+    diagnosis::{Diagnosis, Filter, Report, write_text},
     engine::Watch,
     host::process::{command_line, executable},
     kernel::plan::ProgramId,
     serve::control,
 };
+
+/// Flags of `diagnose`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct DiagnoseArgs {
+    /// Only sockets that this process holds
+    #[arg(
+        long,
+        env = "TCPSTATE_DIAGNOSE_PID",
+        value_name = "PID",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(super) pid: Option<u32>,
+    /// Only sockets of this service: for servers their own port, for clients the remote one
+    #[arg(
+        long,
+        env = "TCPSTATE_DIAGNOSE_PORT",
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub(super) port: Option<u16>,
+    /// How many groups to show, the largest first
+    #[arg(
+        long,
+        env = "TCPSTATE_DIAGNOSE_LIMIT",
+        value_name = "COUNT",
+        default_value_t = 20
+    )]
+    pub(super) limit: usize,
+    /// Seconds between two looks, for telling growth; 0 looks once
+    #[arg(
+        long,
+        env = "TCPSTATE_DIAGNOSE_INTERVAL",
+        value_name = "SECONDS",
+        default_value = "2",
+        allow_negative_numbers = true,
+        value_parser = interval
+    )]
+    pub(super) interval: Duration,
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
+    /// Where to ask a running agent.
+    #[command(flatten)]
+    pub(super) control: ControlArgs,
+}
+
+/// Settings of `diagnose`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DiagnoseSettings {
+    /// What to show.
+    pub(super) filter: Filter,
+    /// Time between two looks; zero for one look only.
+    pub(super) interval: Duration,
+    /// How to print it.
+    pub(super) output: Output,
+    /// Where a running agent is asked.
+    pub(super) control_socket: PathBuf,
+}
+
+impl From<DiagnoseArgs> for DiagnoseSettings {
+    fn from(args: DiagnoseArgs) -> Self {
+        let DiagnoseArgs {
+            pid,
+            port,
+            limit,
+            interval,
+            output,
+            control,
+        } = args;
+        Self {
+            filter: Filter { pid, port, limit },
+            interval,
+            output,
+            control_socket: control.socket,
+        }
+    }
+}
 
 /// Whom to ask.
 enum Source<'a> {

@@ -1,15 +1,50 @@
 //! `listeners`: what listens, with its queues.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
+use clap::Args;
 use serde::Serialize;
 
-use super::{ListenersSettings, print, watch_once};
+use super::{
+    control::ControlArgs,
+    loading::watch_once,
+    output::{Output, print},
+};
 use crate::{
-    cli::Output,
     collect::listeners::{ListeningReport, write_table},
     kernel::plan::ProgramId,
     serve::control,
 };
+
+/// Flags of `listeners`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ListenersArgs {
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
+    /// Where to ask
+    #[command(flatten)]
+    pub(super) control: ControlArgs,
+}
+
+/// Settings of `listeners`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListenersSettings {
+    /// How to print it.
+    pub(super) output: Output,
+    /// Where a running agent is asked.
+    pub(super) control_socket: PathBuf,
+}
+
+impl From<ListenersArgs> for ListenersSettings {
+    fn from(ListenersArgs { output, control }: ListenersArgs) -> Self {
+        Self {
+            output,
+            control_socket: control.socket,
+        }
+    }
+}
 
 /// Version of the JSON object.
 const SCHEMA_VERSION: u32 = 1;

@@ -2,11 +2,23 @@
 
 use std::io;
 
+use clap::Args;
 use serde_json::{Map, Value, json};
 use tcpstate_common::{Family, TcpState};
 
-use super::{print, watch_once};
-use crate::{cli::Output, collect::sockets::Census, engine::Reading, kernel::plan::ProgramId};
+use super::{
+    loading::watch_once,
+    output::{Output, print},
+};
+use crate::{collect::sockets::Census, engine::Reading, kernel::plan::ProgramId};
+
+/// Flags of `snapshot`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SnapshotArgs {
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
+}
 
 /// Version of the JSON object.
 const SCHEMA_VERSION: u32 = 2;

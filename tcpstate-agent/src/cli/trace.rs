@@ -1,20 +1,30 @@
 //! `trace`: state transitions as they happen.
 
 use std::{
-    sync::atomic::Ordering,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use tcpstate_common::RecordMask;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use tcpstate_common::{RecordMask, TcpState};
 
 use super::{
-    LogSettings, Printed, TraceFilter, TraceSettings, follow_segments, print, require_any,
-    stop_on_signal,
+    SettingsError,
+    loading::require_any,
+    logging::LogSettings,
+    output::{Output, Printed, print},
+    segments::{DeviceArgs, SegmentArgs, XdpModeArg, follow_segments},
 };
 use crate::{
-    cli::Output,
-    collect::segments::{Follower, SegmentLine},
+    collect::segments::{Follower, Segment, SegmentLine, SegmentSettings},
     decode::{DecodeError, Transition},
     kernel::{
         self, EventRing, Flow, LoadOptions, OwnersReader, SegmentOptions, facts::Facts,
@@ -22,6 +32,147 @@ use crate::{
     },
     trace::{Clock, Observed, Timeline, add},
 };
+
+/// Flags of `trace`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct TraceArgs {
+    /// Only transitions into or out of this state; may be given more than once
+    #[arg(
+        long,
+        env = "TCPSTATE_TRACE_STATE",
+        value_name = "STATE",
+        value_delimiter = ',',
+        value_parser = state()
+    )]
+    pub(super) state: Vec<TcpState>,
+    /// Only sockets with this local or remote port; may be given more than once
+    #[arg(
+        long,
+        env = "TCPSTATE_TRACE_PORT",
+        value_name = "PORT",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub(super) port: Vec<u16>,
+    /// Only sockets that this process owns, by its number or its name (comm); may be given more
+    /// than once
+    #[arg(
+        long,
+        env = "TCPSTATE_TRACE_PROCESS",
+        value_name = "PID|NAME",
+        value_delimiter = ','
+    )]
+    pub(super) process: Vec<String>,
+    /// Print the segments too that open, end or reset connections, or make no sense: on the
+    /// interfaces of --segments.device, or on all
+    #[arg(long, env = "TCPSTATE_TRACE_SEGMENTS")]
+    pub(super) segments: bool,
+    /// Where to see them.
+    #[command(flatten)]
+    pub(super) on: DeviceArgs,
+    /// Output format; json is one object a line
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
+}
+
+fn state() -> impl TypedValueParser<Value = TcpState> {
+    // No transition leads into TIME_WAIT or out of it: a minisocket has none.
+    let names = TcpState::FOUND
+        .into_iter()
+        .filter(|state| *state != TcpState::TimeWait)
+        .chain([TcpState::Close])
+        .map(TcpState::name);
+    PossibleValuesParser::new(names).try_map(|name| {
+        TcpState::ALL
+            .into_iter()
+            .find(|state| state.name() == name)
+            .ok_or("no such state")
+    })
+}
+
+/// Settings of `trace`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TraceSettings {
+    /// What to print.
+    pub(super) filter: TraceFilter,
+    /// Where to see segments; they are not printed where there is none.
+    pub(super) segments: Option<SegmentSettings>,
+    /// How to print it.
+    pub(super) output: Output,
+}
+
+impl TryFrom<TraceArgs> for TraceSettings {
+    type Error = SettingsError;
+
+    fn try_from(args: TraceArgs) -> Result<Self, SettingsError> {
+        let TraceArgs {
+            state,
+            port,
+            process,
+            segments,
+            mut on,
+            output,
+        } = args;
+        if on.device.is_empty() {
+            on.device.push("all".to_owned());
+        }
+        // By TC alone, which nothing notices.
+        let on = SegmentArgs {
+            on,
+            xdp_mode: XdpModeArg::Off,
+        };
+        Ok(Self {
+            filter: TraceFilter {
+                states: state,
+                ports: port,
+                processes: process,
+            },
+            segments: segments.then(|| on.try_into()).transpose()?,
+            output,
+        })
+    }
+}
+
+/// Which transitions to print: those that pass every part that is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TraceFilter {
+    states: Vec<TcpState>,
+    ports: Vec<u16>,
+    processes: Vec<String>,
+}
+
+impl TraceFilter {
+    /// Whether it matters who owns a socket.
+    #[must_use]
+    pub(super) const fn asks_for_owners(&self) -> bool {
+        !self.processes.is_empty()
+    }
+
+    /// Whether a segment is to be printed. It has no state and no process.
+    #[must_use]
+    pub(super) fn passes_segment(&self, segment: &Segment) -> bool {
+        let ports = [segment.source.port(), segment.destination.port()];
+        self.ports.is_empty() || self.ports.iter().any(|port| ports.contains(port))
+    }
+
+    /// Whether a transition is to be printed.
+    #[must_use]
+    pub(super) fn passes(&self, observed: &Observed) -> bool {
+        let transition = &observed.transition;
+        let of_state = |state: &TcpState| {
+            [transition.old.name(), transition.new.name()].contains(&state.name())
+        };
+        let of_port =
+            |port: &u16| [transition.local.port(), transition.remote.port()].contains(port);
+        let of_process = |process: &String| {
+            let mut owners = observed.owners.iter();
+            owners.any(|owner| owner.name == *process || owner.pid.to_string() == *process)
+        };
+        (self.states.is_empty() || self.states.iter().any(of_state))
+            && (self.ports.is_empty() || self.ports.iter().any(of_port))
+            && (self.processes.is_empty() || self.processes.iter().any(of_process))
+    }
+}
 
 /// Room for 64,000 transitions: six thousand connections between two looks.
 const EVENT_RING_BYTES: u32 = 4 * 1024 * 1024;
@@ -232,4 +383,73 @@ fn report_total(
         );
     }
     Ok(())
+}
+
+/// Becomes true on SIGINT and SIGTERM.
+fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use tcpstate_common::Family;
+
+    use super::*;
+    use crate::trace::SocketOwner;
+
+    #[test]
+    fn a_filter_passes_what_matches_each_of_its_parts() {
+        let transition = Transition {
+            time_ns: 0,
+            socket: 1,
+            namespace: 1,
+            family: Family::Ipv4,
+            old: TcpState::Established,
+            new: TcpState::CloseWait,
+            error: 0,
+            reason: None,
+            local: "127.0.0.1:80".parse().unwrap(),
+            remote: "127.0.0.1:4000".parse().unwrap(),
+            caller: None,
+        };
+        let observed = Observed {
+            transition,
+            in_state: None,
+            owners: vec![Arc::new(SocketOwner {
+                pid: 4711,
+                name: "curl".to_owned(),
+            })],
+        };
+        for (states, ports, processes, passes) in [
+            (vec![], vec![], vec![], true),
+            (vec![TcpState::Established], vec![], vec![], true),
+            (
+                vec![TcpState::CloseWait, TcpState::Listen],
+                vec![],
+                vec![],
+                true,
+            ),
+            (vec![TcpState::Listen], vec![], vec![], false),
+            (vec![], vec![80], vec![], true),
+            (vec![], vec![4000, 1], vec![], true),
+            (vec![], vec![81], vec![], false),
+            (vec![TcpState::CloseWait], vec![81], vec![], false),
+            (vec![], vec![], vec!["curl"], true),
+            (vec![], vec![], vec!["nginx", "4711"], true),
+            (vec![], vec![], vec!["471", "cur"], false),
+            (vec![], vec![80], vec!["nginx"], false),
+        ] {
+            let processes = processes.into_iter().map(str::to_owned).collect();
+            let filter = TraceFilter {
+                states,
+                ports,
+                processes,
+            };
+            assert_eq!(filter.passes(&observed), passes, "{filter:?}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use clap::Args;
 use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook::{
@@ -16,19 +17,116 @@ use signal_hook::{
 };
 use tcpstate_common::ThreadRecord;
 
-use super::{WhereSettings, print};
+use super::{
+    interval,
+    output::{Output, print},
+};
 use crate::{
-    cli::Output,
     code_location::{
         inspect::{self, Inspection},
         patience::{Patience, limit_memory},
         report::{Sockets, write_text},
-        target::{self, Candidate},
+        target::{self, Candidate, Wanted},
         watch::{ProcessHandle, watch},
     },
     host::process::terminal_text,
     kernel::{AcceptHook, Hooks, ReadHook, StackSamples},
 };
+
+/// Flags of `where`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct WhereArgs {
+    /// Which process.
+    #[command(flatten)]
+    pub(super) process: WhichProcess,
+    /// How long to watch, in seconds; 0 only tells what the threads do now
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_SECONDS",
+        value_name = "SECONDS",
+        default_value = "30",
+        allow_negative_numbers = true,
+        value_parser = interval
+    )]
+    pub(super) seconds: Duration,
+    /// Tell where connections are accepted too. Where the kernel shows that by system calls only,
+    /// each system call of the host takes some 10 ns longer meanwhile, and the report says so
+    #[arg(long, env = "TCPSTATE_WHERE_ACCEPT")]
+    pub(super) accept: bool,
+    /// Output format
+    #[arg(long, env = "TCPSTATE_OUTPUT", value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
+}
+
+/// Which process to look at. Of several that fit, the one with the most sockets in CLOSE_WAIT.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub(super) struct WhichProcess {
+    /// The process with this number
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_PID",
+        value_name = "PID",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(super) pid: Option<u32>,
+    /// The process that listens on this port, or is connected to it
+    #[arg(
+        long,
+        env = "TCPSTATE_WHERE_PORT",
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub(super) port: Option<u16>,
+    /// The process of this name (comm)
+    #[arg(long, env = "TCPSTATE_WHERE_PROCESS", value_name = "NAME")]
+    pub(super) process: Option<String>,
+    /// The process of this systemd unit
+    #[arg(long, env = "TCPSTATE_WHERE_UNIT", value_name = "UNIT")]
+    pub(super) unit: Option<String>,
+}
+
+/// Settings of `where`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WhereSettings {
+    /// Which process to look at.
+    pub(super) wanted: Wanted,
+    /// For how long to watch it; zero for not at all.
+    pub(super) duration: Duration,
+    /// Whether to see accepts too.
+    pub(super) accepts: bool,
+    /// How to print it.
+    pub(super) output: Output,
+}
+
+impl From<WhereArgs> for WhereSettings {
+    fn from(args: WhereArgs) -> Self {
+        let WhereArgs {
+            process,
+            seconds,
+            accept,
+            output,
+        } = args;
+        let WhichProcess {
+            pid,
+            port,
+            process,
+            unit,
+        } = process;
+        // One of them is there, and no more than one: the command line sees to it.
+        let wanted = pid
+            .map(Wanted::Pid)
+            .or(port.map(Wanted::Port))
+            .or(process.map(Wanted::Process))
+            .unwrap_or_else(|| Wanted::Unit(unit.unwrap_or_default()));
+        Self {
+            wanted,
+            duration: seconds,
+            accepts: accept,
+            output,
+        }
+    }
+}
 
 /// How long the tables of the process may be read before, and after, the watch. Naming gives up
 /// by itself earlier than that.
