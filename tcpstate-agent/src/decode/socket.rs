@@ -50,6 +50,8 @@ pub struct CloseWaitSocket {
     pub local_port: u16,
     /// The peer.
     pub remote: SocketAddr,
+    /// The address of the cgroup that it was made in, or its listener; 0 where that is not known.
+    pub cgroup: u64,
 }
 
 /// A descriptor that a process holds.
@@ -105,6 +107,7 @@ impl TryFrom<SocketRecord> for Socket {
                 is_accepted: flags & SocketFlags::ACCEPTED != 0,
                 local_port,
                 remote: SocketAddr::new(address(family, remote_address), remote_port),
+                cgroup: 0,
             })),
             _ => Ok(Self::Other(socket)),
         }

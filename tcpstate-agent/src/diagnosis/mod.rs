@@ -10,5 +10,5 @@ mod text;
 pub(crate) mod words;
 
 pub use compare::{DiagnosedGroup, DiagnosedListener, Diagnosis, Filter, NotShown};
-pub use report::{Report, ReportGroup, ReportPeer, ReportProcess};
+pub use report::{Report, ReportCgroup, ReportGroup, ReportPeer, ReportProcess};
 pub use text::write_text;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustc_hash::FxHashMap;
 use tcpstate_common::PortSet;
 
 use super::{
@@ -12,9 +13,14 @@ use super::{
     reader::{Reader, cpu_time},
 };
 use crate::{
-    collect::{Found, Look, close_wait::Holdings, listeners::ListeningSocket},
+    collect::{
+        Found, Look, close_wait::Holdings, listeners::ListeningSocket, owners::CgroupIdentity,
+    },
     decode::{KernelNamespace, Owner},
-    kernel::{Contents, Details, Faults, HeldProcesses, OwnerWalk, Progress, ReadError, TableWalk},
+    kernel::{
+        Contents, Details, Faults, HeldProcesses, OwnerWalk, OwnersError, Progress, ReadError,
+        TableWalk,
+    },
 };
 
 /// What a look is to find out besides counting.
@@ -65,8 +71,9 @@ pub(super) struct Looked {
     /// How long it took, and how much of it to find the owners.
     pub(super) took: Duration,
     pub(super) owners_took: Duration,
-    /// CPU time that it has used.
+    /// CPU time that it has used, and how much of it to find the owners.
     pub(super) cpu: Duration,
+    pub(super) owners_cpu: Duration,
     /// What did not go well.
     pub(super) faults: Faults,
     /// What the kernel said itself behind it, by inode number: full sockets, and minisockets.
@@ -79,6 +86,8 @@ pub(super) struct FoundOwners {
     pub(super) listeners: HolderWalk,
     /// Who they are.
     pub(super) processes: HeldProcesses,
+    /// Who runs what was made in each cgroup that sockets in CLOSE_WAIT name, by its address.
+    pub(super) cgroups: FxHashMap<u64, CgroupIdentity>,
 }
 
 /// A look that is under way.
@@ -86,6 +95,7 @@ pub(super) struct Job {
     wants: Wants,
     began: Instant,
     cpu: Duration,
+    owners_cpu: Duration,
     faults: Faults,
     look: Option<Look>,
     /// What `CLOCK_MONOTONIC` said when it began.
@@ -127,6 +137,7 @@ impl Job {
             wants,
             began: Instant::now(),
             cpu: Duration::ZERO,
+            owners_cpu: Duration::ZERO,
             faults: Faults::default(),
             look: None,
             now_ns: 0,
@@ -145,12 +156,17 @@ impl Job {
     /// Goes on for one run. Whether everything was looked at.
     pub(super) fn step(&mut self, reader: &mut Reader) -> Result<bool, ReadError> {
         let before = cpu_time();
+        let is_of_owners = self.stage == Stage::Owners;
         let is_done = match self.stage {
             Stage::Begin => self.begin(reader).map(|()| false),
             Stage::Tables => self.read(reader).map(|()| false),
             Stage::Owners => Ok(self.find_owners(reader)),
         };
-        self.cpu += cpu_time().saturating_sub(before);
+        let used = cpu_time().saturating_sub(before);
+        self.cpu += used;
+        if is_of_owners {
+            self.owners_cpu += used;
+        }
         is_done
     }
 
@@ -276,18 +292,26 @@ impl Job {
             Ok(Progress::Done) => {
                 shared.sort_by_key(|owner| owner.process);
                 shared.iter().for_each(add);
-                owners.processes(progress)
+                owners.processes(progress).and_then(|processes| {
+                    let cgroups = found.close_wait.cgroups().into_iter();
+                    let named = cgroups.map(|cgroup| {
+                        let identity = owners.made_in(cgroup, &mut reader.tables)?;
+                        Ok((cgroup, identity))
+                    });
+                    Ok((processes, named.collect::<Result<_, OwnersError>>()?))
+                })
             }
             Err(error) => Err(error),
         };
         self.owners_took = begun.elapsed();
         if let Some(walk) = self.walk.take() {
             match ended {
-                Ok(processes) => {
+                Ok((processes, cgroups)) => {
                     self.owners = Some(FoundOwners {
                         holdings: walk.holdings,
                         listeners: walk.listeners,
                         processes,
+                        cgroups,
                     });
                 }
                 Err(error) => tracing::warn!(%error, "cannot tell who holds sockets"),
@@ -311,6 +335,7 @@ impl Job {
             took: self.began.elapsed(),
             owners_took: self.owners_took,
             cpu: self.cpu,
+            owners_cpu: self.owners_cpu,
             faults: self.faults,
             expected_after: self.expected_after,
         })

@@ -47,6 +47,8 @@ pub(super) struct Watched {
     origin: Origin,
     /// There was no room for its live counters, and that has been said.
     is_without_counters: bool,
+    /// The last look found something else in it than the kernel counts.
+    has_disagreed: bool,
 }
 
 impl Namespaces {
@@ -99,6 +101,7 @@ impl Namespaces {
                     minisockets: 0,
                     origin,
                     is_without_counters: false,
+                    has_disagreed: false,
                 });
             watched.minisockets = namespace.minisockets;
             self.totals.add(id, watched.origin, &namespace.counters);
@@ -114,6 +117,17 @@ impl Namespaces {
             }
         }
         self.listeners.clone_from(&fresh.listeners);
+    }
+
+    /// Whether what a look has found in one may be shown, which agrees with what the kernel counts or
+    /// not. What does not agree is shown where there is nothing else to show, or where the look before
+    /// it did not agree either: then it is the kernel's number that is another one.
+    pub(super) fn is_believed(&mut self, inode: u32, agrees: bool) -> bool {
+        let Some(watched) = self.watched.get_mut(&inode) else {
+            return true;
+        };
+        let has_disagreed = std::mem::replace(&mut watched.has_disagreed, !agrees);
+        agrees || has_disagreed || watched.model.is_none()
     }
 
     /// Learns what a look has found in one.

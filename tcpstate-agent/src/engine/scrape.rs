@@ -174,9 +174,7 @@ impl Engine {
         });
         let uncertain = models.sum();
         SnapshotState {
-            duration: self.last.map_or(Duration::ZERO, |last| {
-                last.took.saturating_sub(last.owners_took)
-            }),
+            duration: self.last.map_or(Duration::ZERO, |last| last.took),
             age: self.last.map_or(Duration::ZERO, |last| {
                 now.saturating_duration_since(last.began)
             }),

@@ -33,12 +33,13 @@ use crate::{
         listeners::{ListeningSocket, Served},
         sockets::Pass,
     },
+    host::memory,
     kernel::{
         EventRing, Faults, Flow, KernelLog, ProgramStatus, ReadError, ResetTable, SynAckTable,
     },
 };
 
-/// Where a look takes no longer, a scrape looks afresh.
+/// Where a look takes no more CPU time, a scrape looks afresh.
 pub(super) const FRESH_LIMIT: Duration = Duration::from_millis(5);
 /// Unless the last look is no older.
 pub(super) const FRESH_FOR: Duration = Duration::from_millis(100);
@@ -52,6 +53,8 @@ const OWNERS_DUE: Duration = Duration::from_secs(5);
 /// The walks for the owners of listening sockets that are made now and then, though none is new,
 /// cost no more than one part in so many of the budget.
 const LISTENER_OWNERS_PARTS: u32 = 8;
+/// How often memory is given back that a peak has left.
+const GIVE_BACK_EVERY: Duration = Duration::from_mins(1);
 /// How long to sleep at most.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
@@ -88,16 +91,20 @@ pub(super) struct Engine {
     is_ready: Arc<AtomicBool>,
     waiting_for_ready: Vec<Sender<()>>,
     owners_cost: Duration,
-    has_failed: bool,
+    gave_back_at: Instant,
+    /// When a look last failed, if the one after it has not gone well.
+    failed_at: Option<Instant>,
+    /// It was said that the kernel's own numbers say something else.
+    has_told_mismatch: bool,
 }
 
 /// What there is to say of the last look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastLook {
     pub(super) began: Instant,
+    /// How long it took to read the tables of sockets, and what CPU time.
     pub(super) took: Duration,
-    /// How much of it was finding owners.
-    pub(super) owners_took: Duration,
+    cpu: Duration,
     /// When owners were last looked for, if ever.
     pub(super) owners_at: Option<Instant>,
     pub(super) unknown: u64,
@@ -147,7 +154,9 @@ impl Engine {
             is_ready,
             waiting_for_ready: Vec::new(),
             owners_cost: Duration::ZERO,
-            has_failed: false,
+            gave_back_at: Instant::now(),
+            failed_at: None,
+            has_told_mismatch: false,
         }
     }
 
@@ -164,6 +173,9 @@ impl Engine {
         loop {
             let before = cpu_time();
             let nap = self.schedule(Instant::now());
+            if self.gave_back_at.elapsed() >= GIVE_BACK_EVERY {
+                self.give_back();
+            }
             self.charge(cpu_time().saturating_sub(before));
             match inbox.recv_timeout(nap.min(LONGEST_NAP)) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -172,6 +184,11 @@ impl Engine {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+    }
+
+    fn give_back(&mut self) {
+        memory::give_back();
+        self.gave_back_at = Instant::now();
     }
 
     fn charge(&mut self, cost: Duration) {
@@ -278,6 +295,12 @@ impl Engine {
 
     /// What to look for now, or how long to wait.
     fn due(&mut self, now: Instant) -> Result<Wants, Duration> {
+        if let Some(at) = self.failed_at {
+            let age = now.saturating_duration_since(at);
+            if age < BUSY_DUE {
+                return Err(BUSY_DUE.saturating_sub(age));
+            }
+        }
         // A first look is never put off: without it there is nothing to show.
         let Some(last) = self.last else {
             return Ok(Wants {
@@ -364,28 +387,31 @@ impl Engine {
             Ok(mut looked) => {
                 self.charge(looked.cpu);
                 let unanswered = looked.found.unanswered.take();
-                self.learn(*looked, &before);
-                self.answer_questions(wants, unanswered);
+                match self.learn(*looked, &before) {
+                    Ok(()) => self.answer_questions(wants, unanswered),
+                    Err(error) => self.cannot_tell(&error, wants),
+                }
             }
-            Err(error) => {
-                self.report_failure(&error);
-                // They are told that it cannot be told.
-                self.asking.retain(|(asked, _)| !wants.cover(*asked));
-                // Not at once again.
-                self.charge(BUSY_DUE.mul_f64(self.cpu_percent / 100.0));
-            }
+            Err(error) => self.cannot_tell(&error, wants),
         }
+    }
+
+    fn cannot_tell(&mut self, error: &ReadError, wants: Wants) {
+        self.report_failure(error);
+        // Dropping the questions says so to whoever asked.
+        self.asking.retain(|(asked, _)| !wants.cover(*asked));
     }
 
     /// Said once, until it has gone well again.
     pub(super) fn report_failure(&mut self, error: &ReadError) {
-        if !std::mem::replace(&mut self.has_failed, true) {
+        if self.failed_at.replace(Instant::now()).is_none() {
             warn!(%error, "cannot read the kernel's tables of sockets");
         }
     }
 
-    /// Learns from a look. Before it the counters were `before`.
-    pub(super) fn learn(&mut self, looked: Looked, before: &Before) {
+    /// Learns from a look. Before it the counters were `before`. What cannot be believed is not
+    /// learned.
+    pub(super) fn learn(&mut self, looked: Looked, before: &Before) -> Result<(), ReadError> {
         let Looked {
             found,
             listeners,
@@ -394,11 +420,16 @@ impl Engine {
             took,
             owners_took,
             cpu,
+            owners_cpu,
             faults,
             expected_after,
         } = looked;
-        self.has_failed = false;
         self.sums.looks.add(faults);
+        if faults.given_up > 0 {
+            // Sockets are missing, and nobody knows of which namespaces.
+            return Err(ReadError::Restless(faults.given_up));
+        }
+        self.failed_at = None;
         self.namespaces.note_listeners(listeners);
         let expected: FxHashMap<u32, (u64, u64)> = expected_after
             .into_iter()
@@ -419,8 +450,24 @@ impl Engine {
                 at,
                 missed: before.missed,
             };
-            if !pass.agrees_with(namespace.expected, expected.get(&inode).copied()) {
+            let agrees = pass.agrees_with(namespace.expected, expected.get(&inode).copied());
+            if !agrees {
                 self.sums.mismatches += 1;
+                if !std::mem::replace(&mut self.has_told_mismatch, true) {
+                    let (full, minisockets) = namespace.expected;
+                    warn!(
+                        namespace = inode,
+                        found_full = pass.counts.full(),
+                        kernel_full = full,
+                        found_minisockets = pass.counts.minisockets(),
+                        kernel_minisockets = minisockets,
+                        "the sockets found in a namespace are not as many as the kernel counts; \
+                         tcpstate_pass_mismatch_total goes on counting",
+                    );
+                }
+            }
+            if !self.namespaces.is_believed(inode, agrees) {
+                continue;
             }
             half_open += pass.half_open();
             let served = Served {
@@ -435,33 +482,33 @@ impl Engine {
                 .learn(inode, namespace.cookie, &pass, namespace.outgoing, served);
         }
         let mut owners_at = self.last.and_then(|last| last.owners_at);
-        let mut owners_took_last = self.last.map_or(Duration::ZERO, |last| last.owners_took);
         if let Some(owners) = owners {
-            self.close_waits
-                .learn(&found.close_wait, &owners.holdings, &owners.processes, took);
+            self.close_waits.learn(&found.close_wait, &owners, took);
             self.listeners
                 .learn_owners(owners.listeners, &owners.processes, began);
             owners_at = Some(began);
-            owners_took_last = owners_took;
-            self.owners_cost = cpu.min(owners_took);
+            self.owners_cost = owners_cpu;
         } else if found.close_wait.total().sockets == 0 {
             self.close_waits.learn_none(took);
         }
         self.last = Some(LastLook {
             began,
-            took,
-            owners_took: owners_took_last,
+            took: took.saturating_sub(owners_took),
+            cpu: cpu.saturating_sub(owners_cpu),
             owners_at,
             unknown: found.unknown,
             half_open,
         });
         self.note_ready();
+        Ok(())
     }
 
     fn note_ready(&mut self) {
         if self.is_ready.swap(true, Ordering::Relaxed) {
             return;
         }
+        // Of what the start took, most is not needed any more.
+        self.give_back();
         // What the start costs is not taken from what comes after.
         self.budget = Budget::new(self.cpu_percent, Instant::now());
         for waiting in self.waiting_for_ready.drain(..) {
@@ -546,10 +593,10 @@ impl Engine {
             return;
         };
         let age = now.saturating_duration_since(last.began);
-        if last.took.saturating_sub(last.owners_took) > FRESH_LIMIT || age < FRESH_FOR {
+        if last.cpu > FRESH_LIMIT || age < FRESH_FOR {
             return;
         }
-        let is_cheap = last.took <= FRESH_LIMIT && last.owners_at.is_some();
+        let is_cheap = last.cpu + self.owners_cost <= FRESH_LIMIT && last.owners_at.is_some();
         let wants = Wants {
             owners: if is_cheap && self.kernel.tells_owners {
                 WantsOwners::OfCloseWait
@@ -566,11 +613,12 @@ impl Engine {
         if orders.send(Order::Now(wants, answer)).is_err() {
             return;
         }
-        match answered.recv() {
-            Ok(Ok(looked)) => self.learn(*looked, &before),
-            Ok(Err(error)) => self.report_failure(&error),
-            // The reader has ended, which shows elsewhere.
-            Err(_) => {}
+        // Where the reader has ended, that shows elsewhere.
+        let Ok(looked) = answered.recv() else {
+            return;
+        };
+        if let Err(error) = looked.and_then(|looked| self.learn(*looked, &before)) {
+            self.report_failure(&error);
         }
     }
 

@@ -45,6 +45,7 @@ impl Holding {
             service,
             cause,
             oldest_descriptor: self.descriptor,
+            made_in: None,
             tally: self.tally,
         }
     }

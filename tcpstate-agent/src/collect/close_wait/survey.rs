@@ -50,6 +50,8 @@ pub struct Survey {
     namespaces: FxHashSet<u32>,
     listening: FxHashSet<(u32, u16)>,
     found: FxHashMap<(Service, Cause), Tally>,
+    /// The cgroup that all of those were made in; 0 where they were not made in one.
+    cgroups: FxHashMap<(Service, Cause), u64>,
     services: FxHashSet<Service>,
     /// Services need not be found before they are known.
     knows_all: bool,
@@ -65,6 +67,7 @@ impl Survey {
             namespaces: FxHashSet::default(),
             listening: FxHashSet::default(),
             found: FxHashMap::default(),
+            cgroups: FxHashMap::default(),
             services: FxHashSet::default(),
             knows_all: false,
         }
@@ -102,6 +105,8 @@ impl Survey {
             .retain(|service| service.namespace != namespace);
         self.found
             .retain(|(service, _), _| service.namespace != namespace);
+        self.cgroups
+            .retain(|(service, _), _| service.namespace != namespace);
     }
 
     /// Adds what a walk has found. A namespace's listeners must come before its connections.
@@ -115,8 +120,12 @@ impl Survey {
             Socket::CloseWait(socket) => {
                 let service = self.admit(self.whose(socket));
                 let age = self.age(socket);
-                let tally = self.found.entry((service, Cause::of(socket)));
-                tally.or_default().add(socket, age);
+                let key = (service, Cause::of(socket));
+                self.found.entry(key).or_default().add(socket, age);
+                let cgroup = self.cgroups.entry(key).or_insert(socket.cgroup);
+                if *cgroup != socket.cgroup {
+                    *cgroup = 0;
+                }
             }
             Socket::Other(_) => {}
         }
@@ -154,6 +163,22 @@ impl Survey {
     #[must_use]
     pub const fn found(&self) -> &FxHashMap<(Service, Cause), Tally> {
         &self.found
+    }
+
+    /// The address of the cgroup that the sockets of a service were made in, or the listeners that
+    /// they came to. `None` where it is not known, or where there are several: which sockets nobody
+    /// holds, no count tells.
+    #[must_use]
+    pub fn cgroup(&self, service: Service, cause: Cause) -> Option<u64> {
+        let cgroup = self.cgroups.get(&(service, cause)).copied();
+        cgroup.filter(|&cgroup| cgroup != 0)
+    }
+
+    /// Every cgroup that [`Survey::cgroup`] names, once.
+    #[must_use]
+    pub fn cgroups(&self) -> FxHashSet<u64> {
+        let cgroups = self.cgroups.values().copied();
+        cgroups.filter(|&cgroup| cgroup != 0).collect()
     }
 
     /// All that was found.
@@ -218,6 +243,7 @@ mod tests {
             is_accepted: true,
             local_port,
             remote: ([10, 0, 0, 1], remote_port).into(),
+            cgroup: 0,
         }
     }
 
@@ -252,6 +278,28 @@ mod tests {
             counts(&survey),
             [(Role::Server, 80, 100), (Role::Client, 5432, 100)]
         );
+    }
+
+    #[test]
+    fn sockets_have_a_cgroup_as_long_as_all_have_the_same() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        let add = |survey: &mut Survey, port, cgroup| {
+            let socket = CloseWaitSocket {
+                cgroup,
+                ..connection(1, 1, port)
+            };
+            survey.add(&Socket::CloseWait(socket));
+            survey.cgroup(survey.service(&socket).unwrap(), Cause::of(&socket))
+        };
+        assert_eq!(add(&mut survey, 80, 7), Some(7));
+        assert_eq!(add(&mut survey, 80, 7), Some(7));
+        assert_eq!(add(&mut survey, 443, 8), Some(8));
+        assert_eq!(survey.cgroups().len(), 2);
+        assert_eq!(add(&mut survey, 80, 9), None);
+        assert_eq!(add(&mut survey, 80, 7), None);
+        assert_eq!(add(&mut survey, 22, 0), None);
+        assert_eq!(survey.cgroups(), [8].into_iter().collect());
     }
 
     #[test]

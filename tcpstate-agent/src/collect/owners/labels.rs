@@ -1,5 +1,6 @@
 //! The labels of owners.
 
+use super::CgroupIdentity;
 use crate::host::process::Process;
 
 /// Whose sockets, as labels say it; empty where it is not known.
@@ -19,9 +20,17 @@ impl OwnerLabels {
     /// Those of a process.
     #[must_use]
     pub fn of(process: &Process) -> Self {
-        let cgroup = process.cgroup.clone();
         Self {
             process: process.name.clone(),
+            ..Self::of_cgroup(process.cgroup.clone())
+        }
+    }
+
+    /// Those of what no process is known to hold.
+    #[must_use]
+    pub fn of_cgroup(cgroup: CgroupIdentity) -> Self {
+        Self {
+            process: String::new(),
             unit: cgroup.unit,
             container_id: cgroup.container_id,
             pod_uid: cgroup.pod_uid,
