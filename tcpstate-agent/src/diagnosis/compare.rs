@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{
-    Advice, ConnectionsReport, DiagnosedDestination, DiagnosedUnanswered, ListenerTrouble,
-    ListeningReport, Report, ReportGroup, ReportListener, ReportProcess,
+use super::{Report, ReportGroup, ReportProcess};
+use crate::collect::{
+    close_wait::{Advice, Cause, Role},
+    listeners::{ListenerTrouble, ListeningReport, ReportListener},
+    outgoing::{ConnectionsReport, DiagnosedDestination, DiagnosedUnanswered},
 };
-use crate::model::close_wait::{Cause, Role};
 
 /// Version of the JSON object.
 const SCHEMA_VERSION: u32 = 1;
@@ -330,7 +331,7 @@ fn listener_command(
     format!("sudo {way_in}ss {what} '( sport = :{port} )'")
 }
 
-pub(super) fn way_in(
+pub(crate) fn way_in(
     namespace: u32,
     process: Option<&ReportProcess>,
     own_namespace: u32,
@@ -343,12 +344,17 @@ pub(super) fn way_in(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::diagnosis::{
-        ReportPeer, UnansweredState,
-        connections::tests::{destination, unanswered},
-        listening::tests::stuck,
+    use crate::{
+        collect::{
+            listeners::report::tests::stuck,
+            outgoing::{
+                UnansweredState,
+                report::tests::{destination, unanswered},
+            },
+        },
+        diagnosis::ReportPeer,
     };
 
     pub(crate) const HERE: u32 = 4_026_531_833;

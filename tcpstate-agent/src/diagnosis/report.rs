@@ -5,9 +5,9 @@ use std::{collections::HashMap, net::IpAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::close_wait::{Cause, Role},
-    process::{Process, ProcessId, executable},
-    watch::{CloseWait, OwnedGroup},
+    collect::close_wait::{Cause, Role},
+    engine::{CloseWait, OwnedGroup},
+    host::process::{Process, ProcessId, executable},
 };
 
 /// Peers that are named in each group.
@@ -152,10 +152,10 @@ impl Report {
 
 /// Describes processes, each once.
 #[derive(Debug, Default)]
-pub(super) struct Reporter(HashMap<ProcessId, ReportProcess>);
+pub(crate) struct Reporter(HashMap<ProcessId, ReportProcess>);
 
 impl Reporter {
-    pub(super) fn describe(&mut self, process: &Process) -> ReportProcess {
+    pub(crate) fn describe(&mut self, process: &Process) -> ReportProcess {
         let known = self.0.entry(process.id);
         known.or_insert_with(|| describe(process)).clone()
     }

@@ -7,11 +7,13 @@ use std::{
 
 use super::{
     DiagnosedGroup, Diagnosis, ReportCgroup, ReportGroup, ReportProcess,
-    connections_text::{write_destinations, write_unanswered},
-    listening_text::write_troubles,
     words::{bytes, count, counted, duration, grouped, shared_with, terminal},
 };
-use crate::model::close_wait::Role;
+use crate::collect::{
+    close_wait::Role,
+    listeners::write_troubles,
+    outgoing::{write_destinations, write_unanswered},
+};
 
 /// Processes of one name that are numbered in the verdict.
 const NAMED: usize = 5;
@@ -344,11 +346,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::diagnosis::{
-        Filter, Report, comes_of_waiting,
-        compare::tests::{HERE, group, report},
+    use crate::{
+        collect::close_wait::{Cause, comes_of_waiting},
+        diagnosis::{
+            Filter, Report,
+            compare::tests::{HERE, group, report},
+        },
     };
-    use crate::model::close_wait::Cause;
 
     fn text(first: Option<&Report>, second: Report, from_agent: bool) -> String {
         let filter = Filter {

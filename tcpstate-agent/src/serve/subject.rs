@@ -5,12 +5,13 @@ use std::{error::Error, sync::Arc};
 use super::{
     control::{Answer, Question},
     counters::HttpReading,
+    landing_page,
 };
 use crate::{
-    diagnosis::{ConnectionsReport, ListeningReport, Report},
-    landing_page,
-    metrics::MetricsPage,
-    watch::Watch,
+    collect::{listeners::ListeningReport, outgoing::ConnectionsReport},
+    diagnosis::Report,
+    engine::Watch,
+    exposition::MetricsPage,
 };
 
 /// What is served. All of it may be called at any time, from several threads.

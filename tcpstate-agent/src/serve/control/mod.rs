@@ -13,7 +13,10 @@ pub use self::{
     ask::{ask_close_wait, ask_connections, ask_listeners},
     server::{Control, Patience},
 };
-use crate::diagnosis::{ConnectionsReport, ListeningReport, Report};
+use crate::{
+    collect::{listeners::ListeningReport, outgoing::ConnectionsReport},
+    diagnosis::Report,
+};
 
 /// Version of requests and answers.
 const PROTOCOL: u32 = 1;
