@@ -34,8 +34,9 @@ pub const SOCKETS: Metric = Metric {
     name: "tcpstate_close_wait_sockets",
     kind: Kind::Gauge,
     labels: GROUP,
-    help: "Sockets in CLOSE_WAIT by who keeps them there and why. The sum is that of \
-           tcpstate_sockets at the time of the owners pass.",
+    help: "Sockets in CLOSE_WAIT by who keeps them there and why. Where no process holds them, unit, \
+           container_id and pod_uid are those of whoever made them, if that is known. The sum is \
+           that of tcpstate_sockets in the snapshot in which owners were last looked for.",
 };
 
 /// The oldest.

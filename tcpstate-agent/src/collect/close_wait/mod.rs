@@ -1,6 +1,6 @@
 //! Who keeps sockets in CLOSE_WAIT, since when, and why.
 //!
-//! Two passes, one after the other. The *survey* walks the sockets of the namespaces and is
+//! Two walks, one after the other. The *survey* is what a pass over the sockets has found: it is
 //! complete, but knows no process. The *holdings* come from a walk over the descriptors of all
 //! processes; they know the process, and miss what no descriptor leads to. [`attribute`] joins
 //! them, group by group: what the survey has found and no holding explains has no owner.
