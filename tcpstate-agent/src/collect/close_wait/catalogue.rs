@@ -1,24 +1,15 @@
 //! Sockets in CLOSE_WAIT: whose, why, and since when.
 
-use crate::exposition::catalogue::{Kind, Label, Metric};
+use crate::{
+    collect::owners::catalogue::{CONTAINER_ID, POD_UID, UNIT},
+    exposition::catalogue::{Kind, Label, Metric},
+};
 
 const PROCESS: Label = Label {
     name: "process",
     values: "name of the process (comm of its first thread), of several owners the one with the \
              lowest number; empty where no process holds the sockets; `other` for all that have no \
              series of their own",
-};
-pub(crate) const UNIT: Label = Label {
-    name: "unit",
-    values: "systemd unit that the process is in, or empty",
-};
-pub(crate) const CONTAINER_ID: Label = Label {
-    name: "container_id",
-    values: "container that the process is in, the bare id, or empty",
-};
-pub(crate) const POD_UID: Label = Label {
-    name: "pod_uid",
-    values: "Kubernetes pod that the process is in, or empty",
 };
 const ROLE: Label = Label {
     name: "role",

@@ -1,7 +1,7 @@
 //! Listening sockets: their queues, half-open connections, and handshakes.
 
 use crate::{
-    collect::close_wait::catalogue::{CONTAINER_ID, POD_UID, UNIT},
+    collect::owners::catalogue::{CONTAINER_ID, POD_UID, UNIT},
     exposition::catalogue::{Kind, Label, Metric},
 };
 
