@@ -239,8 +239,7 @@ static TABLE: [u32; PAIRS] = {
 mod tests {
     use super::*;
     use TcpState::{
-        Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, SynRecv,
-        SynSent,
+        Close, CloseWait, Closing, Established, FinWait1, FinWait2, Listen, SynRecv, SynSent,
     };
 
     fn due(old: TcpState, new: TcpState) -> Due {

@@ -12,8 +12,8 @@
     reason = "in the programs a call that is not inlined costs the verifier its knowledge"
 )]
 
+mod clock;
 mod close;
-mod close_wait;
 mod counters;
 mod due;
 mod duration;
@@ -32,8 +32,8 @@ mod state;
 pub mod stopwatch;
 mod verifier;
 
+pub use clock::ClockSample;
 pub use close::{CloseCounters, CloseReason};
-pub use close_wait::{ClockSample, SocketFlags, SocketRecord};
 pub use counters::{CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix};
 pub use due::Due;
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};

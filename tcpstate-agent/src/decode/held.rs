@@ -12,7 +12,7 @@ use tcpstate_common::{
 use zerocopy::IntoBytes as _;
 
 use super::{CloseWaitSocket, DecodeError, Listener, Owner, Socket, address, family, state};
-use crate::process::{Descriptors, ProcessId, label_text, until_nul};
+use crate::host::process::{Descriptors, ProcessId, label_text, until_nul};
 
 /// Where in a socket its fields are, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -161,6 +161,8 @@ impl HeldLayout {
                     self.remote(&copied, family),
                     u16::from_be_bytes(copied.bytes(self.remote_port)),
                 ),
+                // It is the process's that counts.
+                cgroup: 0,
             }),
             _ => Socket::Other(record.sock),
         };

@@ -4,11 +4,11 @@ use tcpstate_common::pass::{MAX_NET_PIECES, NamespaceObject, NamespacesRequest, 
 use zerocopy::IntoBytes as _;
 
 use crate::{
-    bpf::layout::{Field, Layout, NetLayout},
-    model::{
-        NamespaceId,
-        kernel_counters::{KernelCounter, KernelCounters},
+    collect::{
+        counters::{KernelCounter, KernelCounters},
+        sockets::NamespaceId,
     },
+    kernel::layout::{Field, Layout, NetLayout},
 };
 
 /// A network namespace.

@@ -9,10 +9,10 @@ use std::{
 };
 
 use tcpstate_agent::{
-    bpf::{AddError, Flow, KernelTables, plan::ProgramId},
+    collect::sockets::NamespaceId,
     decode::KernelNamespace,
-    model::NamespaceId,
-    watch::Watch,
+    engine::Watch,
+    kernel::{AddError, Flow, KernelTables, plan::ProgramId},
 };
 use tcpstate_common::TcpState;
 

@@ -8,8 +8,8 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use tcpstate_agent::{
-    bpf::{EventRing, Flow},
-    watch::Watch,
+    engine::Watch,
+    kernel::{EventRing, Flow},
 };
 use tcpstate_common::EventCounters;
 
@@ -33,7 +33,7 @@ fn reset_connections(namespace: &Netns, count: u32) {
 
 /// What became of at least `due` records, once all of them have been accounted for. There is none
 /// of a transition that the kernel did not show to the program.
-fn account(watch: &Watch, due: u64) -> tcpstate_agent::watch::Events {
+fn account(watch: &Watch, due: u64) -> tcpstate_agent::engine::Events {
     within(Duration::from_secs(15), || {
         let reading = watch.read().unwrap();
         let (events, missed) = (reading.events.unwrap(), reading.missed.unwrap());
@@ -130,14 +130,17 @@ fn the_default_ring_loses_nothing_and_wakes_the_agent_far_less_than_once_an_even
 
 /// How often the thread that reads the ring has been woken.
 fn wake_ups() -> u64 {
-    let status = fs::read_dir("/proc/self/task")
-        .unwrap()
-        .map(|task| task.unwrap().path())
-        .find(|task| {
-            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ts-ring")
-        })
-        .map(|task| fs::read_to_string(task.join("status")).unwrap())
-        .expect("no thread reads the ring");
+    // A thread gives itself its name, which may take a moment on a busy host.
+    let status = within(Duration::from_secs(15), || {
+        let task = fs::read_dir("/proc/self/task")
+            .unwrap()
+            .map(|task| task.unwrap().path())
+            .find(|task| {
+                fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ts-ring")
+            })
+            .ok_or("no thread reads the ring")?;
+        Ok(fs::read_to_string(task.join("status")).unwrap())
+    });
     status
         .lines()
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))

@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use tcpstate_agent::model::close_wait::{Cause, Role};
-
 use super::{BUSY, Look, SHOWN, SOCKETS, adds_up, is_shown, keep, listeners, ss, total};
 use crate::{
     actor::{Actor, Duty, Sockets},
@@ -17,6 +15,7 @@ use crate::{
     harness::{Netns, is_excused, require, within},
     prometheus::{self, Prometheus},
 };
+use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 fn sockets(cause: Cause, count: usize) -> Sockets {
     Sockets {
@@ -234,6 +233,26 @@ fn sockets_on_the_way_to_another_process_are_nobodys() {
             adds_up(&page)
         });
     }
+}
+
+#[test]
+fn those_of_nobody_have_the_names_of_the_cgroup_that_they_were_made_in() {
+    let look = Look::new();
+    let (namespace, container) = (Netns::new(), Container::new());
+    let duty = Duty::Send {
+        sockets: sockets(Cause::EofRead, 9),
+        kept: 2,
+    };
+    let _sender = Actor::start_contained(&namespace, "sender", duty, &container.folder);
+    within(SHOWN, || {
+        let page = look.page();
+        for (process, count) in [("", 7), ("sender", 2)] {
+            let labels = [("process", process), ("container_id", &container.id)];
+            let shown = page.sum(SOCKETS, &labels);
+            require(shown == count, format!("{process:?}: {shown} of {count}"))?;
+        }
+        adds_up(&page)
+    });
 }
 
 #[test]

@@ -1,0 +1,293 @@
+//! The complete count: every socket in CLOSE_WAIT, by what it serves and why it is there.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use serde::{Deserialize, Serialize};
+
+use super::{Age, Cause, Tally, TickRate};
+use crate::decode::{CloseWaitSocket, Listener, Socket};
+
+/// Services that are told apart. Those beyond are summed as one of port 0 for each namespace and
+/// role, so that a process that connects to every port there is does not fill the memory.
+pub(super) const MAX_SERVICES: usize = 4096;
+
+/// On which side of a connection a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Something listens on its local port.
+    Server,
+    /// Nothing does.
+    Client,
+}
+
+impl Role {
+    /// The name in metrics and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Service {
+    /// Inode number of the network namespace.
+    pub namespace: u32,
+    /// Which side this is.
+    pub role: Role,
+    /// The port that is listened on, here or there. 0: one of many.
+    pub port: u16,
+}
+
+/// What a pass has found in the network namespaces.
+#[derive(Debug)]
+pub struct Survey {
+    now_ns: u64,
+    tick_rate: Option<TickRate>,
+    namespaces: FxHashSet<u32>,
+    listening: FxHashSet<(u32, u16)>,
+    found: FxHashMap<(Service, Cause), Tally>,
+    /// The cgroup that all of those were made in; 0 where they were not made in one.
+    cgroups: FxHashMap<(Service, Cause), u64>,
+    services: FxHashSet<Service>,
+}
+
+impl Survey {
+    /// An empty survey, made when `CLOCK_MONOTONIC` says `now_ns`.
+    #[must_use]
+    pub fn new(now_ns: u64, tick_rate: Option<TickRate>) -> Self {
+        Self {
+            now_ns,
+            tick_rate,
+            namespaces: FxHashSet::default(),
+            listening: FxHashSet::default(),
+            found: FxHashMap::default(),
+            cgroups: FxHashMap::default(),
+            services: FxHashSet::default(),
+        }
+    }
+
+    /// Begins with a namespace.
+    pub fn begin(&mut self, namespace: u32) {
+        self.namespaces.insert(namespace);
+    }
+
+    /// Adds what a pass has met. A namespace's listeners must come before its connections.
+    pub fn add(&mut self, socket: &Socket) {
+        match socket {
+            Socket::Listener(Listener {
+                namespace, port, ..
+            }) => {
+                self.listening.insert((*namespace, *port));
+            }
+            Socket::CloseWait(socket) => {
+                let service = self.admit(self.whose(socket));
+                let age = self.age(socket);
+                let key = (service, Cause::of(socket));
+                self.found.entry(key).or_default().add(socket, age);
+                let cgroup = self.cgroups.entry(key).or_insert(socket.cgroup);
+                if *cgroup != socket.cgroup {
+                    *cgroup = 0;
+                }
+            }
+            Socket::Other(_) => {}
+        }
+    }
+
+    /// The age of a socket at the time of the survey.
+    #[must_use]
+    pub fn age(&self, socket: &CloseWaitSocket) -> Age {
+        Age::of(socket, self.now_ns, self.tick_rate)
+    }
+
+    /// What a connection is for, as far as the survey tells services apart; `None` in a namespace
+    /// that is not in it.
+    #[must_use]
+    pub fn service(&self, socket: &CloseWaitSocket) -> Option<Service> {
+        self.namespaces
+            .contains(&socket.namespace)
+            .then(|| self.known(self.whose(socket)))
+    }
+
+    /// What those are for that `listener` has in its queue; `None` in a namespace that is not in
+    /// the survey.
+    #[must_use]
+    pub fn listened_on(&self, listener: &Listener) -> Option<Service> {
+        self.namespaces.contains(&listener.namespace).then(|| {
+            self.known(Service {
+                namespace: listener.namespace,
+                role: Role::Server,
+                port: listener.port,
+            })
+        })
+    }
+
+    /// What was found, by service and cause.
+    #[must_use]
+    pub const fn found(&self) -> &FxHashMap<(Service, Cause), Tally> {
+        &self.found
+    }
+
+    /// The address of the cgroup that the sockets of a service were made in, or the listeners that
+    /// they came to. `None` where it is not known, or where there are several: which sockets nobody
+    /// holds, no count tells.
+    #[must_use]
+    pub fn cgroup(&self, service: Service, cause: Cause) -> Option<u64> {
+        let cgroup = self.cgroups.get(&(service, cause)).copied();
+        cgroup.filter(|&cgroup| cgroup != 0)
+    }
+
+    /// Every cgroup that [`Survey::cgroup`] names, once.
+    #[must_use]
+    pub fn cgroups(&self) -> FxHashSet<u64> {
+        let cgroups = self.cgroups.values().copied();
+        cgroups.filter(|&cgroup| cgroup != 0).collect()
+    }
+
+    /// All that was found.
+    #[must_use]
+    pub fn total(&self) -> Tally {
+        let mut total = Tally::default();
+        for tally in self.found.values() {
+            total.merge(tally);
+        }
+        total
+    }
+
+    fn whose(&self, socket: &CloseWaitSocket) -> Service {
+        let namespace = socket.namespace;
+        if self.listening.contains(&(namespace, socket.local_port)) {
+            Service {
+                namespace,
+                role: Role::Server,
+                port: socket.local_port,
+            }
+        } else {
+            Service {
+                namespace,
+                role: Role::Client,
+                port: socket.remote.port(),
+            }
+        }
+    }
+
+    fn admit(&mut self, service: Service) -> Service {
+        if self.services.len() < MAX_SERVICES {
+            self.services.insert(service);
+        }
+        self.known(service)
+    }
+
+    fn known(&self, service: Service) -> Service {
+        if self.services.contains(&service) {
+            service
+        } else {
+            Service { port: 0, ..service }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(namespace: u32, local_port: u16, remote_port: u16) -> Socket {
+        Socket::CloseWait(connection(namespace, local_port, remote_port))
+    }
+
+    fn connection(namespace: u32, local_port: u16, remote_port: u16) -> CloseWaitSocket {
+        CloseWaitSocket {
+            socket: 1,
+            namespace,
+            since_ns: None,
+            last_ack_jiffies: 0,
+            unread: 1,
+            unsent: 0,
+            is_accepted: true,
+            local_port,
+            remote: ([10, 0, 0, 1], remote_port).into(),
+            cgroup: 0,
+        }
+    }
+
+    fn listener(namespace: u32, port: u16) -> Socket {
+        Socket::Listener(Listener {
+            socket: 2,
+            namespace,
+            port,
+        })
+    }
+
+    fn counts(survey: &Survey) -> Vec<(Role, u16, u64)> {
+        let mut counts: Vec<_> = survey
+            .found()
+            .iter()
+            .map(|((service, _), tally)| (service.role, service.port, tally.sockets))
+            .collect();
+        counts.sort_unstable();
+        counts
+    }
+
+    #[test]
+    fn a_pool_of_client_connections_is_one_service() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        survey.add(&listener(1, 80));
+        for port in 40_000..40_100 {
+            survey.add(&socket(1, port, 5432));
+            survey.add(&socket(1, 80, port));
+        }
+        assert_eq!(
+            counts(&survey),
+            [(Role::Server, 80, 100), (Role::Client, 5432, 100)]
+        );
+    }
+
+    #[test]
+    fn sockets_have_a_cgroup_as_long_as_all_have_the_same() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        let add = |survey: &mut Survey, port, cgroup| {
+            let socket = CloseWaitSocket {
+                cgroup,
+                ..connection(1, 1, port)
+            };
+            survey.add(&Socket::CloseWait(socket));
+            survey.cgroup(survey.service(&socket).unwrap(), Cause::of(&socket))
+        };
+        assert_eq!(add(&mut survey, 80, 7), Some(7));
+        assert_eq!(add(&mut survey, 80, 7), Some(7));
+        assert_eq!(add(&mut survey, 443, 8), Some(8));
+        assert_eq!(survey.cgroups().len(), 2);
+        assert_eq!(add(&mut survey, 80, 9), None);
+        assert_eq!(add(&mut survey, 80, 7), None);
+        assert_eq!(add(&mut survey, 22, 0), None);
+        assert_eq!(survey.cgroups(), [8].into_iter().collect());
+    }
+
+    #[test]
+    fn a_listener_counts_in_its_own_namespace_only() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        survey.begin(2);
+        survey.add(&listener(2, 80));
+        survey.add(&socket(1, 80, 9000));
+        assert_eq!(counts(&survey), [(Role::Client, 9000, 1)]);
+    }
+
+    #[test]
+    fn services_beyond_the_limit_are_summed() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        for port in 1..=10_000 {
+            survey.add(&socket(1, 1, port));
+        }
+        assert_eq!(survey.found().len(), MAX_SERVICES + 1);
+        assert_eq!(survey.total().sockets, 10_000);
+        let other = survey.service(&connection(1, 1, 10_000)).unwrap();
+        assert_eq!(other.port, 0);
+    }
+}
