@@ -6,8 +6,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    CloseCounters, Due, Ending, Family, Handshakes, STATE_SLOTS, Stage, StateDurations, TcpState,
-    due::PAIRS, verifier::masked,
+    CloseCounters, Due, Ending, Family, Handshakes, OrderlyEnd, STATE_SLOTS, Stage, StateDurations,
+    TcpState, due::PAIRS, verifier::masked,
 };
 
 /// State changes of all TCP sockets of the machine: `from` × `to`.
@@ -118,18 +118,26 @@ impl NamespaceCounters {
     /// ended says as which.
     #[inline(always)]
     pub fn hand_over(&mut self, family: Family, ending: Ending) {
-        if ending.is(Stage::ClosedFirst) || ending.is(Stage::ClosedAtOnce) {
-            let count = &mut self.to_time_wait[family.slot()];
-            *count = count.wrapping_add(1);
+        let counts = if ending.is(Stage::ClosedFirst) || ending.is(Stage::ClosedAtOnce) {
+            &mut self.to_time_wait
         } else if ending.is_handed_over() {
-            self.leave_to_minisocket(family);
-        }
+            &mut self.to_fin_wait2_mini
+        } else {
+            return;
+        };
+        let count = &mut counts[family.slot()];
+        *count = count.wrapping_add(1);
     }
 
-    /// A connection lives on as a minisocket in `FIN_WAIT2`.
+    /// The same of a connection that has left `FIN_WAIT2` in good order.
     #[inline(always)]
-    pub fn leave_to_minisocket(&mut self, family: Family) {
-        let count = &mut self.to_fin_wait2_mini[family.slot()];
+    pub fn leave_to_minisocket(&mut self, family: Family, end: OrderlyEnd) {
+        let counts = if end.is_handed_over() {
+            &mut self.to_fin_wait2_mini
+        } else {
+            &mut self.to_time_wait
+        };
+        let count = &mut counts[family.slot()];
         *count = count.wrapping_add(1);
     }
 

@@ -163,23 +163,26 @@ pub enum SentReset {
     Unwanted = 3,
 }
 
-/// The two ends that nearly every connection has, one at each side.
+/// The ends that nearly every connection has, one at each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrderlyEnd {
     /// [`Stage::HandedOver`], without an error.
     HandedOver,
+    /// [`Stage::ClosedFirst`].
+    ClosedFirst,
     /// [`Stage::ClosedSecond`].
     ClosedSecond,
 }
 
 impl OrderlyEnd {
-    /// The same as one among all. Of the second the error says nothing.
+    /// The same as one among all. Of the others the error says nothing.
     #[inline(always)]
     #[must_use]
     pub const fn ending(self) -> Ending {
         Ending::of(
             match self {
                 Self::HandedOver => Stage::HandedOver,
+                Self::ClosedFirst => Stage::ClosedFirst,
                 Self::ClosedSecond => Stage::ClosedSecond,
             },
             ErrorKind::None as u8,
@@ -191,7 +194,7 @@ impl OrderlyEnd {
     #[must_use]
     pub const fn reason(self) -> CloseReason {
         match self {
-            Self::HandedOver => CloseReason::LocalFin,
+            Self::HandedOver | Self::ClosedFirst => CloseReason::LocalFin,
             Self::ClosedSecond => CloseReason::RemoteFin,
         }
     }
@@ -501,16 +504,20 @@ mod tests {
 
     #[test]
     fn the_ends_in_good_order_are_those_of_the_table_whatever_the_error() {
-        for end in [OrderlyEnd::HandedOver, OrderlyEnd::ClosedSecond] {
-            assert_eq!(end.reason(), end.ending().reason());
-            assert_eq!(end.is_handed_over(), end.ending().is_handed_over());
-        }
-        let known = OrderlyEnd::ClosedSecond.ending();
-        for error in [0, errno::ECONNRESET, errno::EPIPE, 4095] {
-            let with_error = Ending::new(Stage::ClosedSecond, error);
-            assert_eq!(known.reason(), with_error.reason());
-            for sent in [Answer, Unasked, Unwanted] {
-                assert_eq!(known.corrected(sent), with_error.corrected(sent));
+        use OrderlyEnd::{ClosedFirst, ClosedSecond, HandedOver};
+
+        let any_error = 0..4096;
+        for (end, stage, errors) in [
+            (HandedOver, Stage::HandedOver, 0..1),
+            (ClosedFirst, Stage::ClosedFirst, any_error.clone()),
+            (ClosedSecond, Stage::ClosedSecond, any_error),
+        ] {
+            for ending in errors.map(|error| Ending::new(stage, error)) {
+                assert_eq!(end.reason(), ending.reason());
+                assert_eq!(end.is_handed_over(), ending.is_handed_over());
+                for sent in [Answer, Unasked, Unwanted] {
+                    assert_eq!(end.ending().corrected(sent), ending.corrected(sent));
+                }
             }
         }
     }

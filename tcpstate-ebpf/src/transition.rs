@@ -248,21 +248,38 @@ fn end_in_order(
                 .end_in_order(socket, OrderlyEnd::ClosedSecond),
         );
     }
-    if old != TcpState::FinWait2 as u32 || !sock.is_handed_over() || sock.error() != 0 {
+    if old != TcpState::FinWait2 as u32 {
         return None;
+    }
+    let end = if sock.fin_received() {
+        OrderlyEnd::ClosedFirst
+    } else if sock.is_orphan() && sock.error() == 0 {
+        OrderlyEnd::HandedOver
+    } else {
+        return None;
+    };
+    let segment = segment_ns(sock.tcp());
+    let now = segment.unwrap_or_else(clock::monotonic_ns);
+    let mut lasted = stopwatch::end(socket, TimedState::FinWait2 as u64, now);
+    let has_fin_come = !end.is_handed_over();
+    if let Some(segment) = segment
+        && counters
+            .closes
+            .fin_wait2_left(socket, segment, has_fin_come)
+    {
+        lasted = 0;
+    }
+    // Until it is handed over says nothing of the peer.
+    if has_fin_come {
+        counters
+            .durations
+            .observe(TimedState::FinWait2 as u64, lasted);
     }
     if let Some((live, family)) = live {
         // SAFETY: the map gave this CPU's copy of the element, which no other CPU writes.
-        unsafe { &mut *live }.leave_to_minisocket(family);
+        unsafe { &mut *live }.leave_to_minisocket(family, end);
     }
-    let segment = segment_ns(sock.tcp());
-    let now = segment.unwrap_or_else(clock::monotonic_ns);
-    // It says nothing of the peer.
-    stopwatch::end(socket, TimedState::FinWait2 as u64, now);
-    if let Some(segment) = segment {
-        counters.closes.fin_wait2_left(socket, segment, false);
-    }
-    Some(counters.closes.end_in_order(socket, OrderlyEnd::HandedOver))
+    Some(counters.closes.end_in_order(socket, end))
 }
 
 /// A connection ends, in whichever way.

@@ -12,8 +12,11 @@ use object::{
 pub(super) type Needs = BTreeMap<String, BTreeSet<String>>;
 
 /// The size of an instruction, and the one that calls.
-const INSTRUCTION: u64 = 8;
+const INSTRUCTION: usize = 8;
 const CALL: u8 = 0x85;
+/// `BPF_PSEUDO_CALL`, what the second half of an instruction's registers says of one that calls a
+/// function, and not a helper of the kernel.
+const OF_A_FUNCTION: u8 = 1;
 
 /// A function: its section, and where it begins in that.
 type Place = (usize, u64);
@@ -46,6 +49,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Needs, object::Error> {
     }
     for section in file.sections() {
         let code = section.data()?;
+        let mut relocated = BTreeSet::new();
         for (at, relocation) in section.relocations() {
             let RelocationTarget::Symbol(index) = relocation.target() else {
                 continue;
@@ -58,11 +62,25 @@ pub(super) fn read(bytes: &[u8]) -> Result<Needs, object::Error> {
             if at >= function.end {
                 continue;
             }
-            if let Some(offset) = call(code, at) {
+            if let Some(distance) = call(code, at) {
                 let of = symbol.section_index().map_or(0, |section| section.0);
-                function.calls.insert((of, symbol.address() + offset));
+                let called = symbol.address().checked_add_signed(distance);
+                function.calls.extend(called.map(|called| (of, called)));
+                relocated.insert(at);
             } else if !symbol.name()?.is_empty() {
                 function.globals.insert(symbol.name()?.to_owned());
+            }
+        }
+        // Within a section the linker knows where a function is, and leaves nothing to relocate.
+        let number = section.index().0;
+        for (&(_, start), function) in functions.range_mut((number, 0)..(number + 1, 0)) {
+            for at in (start..function.end).step_by(INSTRUCTION) {
+                if !relocated.contains(&at)
+                    && let Some(distance) = call(code, at)
+                {
+                    let called = at.checked_add_signed(distance);
+                    function.calls.extend(called.map(|called| (number, called)));
+                }
             }
         }
     }
@@ -74,20 +92,18 @@ pub(super) fn read(bytes: &[u8]) -> Result<Needs, object::Error> {
     Ok(needs.collect())
 }
 
-/// How far behind its symbol that begins which the instruction at `at` calls; `None` where it is no
-/// call.
-fn call(code: &[u8], at: u64) -> Option<u64> {
+/// How far off, in bytes, is what the instruction at `at` calls: behind its symbol, or from itself
+/// where it has none. `None` where it calls no function.
+fn call(code: &[u8], at: u64) -> Option<i64> {
     let at = usize::try_from(at).ok()?;
-    let instruction = code.get(at..)?.first_chunk::<8>()?;
-    let [opcode, _, _, _, distance @ ..] = *instruction;
-    if opcode != CALL {
+    let instruction = code.get(at..)?.first_chunk::<INSTRUCTION>()?;
+    let [opcode, registers, _, _, distance @ ..] = *instruction;
+    if opcode != CALL || registers >> 4 != OF_A_FUNCTION {
         return None;
     }
     // In instructions, from the one behind.
     let distance = i64::from(i32::from_le_bytes(distance)) + 1;
-    u64::try_from(distance)
-        .ok()
-        .map(|distance| distance * INSTRUCTION)
+    distance.checked_mul(i64::try_from(INSTRUCTION).ok()?)
 }
 
 fn collect(

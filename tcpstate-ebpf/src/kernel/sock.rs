@@ -94,14 +94,6 @@ impl Sock {
         flags & SOCK_DEAD != 0
     }
 
-    /// Whether the process has let go of it, and the peer's FIN has not been received.
-    #[inline(always)]
-    pub(crate) fn is_handed_over(self) -> bool {
-        // SAFETY: `self.0` is a BTF pointer, see `new`.
-        let flags: u64 = unsafe { load(self.0, &SK_FLAGS) };
-        flags & (SOCK_DEAD | SOCK_DONE) == SOCK_DEAD
-    }
-
     /// Whether this is in `SYN_RECV` because both sides have opened it: it is a process's, and no
     /// child of a listener that a fast open has handed out early, whose place in the queue that
     /// was copied with all else.

@@ -94,7 +94,9 @@ pub const UNTRACKED: Metric = Metric {
     kind: Kind::Counter,
     labels: &[],
     help: "Transitions in network namespaces without live counters: made since the last scrape or \
-           snapshot, or too many. The gauges of such a namespace move with snapshots only.",
+           snapshot, or too many. The gauges of such a namespace move with snapshots only. Also \
+           those since the last snapshot of a namespace that was gone when another already lay in \
+           its place in memory: they may be of either.",
 };
 
 /// Transitions that were passed over.
