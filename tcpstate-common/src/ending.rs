@@ -163,50 +163,6 @@ pub enum SentReset {
     Unwanted = 3,
 }
 
-/// The ends that nearly every connection has, one at each side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OrderlyEnd {
-    /// [`Stage::HandedOver`], without an error.
-    HandedOver,
-    /// [`Stage::ClosedFirst`].
-    ClosedFirst,
-    /// [`Stage::ClosedSecond`].
-    ClosedSecond,
-}
-
-impl OrderlyEnd {
-    /// The same as one among all. Of the others the error says nothing.
-    #[inline(always)]
-    #[must_use]
-    pub const fn ending(self) -> Ending {
-        Ending::of(
-            match self {
-                Self::HandedOver => Stage::HandedOver,
-                Self::ClosedFirst => Stage::ClosedFirst,
-                Self::ClosedSecond => Stage::ClosedSecond,
-            },
-            ErrorKind::None as u8,
-        )
-    }
-
-    /// [`Ending::reason`] of it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn reason(self) -> CloseReason {
-        match self {
-            Self::HandedOver | Self::ClosedFirst => CloseReason::LocalFin,
-            Self::ClosedSecond => CloseReason::RemoteFin,
-        }
-    }
-
-    /// [`Ending::is_handed_over`] of it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_handed_over(self) -> bool {
-        matches!(self, Self::HandedOver)
-    }
-}
-
 /// For each thing that can be sent after the end, nothing first and then as [`SentReset`].
 type Reasons = [CloseReason; 4];
 
@@ -278,6 +234,12 @@ impl Ending {
             ErrorKind::Other as u8
         };
         Self::of(stage, kind)
+    }
+
+    /// The end of a socket that was this and has no error.
+    #[inline(always)]
+    pub(crate) const fn without_error(stage: Stage) -> Self {
+        Self::of(stage, ErrorKind::None as u8)
     }
 
     #[inline(always)]
@@ -500,26 +462,6 @@ mod tests {
 
     fn ending(old: TcpState, facts: Facts, error: i32) -> Ending {
         Ending::new(Stage::of(old, &facts).unwrap(), error)
-    }
-
-    #[test]
-    fn the_ends_in_good_order_are_those_of_the_table_whatever_the_error() {
-        use OrderlyEnd::{ClosedFirst, ClosedSecond, HandedOver};
-
-        let any_error = 0..4096;
-        for (end, stage, errors) in [
-            (HandedOver, Stage::HandedOver, 0..1),
-            (ClosedFirst, Stage::ClosedFirst, any_error.clone()),
-            (ClosedSecond, Stage::ClosedSecond, any_error),
-        ] {
-            for ending in errors.map(|error| Ending::new(stage, error)) {
-                assert_eq!(end.reason(), ending.reason());
-                assert_eq!(end.is_handed_over(), ending.is_handed_over());
-                for sent in [Answer, Unasked, Unwanted] {
-                    assert_eq!(end.ending().corrected(sent), ending.corrected(sent));
-                }
-            }
-        }
     }
 
     #[test]

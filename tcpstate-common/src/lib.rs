@@ -5,7 +5,8 @@
 //! so the two sides cannot drift apart. Bytes from the other side are never trusted: they become
 //! an enum only through a checked conversion such as [`TcpState::from_kernel`].
 #![no_std]
-#![deny(unsafe_code)]
+#![cfg_attr(not(target_arch = "bpf"), forbid(unsafe_code))]
+#![cfg_attr(target_arch = "bpf", deny(unsafe_code))]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
     clippy::inline_always,
@@ -23,6 +24,7 @@ mod handshake;
 mod kernel_field;
 mod listener;
 mod names;
+mod orderly_end;
 pub mod pass;
 mod record;
 mod resets;
@@ -37,7 +39,7 @@ pub use close::{CloseCounters, CloseReason};
 pub use counters::{CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix};
 pub use due::Due;
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};
-pub use ending::{EndFacts, Ending, OrderlyEnd, SentReset, Stage, errno};
+pub use ending::{EndFacts, Ending, SentReset, Stage, errno};
 pub use family::Family;
 pub use handshake::{HANDSHAKE_BOUNDS_NS, Handshakes, RoleHandshakes};
 pub use kernel_field::{FIELDS, KernelField, MISSING};
@@ -46,6 +48,7 @@ pub use listener::{
     MAX_SYNACK_LISTENERS, PORT_WORDS, PortSet, ServiceCounts,
 };
 pub use names::{global, map, program, segment_global, segment_map, segment_program};
+pub use orderly_end::OrderlyEnd;
 pub use record::{RecordMask, TransitionKind, TransitionRecord};
 pub use resets::{RESET_REASONS, ResetCounters};
 pub use segment::{
