@@ -7,17 +7,18 @@ use std::{
 };
 
 use tcpstate_agent::{
-    decode::{
-        CloseWaitSocket, HeldLayout, HeldTimes, ListeningSocket, References, Socket, Transition,
+    collect::{
+        close_wait::{Holdings, Survey},
+        closes::RecentEnds,
+        listeners::{
+            Assignment, Increments, Labelled, ListenerSeries, ListeningSocket, Totals, top,
+        },
+        owners::OwnerLabels,
     },
-    metrics::{self, Spare},
-    model::{
-        close_wait::{Holdings, OwnerLabels, Survey},
-        listeners::{Assignment, Increments, Labelled, ListenerSeries, Totals, top},
-    },
-    process::ProcessId,
-    recent_ends::RecentEnds,
-    watch::ListenersReading,
+    decode::{CloseWaitSocket, HeldLayout, HeldTimes, References, Socket, Transition},
+    engine::ListenersReading,
+    exposition::{self, Spare},
+    host::process::ProcessId,
 };
 use tcpstate_common::{
     CloseReason, Family, HalfOpenCounts, TcpState, TransitionRecord, pass::HeldRecord,
@@ -206,7 +207,7 @@ fn page(times: u32) -> Outcome {
     };
     let mut spare = Spare::default();
     for _ in 0..times {
-        black_box(metrics::of_listeners(black_box(&reading), &mut spare)?);
+        black_box(exposition::of_listeners(black_box(&reading), &mut spare)?);
     }
     Ok(())
 }

@@ -1,36 +1,22 @@
 //! The library of `tcpstate-agent`.
 //!
-//! Data flows one way: kernel → bytes → [`decode`] → [`model`] → [`metrics`], [`serve`] and the
-//! terminal. The [`bpf`] module alone knows the BPF library,
-//! [`watch`] keeps the model true while the agent runs, and [`commands`] wires them.
+//! Data flows one way: [`kernel`] → bytes → [`decode`] → [`collect`] → [`exposition`] and
+//! [`diagnosis`] → [`serve`] and the terminal. What is about one subject is in one folder of
+//! [`collect`]. The [`kernel`] module alone knows the BPF library, [`engine`] keeps what is known true
+//! while the agent runs, and the commands of [`cli`] wire them.
 
 #![deny(unsafe_code)]
 
-#[expect(unsafe_code, reason = "the border to the kernel")]
-pub mod bpf;
 pub mod cli;
 pub mod code_location;
-pub mod commands;
+pub mod collect;
 pub mod decode;
 pub mod diagnosis;
-pub mod end_words;
+pub mod engine;
+pub mod exposition;
 pub mod host;
-pub mod landing_page;
-pub mod logging;
-#[cfg_attr(
-    target_env = "gnu",
-    expect(unsafe_code, reason = "the allocator is asked in C's terms")
-)]
-mod memory;
-pub mod metrics;
-pub mod model;
-pub mod netlink;
-pub mod ownership;
-pub mod process;
-pub mod recent_ends;
-pub mod segments;
+#[expect(unsafe_code, reason = "the border to the kernel")]
+pub mod kernel;
 pub mod serve;
-pub mod settings;
-pub mod timeline;
+pub mod trace;
 pub mod version;
-pub mod watch;

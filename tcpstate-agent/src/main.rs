@@ -2,17 +2,14 @@
 
 use std::process::ExitCode;
 
-use tcpstate_agent::{
-    cli::{self, Cli},
-    commands,
-};
+use tcpstate_agent::cli::{self, Cli};
 
 fn main() -> ExitCode {
     let cli = match Cli::parse_from_args(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return cli::report(&error),
     };
-    match commands::execute(cli) {
+    match cli::execute(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report(&error);

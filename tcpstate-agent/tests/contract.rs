@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use tcpstate_agent::metrics::catalogue;
+use tcpstate_agent::exposition::catalogue;
 
 use crate::documented_json::{Example, examples, paths};
 

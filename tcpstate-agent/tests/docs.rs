@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::{Arg, Command, CommandFactory as _};
 use tcpstate_agent::{
     cli::Cli,
-    metrics::catalogue::{self, Kind},
+    exposition::catalogue::{self, Kind},
 };
 
 /// Relative to the root of the workspace.

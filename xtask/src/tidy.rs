@@ -9,12 +9,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::{folder, workspace};
 
-/// The crates of the agent that only some of its files may name.
+/// The crates of the agent that only some of its files may name: those of a folder, or, with `*/`,
+/// those of a name.
 const CONFINED: [(&str, &[&str]); 4] = [
-    ("aya", &["bpf/", "bpf.rs"]),
-    ("aya_log", &["bpf/", "bpf.rs"]),
-    ("prometheus", &["metrics/", "metrics.rs"]),
-    ("clap", &["cli.rs"]),
+    ("aya", &["kernel/"]),
+    ("aya_log", &["kernel/"]),
+    ("prometheus", &["exposition/", "*/metrics.rs"]),
+    ("clap", &["cli/"]),
 ];
 const AGENT: &str = "tcpstate-agent/src/";
 const EBPF: &str = "tcpstate-ebpf/src/";
@@ -105,7 +106,7 @@ fn confined_crates(source: &Source) -> Vec<String> {
     };
     let mut faults = Vec::new();
     for (name, to) in CONFINED {
-        if to.iter().any(|place| file.starts_with(place)) {
+        if to.iter().any(|place| is_at(file, place)) {
             continue;
         }
         for (number, line) in code_lines(&source.text) {
@@ -121,11 +122,18 @@ fn confined_crates(source: &Source) -> Vec<String> {
     faults
 }
 
+fn is_at(file: &str, place: &str) -> bool {
+    match place.strip_prefix('*') {
+        Some(name) => file.ends_with(name),
+        None => file.starts_with(place),
+    }
+}
+
 /// Whether a line of code uses the crate `name`, as a path's first part or in a `use`.
 fn names_crate(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(start, _)| {
         let (before, after) = (&line[..start], &line[start + name.len()..]);
-        // `metrics::prometheus` is a module; in ` ::prometheus` it is the crate again.
+        // `exposition::prometheus` is a module; in ` ::prometheus` it is the crate again.
         let first = !before.ends_with("::") || before.ends_with(" ::");
         let whole = !before.ends_with(is_in_name) && !after.starts_with(is_in_name);
         first && whole && (after.starts_with("::") || before.ends_with("use "))
@@ -281,24 +289,35 @@ mod tests {
             "fn f(e: &aya::Ebpf) {}",
         ] {
             let text = format!("//! About aya::Ebpf.\n{line}\n");
-            let found = confined_crates(&source("tcpstate-agent/src/watch/mod.rs", &text));
-            let expected = ["tcpstate-agent/src/watch/mod.rs:2: names `aya`, outside bpf/, bpf.rs"];
+            let found = confined_crates(&source("tcpstate-agent/src/engine/mod.rs", &text));
+            let expected = ["tcpstate-agent/src/engine/mod.rs:2: names `aya`, outside kernel/"];
             assert_eq!(found, expected, "{line}");
-            assert!(confined_crates(&source("tcpstate-agent/src/bpf/load.rs", &text)).is_empty());
+            assert!(
+                confined_crates(&source("tcpstate-agent/src/kernel/load.rs", &text)).is_empty()
+            );
         }
+    }
+
+    #[test]
+    fn series_become_text_in_the_files_named_metrics_of_every_subject() {
+        let line = "use prometheus::proto::MetricFamily;";
+        let faults = |path: &str| confined_crates(&source(path, line)).len();
+        assert_eq!(faults("tcpstate-agent/src/collect/closes/metrics.rs"), 0);
+        assert_eq!(faults("tcpstate-agent/src/collect/closes/recent.rs"), 1);
+        assert_eq!(faults("tcpstate-agent/src/collect/no_metrics.rs"), 1);
     }
 
     #[test]
     fn what_only_looks_like_a_confined_crate_is_let_be() {
         for line in [
-            "use crate::metrics::prometheus::Registry;",
+            "use crate::exposition::prometheus::Registry;",
             "// clap::Parser would do it",
             "let maya::X = y; himalaya::z()",
             "let aya = 1;",
             "\"run prometheus: it is there\"",
         ] {
             assert!(
-                confined_crates(&source("tcpstate-agent/src/model.rs", line)).is_empty(),
+                confined_crates(&source("tcpstate-agent/src/collect/look.rs", line)).is_empty(),
                 "{line}"
             );
         }

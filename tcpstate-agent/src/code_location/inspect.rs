@@ -17,7 +17,7 @@ use super::{
     waits::{self, Held, Task, ThreadGroup, Wait},
     watch::{Seen, StackAddresses},
 };
-use crate::bpf::{AcceptHook, ReadHook};
+use crate::kernel::{AcceptHook, ReadHook};
 
 /// Functions on one line.
 const SUMMARY: usize = 3;

@@ -8,7 +8,7 @@ use super::{
     proc_status,
     tcp_table::{Descriptors, TcpSocket, TcpTable},
 };
-use crate::process::{CgroupIdentity, label_text};
+use crate::{collect::owners::CgroupIdentity, host::process::label_text};
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
 use rustc_hash::FxHashMap;
 use tcpstate_common::TcpState;
 
-use crate::model::close_wait::Cause;
+use crate::collect::close_wait::Cause;
 
 /// A TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use super::{
     python::Python,
     sample::Sample,
 };
-use crate::bpf::{Hooks, StackSampleError, StackSamples};
+use crate::kernel::{Hooks, StackSampleError, StackSamples};
 
 /// How often samples are taken out of the ring. It holds those of half a second.
 const INTERVAL: Duration = Duration::from_millis(50);

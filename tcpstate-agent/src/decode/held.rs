@@ -12,7 +12,7 @@ use tcpstate_common::{
 use zerocopy::IntoBytes as _;
 
 use super::{CloseWaitSocket, DecodeError, Listener, Owner, Socket, address, family, state};
-use crate::process::{Descriptors, ProcessId, label_text, until_nul};
+use crate::host::process::{Descriptors, ProcessId, label_text, until_nul};
 
 /// Where in a socket its fields are, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 
 use tcpstate_common::{Family, HalfOpen, TcpState};
 
-use super::{CloseWaitSocket, Unanswered, address, object::Object};
-use crate::bpf::layout::{CommonLayout, Field, Layout};
+use super::{CloseWaitSocket, address, object::Object};
+use crate::{
+    collect::unanswered::Unanswered,
+    kernel::layout::{CommonLayout, Field, Layout},
+};
 
 /// What every kind of socket has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,14 +5,10 @@
 
 mod held;
 mod kernel_socket;
-mod listener;
 mod namespace;
 pub mod object;
-pub mod packet;
-mod segment;
 mod socket;
 mod transition;
-mod unanswered;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,12 +19,9 @@ pub use held::{
     HeldLayout, HeldTimes, Queued, References, cgroup_path, descriptors, process_id, process_name,
 };
 pub use kernel_socket::KernelSocket;
-pub use listener::{ListeningSocket, listener_of};
 pub use namespace::{KernelNamespace, Limits, wanted as wanted_of_namespace};
-pub use segment::Segment;
 pub use socket::{CloseWaitSocket, Listener, Owner, Socket};
 pub use transition::{Caller, Transition};
-pub use unanswered::Unanswered;
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -60,7 +53,7 @@ fn state(raw: u8) -> Result<TcpState, DecodeError> {
     TcpState::from_kernel(raw).ok_or(DecodeError::State(raw))
 }
 
-fn family(raw: u8) -> Result<Family, DecodeError> {
+pub(crate) fn family(raw: u8) -> Result<Family, DecodeError> {
     Family::from_kernel(raw.into()).ok_or(DecodeError::Family(raw))
 }
 

@@ -4,8 +4,8 @@ use tcpstate_common::pass::{MAX_NET_PIECES, NamespaceObject, NamespacesRequest, 
 use zerocopy::IntoBytes as _;
 
 use crate::{
-    bpf::layout::{Field, Layout, NetLayout},
-    model::kernel_counters::{KernelCounter, KernelCounters},
+    collect::counters::{KernelCounter, KernelCounters},
+    kernel::layout::{Field, Layout, NetLayout},
 };
 
 /// A network namespace.

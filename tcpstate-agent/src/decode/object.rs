@@ -9,7 +9,7 @@ use tcpstate_common::pass::{
 };
 use zerocopy::IntoBytes as _;
 
-use crate::bpf::layout::{Bit, Field};
+use crate::kernel::layout::{Bit, Field};
 
 /// A copy of an object, as far as it was copied.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::process::ProcessId;
+use crate::host::process::ProcessId;
 
 /// One socket of a network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,31 +1,31 @@
 //! Numbers, times and names as a person reads them.
 
-use crate::process::terminal_text;
+use crate::host::process::terminal_text;
 
 /// What a process calls itself, without anything that moves the cursor.
-pub(super) fn terminal(text: &str) -> String {
+pub(crate) fn terminal(text: &str) -> String {
     terminal_text(text.as_bytes())
 }
 
 /// `1 socket`, `2 sockets`.
-pub(super) fn counted(number: u64, what: &str) -> String {
+pub(crate) fn counted(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {what}{plural}", grouped(number))
 }
 
 /// Who else holds something.
-pub(super) fn shared_with(pids: &[u32]) -> String {
+pub(crate) fn shared_with(pids: &[u32]) -> String {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     format!("with pid {}", pids.join(", "))
 }
 
 /// How many, as the others take it.
-pub(super) fn count(number: usize) -> u64 {
+pub(crate) fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 /// 1234567 as 1,234,567.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -38,7 +38,7 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown of it")]
-pub(super) fn bytes(number: u64) -> String {
+pub(crate) fn bytes(number: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let mut value = number as f64;
     let mut unit = 0;
@@ -53,7 +53,7 @@ pub(super) fn bytes(number: u64) -> String {
 }
 
 /// As people say it: two units at most.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 1.0 {
         return format!("{:.0} ms", seconds * 1000.0);
     }

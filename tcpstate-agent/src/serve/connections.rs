@@ -28,7 +28,7 @@ use super::{
     counters::Dropped,
     source::Source,
 };
-use crate::memory;
+use crate::host::memory;
 
 /// How long open connections may take to end when the server stops.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);

@@ -9,6 +9,7 @@ mod connections;
 pub mod control;
 mod counters;
 mod encoding;
+mod landing_page;
 mod limits;
 mod listen;
 mod routes;

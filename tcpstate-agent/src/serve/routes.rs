@@ -18,7 +18,7 @@ use super::{
     scrapes::{NoPage, Scrapes},
     subject::Subject,
 };
-use crate::metrics::CONTENT_TYPE;
+use crate::exposition::CONTENT_TYPE;
 
 /// What is said when a part of the agent has ended.
 const DEAD: &str = "a part of the agent has stopped, see its log and restart it\n";

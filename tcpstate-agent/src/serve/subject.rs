@@ -5,12 +5,12 @@ use std::{error::Error, sync::Arc};
 use super::{
     control::{Answer, Question},
     counters::HttpReading,
+    landing_page,
 };
 use crate::{
-    diagnosis::{ConnectionsReport, ListeningReport, Report},
-    landing_page,
-    metrics::MetricsPage,
-    watch::Watch,
+    collect::{close_wait::Report, listeners::ListeningReport, outgoing::ConnectionsReport},
+    engine::Watch,
+    exposition::MetricsPage,
 };
 
 /// What is served. All of it may be called at any time, from several threads.

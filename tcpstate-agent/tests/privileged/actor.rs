@@ -27,7 +27,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
-use tcpstate_agent::model::close_wait::{Cause, Role};
+use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 use crate::harness::{Netns, Running};
 

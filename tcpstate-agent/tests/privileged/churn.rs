@@ -11,7 +11,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tcpstate_agent::watch::Watch;
+use tcpstate_agent::engine::Watch;
 use tcpstate_common::{Family, NamespaceCounters, TcpState, TransitionMatrix};
 
 use crate::{

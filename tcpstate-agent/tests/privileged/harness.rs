@@ -20,9 +20,9 @@ use std::{
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tcpstate_agent::{
-    bpf::{self, KernelLogLevel, LoadOptions, Loaded, facts::Facts, plan::ProgramId},
-    model::Census,
-    watch::{Reading, Watch, WatchSettings},
+    collect::sockets::Census,
+    engine::{Reading, Watch, WatchSettings},
+    kernel::{self, KernelLogLevel, LoadOptions, Loaded, facts::Facts, plan::ProgramId},
 };
 use tcpstate_common::{Family, RecordMask, TcpState};
 
@@ -284,7 +284,7 @@ pub(crate) fn load_tracing(ring_bytes: u32) -> Loaded {
 }
 
 fn load_with(programs: &[ProgramId], ring_bytes: u32, record_mask: RecordMask) -> Loaded {
-    let loaded = bpf::load(
+    let loaded = kernel::load(
         &FACTS,
         &LoadOptions {
             programs,

@@ -11,10 +11,10 @@ use std::{
 
 use socket2::{Domain, SockRef, Socket, Type};
 use tcpstate_agent::{
-    model::kernel_counters::KernelCounter::{
+    collect::counters::KernelCounter::{
         self, AbortOnClose, AbortOnData, AbortOnLinger, ListenDrops, ListenOverflows, OutRsts,
     },
-    watch::{Reading, Watch},
+    engine::{Reading, Watch},
 };
 use tcpstate_common::TcpState;
 

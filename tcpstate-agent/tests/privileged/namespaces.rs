@@ -8,8 +8,8 @@ use std::{
 };
 
 use tcpstate_agent::{
-    bpf::{AddError, plan::ProgramId},
-    watch::Watch,
+    engine::Watch,
+    kernel::{AddError, plan::ProgramId},
 };
 use tcpstate_common::TcpState;
 

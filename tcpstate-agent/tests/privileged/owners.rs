@@ -14,12 +14,12 @@ use std::{
 
 use rustix::process::{Resource, Rlimit};
 use tcpstate_agent::{
-    bpf::{
+    collect::close_wait::{Cause, Role},
+    decode::{Owner, Socket},
+    kernel::{
         self, HeldProcesses, KernelLogLevel, LoadOptions, OwnerWalk, OwnersReader, Progress,
         WalkAccount, facts::Facts, plan::ProgramId,
     },
-    decode::{Owner, Socket},
-    model::close_wait::{Cause, Role},
 };
 use tcpstate_common::RecordMask;
 
@@ -43,7 +43,7 @@ fn reader(every: bool) -> OwnersReader {
         every_owner: every,
         kernel_log: KernelLogLevel::Off,
     };
-    let loaded = bpf::load(&Facts::gather(), &options).unwrap();
+    let loaded = kernel::load(&Facts::gather(), &options).unwrap();
     loaded.owners.unwrap()
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use tcpstate_agent::{
-    bpf::{EventRing, Flow},
-    watch::Watch,
+    engine::Watch,
+    kernel::{EventRing, Flow},
 };
 use tcpstate_common::EventCounters;
 
@@ -33,7 +33,7 @@ fn reset_connections(namespace: &Netns, count: u32) {
 
 /// What became of at least `due` records, once all of them have been accounted for. There is none
 /// of a transition that the kernel did not show to the program.
-fn account(watch: &Watch, due: u64) -> tcpstate_agent::watch::Events {
+fn account(watch: &Watch, due: u64) -> tcpstate_agent::engine::Events {
     within(Duration::from_secs(15), || {
         let reading = watch.read().unwrap();
         let (events, missed) = (reading.events.unwrap(), reading.missed.unwrap());

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tcpstate_agent::metrics::CONTENT_TYPE;
+use tcpstate_agent::exposition::CONTENT_TYPE;
 
 use crate::{
     client::{Outcome, curl},

@@ -25,7 +25,7 @@ use crate::{
         open::{open_host_debug, open_in, open_link},
         perf_map::PerfMap,
     },
-    process::terminal_text,
+    host::process::terminal_text,
 };
 
 /// How often the mappings are read again for an address that is in none of them.

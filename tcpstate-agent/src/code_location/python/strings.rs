@@ -1,7 +1,7 @@
 //! Text and bytes that Python keeps.
 
 use super::{field, layout::Layout};
-use crate::{code_location::memory::Memory, process::terminal_text};
+use crate::{code_location::memory::Memory, host::process::terminal_text};
 
 /// Longer names are cut.
 const MAX_CHARACTERS: u64 = 200;

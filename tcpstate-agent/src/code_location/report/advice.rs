@@ -1,7 +1,7 @@
 //! What follows for the person who reads it.
 
 use super::SocketGroup;
-use crate::model::close_wait::Cause;
+use crate::collect::close_wait::Cause;
 
 /// What to look for at the places of a group; `was_watched` is whether there was a watch at all.
 pub(super) fn advice(group: &SocketGroup, was_watched: bool) -> Option<&'static str> {

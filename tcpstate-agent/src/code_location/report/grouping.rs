@@ -12,7 +12,7 @@ use crate::{
         trace::addresses,
         watch::Seen,
     },
-    model::close_wait::Cause,
+    collect::close_wait::Cause,
 };
 
 /// Sockets that are younger may yet be closed.

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{Place, Report, SocketGroup, WatchFound, advice::advice};
-use crate::process::terminal_text;
+use crate::host::process::terminal_text;
 
 /// Frames of a stack that are printed; all of them are in the JSON.
 const FRAMES: usize = 16;

@@ -9,7 +9,7 @@ use crate::{
         memory::Memory,
         tcp_table::{Descriptors, TcpSocket, TcpTable, socket_inode},
     },
-    process::terminal_text,
+    host::process::terminal_text,
 };
 
 /// More descriptors of one poll() are only counted.

@@ -1,6 +1,5 @@
 //! Why they stay: each cause, made by a real process.
 
-use tcpstate_agent::model::close_wait::{Cause, OTHER, Role};
 use tcpstate_common::TcpState;
 
 use super::{Look, SHOWN, SOCKETS, Shown, UNREAD_BYTES, adds_up, is_shown, ss, total};
@@ -10,6 +9,7 @@ use crate::{
     harness::{Netns, census_of, require, within},
     page::Page,
 };
+use tcpstate_agent::collect::close_wait::{Cause, OTHER, Role};
 
 const V4: &str = "127.0.0.1:0";
 const V6: &str = "[::1]:0";

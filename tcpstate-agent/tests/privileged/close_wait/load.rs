@@ -5,8 +5,6 @@ use std::{
     thread,
 };
 
-use tcpstate_agent::model::close_wait::{Cause, Role};
-
 use super::{BUSY, LOWER_BOUND, Look, SHOWN, SOCKETS, adds_up, is_shown, keep, ss_count, total};
 use crate::{
     actor::{Actor, Duty, Sockets},
@@ -14,6 +12,7 @@ use crate::{
     harness::{DoneOnDrop, Netns, require, scaled, within},
     page::Page,
 };
+use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 const DURATIONS: &str = "tcpstate_state_duration_seconds_count";
 const UNKNOWN: &str = "tcpstate_state_duration_unknown_total";

@@ -12,10 +12,10 @@ mod time;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tcpstate_agent::{
-    metrics::MetricsPage,
-    model::close_wait::Cause,
+    collect::close_wait::Cause,
+    engine::{CloseWait, OwnedGroup, Watch},
+    exposition::MetricsPage,
     serve::HttpReading,
-    watch::{CloseWait, OwnedGroup, Watch},
 };
 
 use crate::{

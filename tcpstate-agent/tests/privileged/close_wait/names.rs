@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use tcpstate_agent::model::close_wait::{Cause, Role};
-
 use super::{Look, SHOWN, SOCKETS};
 use crate::{
     actor::{Actor, Duty, Sockets},
@@ -11,6 +9,7 @@ use crate::{
     page::Page,
     prometheus,
 };
+use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 /// What they call themselves, and what the label says.
 const NAMES: [(&[u8], &str); 10] = [

@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use tcpstate_agent::model::close_wait::{Cause, Role};
-
 use super::{BUSY, Look, SHOWN, SOCKETS, adds_up, is_shown, keep, listeners, ss, total};
 use crate::{
     actor::{Actor, Duty, Sockets},
@@ -17,6 +15,7 @@ use crate::{
     harness::{Netns, is_excused, require, within},
     prometheus::{self, Prometheus},
 };
+use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 fn sockets(cause: Cause, count: usize) -> Sockets {
     Sockets {

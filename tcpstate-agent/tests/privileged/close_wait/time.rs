@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use tcpstate_agent::model::close_wait::{Cause, Role};
-
 use super::{BUSY, LOWER_BOUND, Look, OLDEST_AGE, SHOWN, SOCKETS, keep, total};
 use crate::{
     actor::Sockets,
@@ -11,6 +9,7 @@ use crate::{
     harness::{Netns, require, within},
     page::Page,
 };
+use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 const AGE_SOCKETS: &str = "tcpstate_close_wait_age_sockets";
 

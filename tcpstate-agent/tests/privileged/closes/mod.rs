@@ -18,8 +18,8 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use tcpstate_agent::{
-    bpf::{Counted, Loaded},
     decode::Transition,
+    kernel::{Counted, Loaded},
 };
 use tcpstate_common::{CloseCounters, CloseReason, StateDurations, TcpState};
 

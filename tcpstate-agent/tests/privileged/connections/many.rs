@@ -2,10 +2,9 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
-use tcpstate_agent::model::outgoing::MAX_DESTINATIONS;
-
 use super::{close_from_client, listener, look_at, set};
 use crate::harness::{Netns, require, scaled, watch, within};
+use tcpstate_agent::collect::outgoing::MAX_DESTINATIONS;
 
 /// Connections to one destination among them.
 const FAVOURITE: u32 = 200;

@@ -15,8 +15,8 @@ use std::{
 };
 
 use tcpstate_agent::{
-    model::outgoing::NamespaceOutgoing,
-    watch::{Connections, Watch},
+    collect::outgoing::NamespaceOutgoing,
+    engine::{Connections, Watch},
 };
 
 use crate::{actor::listen_with, harness::Netns};

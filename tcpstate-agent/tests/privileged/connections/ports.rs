@@ -8,10 +8,10 @@ use std::{
 
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
-use tcpstate_agent::{diagnosis::ConnectionsReport, watch::Watch};
 
 use super::{Cable, FAR, NEAR, close_from_client, connect, ip, listener, look, look_at, set};
 use crate::harness::{Netns, require, watch, within};
+use tcpstate_agent::{collect::outgoing::ConnectionsReport, engine::Watch};
 
 /// Which part of the ports for going there is taken, as a scrape shows it; 0 where it shows none.
 fn used(watch: &Watch, to: SocketAddr) -> f64 {

@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, io::Write as _, net::Shutdown, time::Duration};
 
-use tcpstate_agent::{
-    diagnosis::{ConnectionsReport, UnansweredState},
-    watch::Watch,
-};
-
 use super::{Cable, FAR, connect, ip, listener, look};
 use crate::harness::{AGENT, Netns, require, run, watch, within};
+use tcpstate_agent::{
+    collect::outgoing::{ConnectionsReport, UnansweredState},
+    engine::Watch,
+};
 
 /// The sockets in each state whose peers are said not to answer, all by the far end.
 fn named(watch: &Watch, namespace: &Netns) -> BTreeMap<UnansweredState, u64> {

@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use tcpstate_agent::{
-    model::kernel_counters::KernelCounter,
-    watch::{OutgoingReading, Watch, WatchSettings},
-};
-
 use super::{Cable, FAR, FAR6, close_from_client, connect, ip, listener, set, ss_time_wait};
 use crate::harness::{Netns, SETTINGS, load, require, watch, within};
+use tcpstate_agent::{
+    collect::counters::KernelCounter,
+    engine::{OutgoingReading, Watch, WatchSettings},
+};
 
 fn shown(watch: &Watch) -> OutgoingReading {
     watch.read().unwrap().outgoing.clone().unwrap_or_default()

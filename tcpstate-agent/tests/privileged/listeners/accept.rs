@@ -10,7 +10,6 @@ use std::{
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use tcpstate_agent::diagnosis::ListenerTrouble;
 
 use super::{
     ACCEPT_LIMIT, ACCEPT_QUEUE, DROPS, Look, SHOWN, SOCKETS, SYN_RECV, WORST, says, set,
@@ -24,6 +23,7 @@ use crate::{
     harness::{AGENT, Netns, require, run, within},
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
+use tcpstate_agent::collect::listeners::ListenerTrouble;
 
 /// Where the agent of one test is asked.
 struct ControlSocket(PathBuf);

@@ -7,8 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tcpstate_agent::diagnosis::ListenerTrouble;
-
 use super::{
     DROPS, Look, RESENT, SHOWN, SYN_LIMIT, SYN_RECV, says, set, ss_half_open, ss_listener,
     ss_resent,
@@ -18,6 +16,7 @@ use crate::{
     harness::{DoneOnDrop, Netns, require, scaled, within},
     peer::{KERNEL_V4, Peer},
 };
+use tcpstate_agent::collect::listeners::ListenerTrouble;
 
 /// So many addresses of the network that is for measurements, and one port.
 fn spoofed(count: u32) -> impl Iterator<Item = SocketAddr> {

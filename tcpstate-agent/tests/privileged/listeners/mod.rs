@@ -20,10 +20,10 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use tcpstate_agent::{
-    diagnosis::{ListeningReport, ReportListener},
-    metrics::MetricsPage,
+    collect::listeners::{ListeningReport, ReportListener},
+    engine::Watch,
+    exposition::MetricsPage,
     serve::HttpReading,
-    watch::Watch,
 };
 use tcpstate_common::TcpState;
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tcpstate_agent::model::close_wait::{Cause, Role};
+use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 use crate::{
     close_wait::{Look, SHOWN, SOCKETS, Shown, ss},

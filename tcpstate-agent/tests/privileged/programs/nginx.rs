@@ -8,7 +8,6 @@ use std::{
 };
 
 use rustix::process::Signal;
-use tcpstate_agent::model::close_wait::{Cause, Role};
 use tempfile::TempDir;
 
 use super::{ANSWER, Blame, Program, STARTED, connect, free_port, listen, read_head};
@@ -16,6 +15,7 @@ use crate::{
     close_wait::{Look, SHOWN, ss},
     harness::{Netns, is_excused, require, within},
 };
+use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 /// nginx with one worker, which keeps idle connections to one upstream.
 struct Nginx {

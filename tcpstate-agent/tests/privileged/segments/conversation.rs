@@ -13,10 +13,6 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tcpstate_agent::{
-    bpf::{SegmentOptions, XdpMode},
-    decode::packet::{Framing, tcp_flags},
-};
 use tcpstate_common::{Direction, SegmentEvents};
 
 use super::{
@@ -27,6 +23,10 @@ use super::{
 use crate::{
     documented::assert_as_documented,
     harness::{AGENT, Netns, Running, is_excused, require, within},
+};
+use tcpstate_agent::{
+    collect::segments::packet::{Framing, tcp_flags},
+    kernel::{SegmentOptions, XdpMode},
 };
 
 const SHOWN: Duration = Duration::from_secs(30);

@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-use tcpstate_agent::{
-    bpf::XdpMode,
-    segments::{Means, Seen},
-};
 use tcpstate_common::{Direction, Skipped};
 
 use super::{
@@ -13,6 +9,10 @@ use super::{
     wire::{FAR, NEAR, Sender, follow, near, passed, sum, wire},
 };
 use crate::harness::{require, within};
+use tcpstate_agent::{
+    collect::segments::{Means, Seen},
+    kernel::XdpMode,
+};
 
 const SHOWN: Duration = Duration::from_secs(30);
 

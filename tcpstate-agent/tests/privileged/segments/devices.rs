@@ -3,11 +3,6 @@
 use std::{process::Command, time::Duration};
 
 use rustix::process::Signal;
-use tcpstate_agent::{
-    bpf::{SegmentOptions, XdpMode},
-    netlink::{Netlink, NewFilter},
-    segments::Means,
-};
 use tcpstate_common::Direction;
 
 use super::{
@@ -18,6 +13,11 @@ use super::{
 use crate::{
     harness::{AGENT, Netns, Running, require, run, within},
     peer::{KERNEL_V4, PEER_V4, Peer},
+};
+use tcpstate_agent::{
+    collect::segments::Means,
+    host::netlink::{Netlink, NewFilter},
+    kernel::{SegmentOptions, XdpMode},
 };
 
 const SHOWN: Duration = Duration::from_secs(30);

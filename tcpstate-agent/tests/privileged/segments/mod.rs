@@ -12,7 +12,7 @@ mod wire;
 
 use std::sync::LazyLock;
 
-use tcpstate_agent::bpf::{SegmentOptions, Segments, facts::Facts};
+use tcpstate_agent::kernel::{SegmentOptions, Segments, facts::Facts};
 
 static FACTS: LazyLock<Facts> = LazyLock::new(Facts::gather);
 

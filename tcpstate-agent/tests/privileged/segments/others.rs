@@ -2,12 +2,6 @@
 
 use std::{process::Command, time::Duration};
 
-use tcpstate_agent::{
-    bpf::{SegmentOptions, Segments, XdpMode},
-    decode::packet::Framing,
-    netlink::{FilterError, Netlink, NewFilter, Offloads},
-    segments::{Follower, Means},
-};
 use tcpstate_common::Direction;
 
 use super::{
@@ -16,6 +10,11 @@ use super::{
     wire::{FAR, NEAR, Sender, counts, follow, interface, near, sum, wire},
 };
 use crate::harness::{AGENT, Netns, require, run, say_skipped, within};
+use tcpstate_agent::{
+    collect::segments::{Follower, Means, packet::Framing},
+    host::netlink::{FilterError, Netlink, NewFilter, Offloads},
+    kernel::{SegmentOptions, Segments, XdpMode},
+};
 
 const SHOWN: Duration = Duration::from_secs(30);
 const OURS: &str = "tcpstate-segments";

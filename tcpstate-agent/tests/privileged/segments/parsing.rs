@@ -4,10 +4,6 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-use tcpstate_agent::{
-    bpf::{ProgramError, SegmentOptions, Segments},
-    decode::packet::{Framing, tcp_flags},
-};
 use tcpstate_common::{Direction, SegmentCounts};
 
 use super::{
@@ -16,6 +12,10 @@ use super::{
     packets::{IPV4, datagrams, frame, ipv4, ipv6, tcp},
 };
 use crate::harness::scaled;
+use tcpstate_agent::{
+    collect::segments::packet::{Framing, tcp_flags},
+    kernel::{ProgramError, SegmentOptions, Segments},
+};
 
 /// The loopback interface, by which packets for a trial come.
 const LOOPBACK: u32 = 1;

@@ -4,15 +4,15 @@ use std::os::fd::AsFd as _;
 
 use rustix::net::{SendFlags, send};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
-use tcpstate_agent::{
-    bpf::{SegmentOptions, XdpMode},
-    netlink::{Interface, Netlink},
-    segments::{Counts, Follower, SegmentSettings, Selection},
-};
 use tcpstate_common::{Direction, SegmentCounts};
 
 use super::load;
 use crate::harness::Netns;
+use tcpstate_agent::{
+    collect::segments::{Counts, Follower, SegmentSettings, Selection},
+    host::netlink::{Interface, Netlink},
+    kernel::{SegmentOptions, XdpMode},
+};
 
 /// The interface that is counted, and its far end.
 pub(super) const NEAR: &str = "near0";

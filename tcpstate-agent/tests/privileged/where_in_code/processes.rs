@@ -3,7 +3,6 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use aya::programs::loaded_programs;
-use tcpstate_agent::bpf::kernel_btf::{KERNEL_BTF, KernelBtf};
 
 use super::{
     ROUNDS, Where, assert_blamed, await_close_wait, compile_leak, folder, start, watch_leaking,
@@ -12,6 +11,7 @@ use crate::{
     actor::{Actor, Duty},
     harness::{AGENT, Netns, is_excused, run, within},
 };
+use tcpstate_agent::kernel::kernel_btf::{KERNEL_BTF, KernelBtf};
 
 fn refused(arguments: &[&str]) -> String {
     let output = run(AGENT, &[&["where"], arguments].concat());

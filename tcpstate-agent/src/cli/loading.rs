@@ -1,0 +1,70 @@
+//! Loading the programs that a command needs.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tcpstate_common::RecordMask;
+
+use crate::{
+    engine::{Watch, WatchSettings},
+    kernel::{
+        self, KernelLogLevel, LoadOptions, Loaded, ProgramStatus, facts::Facts, plan::ProgramId,
+    },
+};
+
+/// Hundreds of namespaces beside millions of sockets take seconds.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// There is nothing to save CPU time for.
+const ONCE: WatchSettings = WatchSettings {
+    cpu_percent: 100.0,
+    close_wait_top: 0,
+    listeners_top: 0,
+    destinations_top: 0,
+};
+
+/// A watch for a command that looks once: with `programs`, and with everything counted.
+pub(super) fn watch_once(programs: &[ProgramId]) -> anyhow::Result<Watch> {
+    let loaded = kernel::load(
+        &Facts::gather(),
+        &LoadOptions {
+            programs,
+            record_mask: RecordMask::ABNORMAL_ENDS,
+            event_ring_bytes: 0,
+            every_owner: false,
+            kernel_log: KernelLogLevel::Off,
+        },
+    )?;
+    require_any(&loaded)?;
+    anyhow::ensure!(
+        loaded.tables.is_some(),
+        "cannot read the kernel's tables of sockets (`tcpstate-agent check` says why)"
+    );
+    let watch = Watch::start(loaded, ONCE).context("cannot start counting")?;
+    if !watch.wait_until_ready(PATIENCE) {
+        anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
+    }
+    Ok(watch)
+}
+
+/// Fails if no program of `loaded` runs, and warns of each that does not.
+pub(super) fn require_any(loaded: &Loaded) -> anyhow::Result<()> {
+    let mut reasons = Vec::new();
+    for ProgramStatus { program, outcome } in &loaded.programs {
+        let Err(obstacle) = outcome else { continue };
+        reasons.push(format!(
+            "cannot run {} ({}): {} ({})",
+            program.name(),
+            program.hook(),
+            obstacle.cause,
+            obstacle.remedy
+        ));
+    }
+    if reasons.len() == loaded.programs.len() {
+        reasons.dedup_by_key(|reason| reason.split_once(": ").map(|(_, cause)| cause.to_owned()));
+        anyhow::bail!("{}", reasons.join("; "));
+    }
+    for reason in reasons {
+        tracing::warn!("{reason}");
+    }
+    Ok(())
+}

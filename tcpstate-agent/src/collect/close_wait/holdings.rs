@@ -1,0 +1,153 @@
+//! Which processes hold sockets in CLOSE_WAIT.
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+
+use super::{Cause, Group, Service, Survey, Tally};
+use crate::{
+    decode::{CloseWaitSocket, Listener, Owner, Socket},
+    host::process::ProcessId,
+};
+
+/// Groups that are told apart; beyond it a process's sockets are one group of port 0, and then
+/// they count as having no owner.
+const MAX_GROUPS: usize = 8192;
+/// Shared sockets that are remembered, so that none counts twice. Beyond it the survey's count
+/// puts right what counts twice, but not by whom.
+const MAX_SHARED: usize = 65_536;
+/// Further owners of one group that are named.
+const MAX_CO_OWNERS: usize = 64;
+
+/// What a walk over all descriptors has found.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    groups: FxHashMap<(ProcessId, Service, Cause), Holding>,
+    queues: FxHashMap<(ProcessId, Service), Queue>,
+    shared: FxHashMap<u64, ProcessId>,
+}
+
+/// A group of sockets that one process holds, and perhaps others with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holding {
+    pub(super) tally: Tally,
+    /// Of the oldest.
+    descriptor: Option<u32>,
+    pub(super) co_owners: BTreeSet<ProcessId>,
+}
+
+impl Holding {
+    /// As a group of its own.
+    pub(super) fn into_group(self, process: ProcessId, service: Service, cause: Cause) -> Group {
+        Group {
+            owner: Some(process),
+            co_owners: self.co_owners,
+            service,
+            cause,
+            oldest_descriptor: self.descriptor,
+            made_in: None,
+            tally: self.tally,
+        }
+    }
+}
+
+/// The accept queues of one process for one port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Queue {
+    /// Sockets in CLOSE_WAIT that were found in them.
+    pub(super) unaccepted: u64,
+    /// There may be more.
+    pub(super) is_cut: bool,
+    pub(super) co_owners: BTreeSet<ProcessId>,
+}
+
+impl Holdings {
+    /// Adds a descriptor. They must come in the order of their processes, so that of several
+    /// owners the one with the lowest number counts.
+    pub fn add(&mut self, owner: &Owner, survey: &Survey) {
+        match &owner.socket {
+            Socket::CloseWait(socket) => {
+                if let Some(service) = survey.service(socket) {
+                    self.add_socket(owner, socket, service, survey);
+                }
+            }
+            Socket::Listener(listener) if owner.unaccepted > 0 || owner.is_cut => {
+                if let Some(service) = survey.listened_on(listener) {
+                    self.add_queue(owner, listener, service);
+                }
+            }
+            Socket::Listener(_) | Socket::Other(_) => {}
+        }
+    }
+
+    pub(super) const fn groups(&self) -> &FxHashMap<(ProcessId, Service, Cause), Holding> {
+        &self.groups
+    }
+
+    pub(super) const fn queues(&self) -> &FxHashMap<(ProcessId, Service), Queue> {
+        &self.queues
+    }
+
+    fn add_socket(
+        &mut self,
+        owner: &Owner,
+        socket: &CloseWaitSocket,
+        service: Service,
+        survey: &Survey,
+    ) {
+        let cause = Cause::of(socket);
+        if let Some(first) = self.first_owner(owner, socket.socket) {
+            let group = self.groups.get_mut(&(first, service, cause));
+            if let Some(group) = group.filter(|group| group.co_owners.len() < MAX_CO_OWNERS)
+                && first != owner.process
+            {
+                group.co_owners.insert(owner.process);
+            }
+            return;
+        }
+        let mut key = (owner.process, service, cause);
+        if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&key) {
+            key.1.port = 0;
+            if !self.groups.contains_key(&key) && self.groups.len() >= 2 * MAX_GROUPS {
+                return;
+            }
+        }
+        let age = survey.age(socket);
+        let holding = self.groups.entry(key).or_default();
+        if Some(age) > holding.tally.oldest {
+            holding.descriptor = owner.descriptor;
+        }
+        holding.tally.add(socket, age);
+    }
+
+    fn add_queue(&mut self, owner: &Owner, listener: &Listener, service: Service) {
+        if let Some(first) = self.first_owner(owner, listener.socket) {
+            let queue = self.queues.get_mut(&(first, service));
+            if let Some(queue) = queue.filter(|queue| queue.co_owners.len() < MAX_CO_OWNERS)
+                && first != owner.process
+            {
+                queue.co_owners.insert(owner.process);
+            }
+            return;
+        }
+        if self.queues.len() < MAX_GROUPS {
+            let queue = self.queues.entry((owner.process, service)).or_default();
+            queue.unaccepted += u64::from(owner.unaccepted);
+            queue.is_cut |= owner.is_cut;
+        }
+    }
+
+    /// Who was seen with this socket before; remembers this one where nobody was.
+    fn first_owner(&mut self, owner: &Owner, socket: u64) -> Option<ProcessId> {
+        if !owner.is_shared {
+            return None;
+        }
+        if let Some(&first) = self.shared.get(&socket) {
+            return Some(first);
+        }
+        if self.shared.len() < MAX_SHARED {
+            self.shared.insert(socket, owner.process);
+        }
+        None
+    }
+}

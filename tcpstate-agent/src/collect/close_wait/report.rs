@@ -1,0 +1,147 @@
+//! One look at the sockets in CLOSE_WAIT.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cause, Role};
+use crate::{
+    collect::owners::{ReportCgroup, ReportProcess, Reporter},
+    engine::{CloseWait, OwnedGroup},
+};
+
+/// Peers that are named in each group.
+const PEERS: usize = 3;
+
+/// Every group of sockets in CLOSE_WAIT at one moment, the largest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// All sockets in CLOSE_WAIT.
+    pub sockets: u64,
+    /// They by owner, service and cause.
+    pub groups: Vec<ReportGroup>,
+}
+
+/// Sockets in CLOSE_WAIT that one process keeps there for one reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportGroup {
+    /// The process; `None` where no descriptor leads to them.
+    pub process: Option<ReportProcess>,
+    /// Who ran what made them, where there is no process and that is known.
+    pub made_in: Option<ReportCgroup>,
+    /// Numbers of other processes that have some of them too.
+    pub shared_with: Vec<u32>,
+    /// Inode number of the network namespace.
+    pub namespace: u32,
+    /// Which side of the connections.
+    pub role: Role,
+    /// The service's port, 0 for many together.
+    pub port: u16,
+    /// Why they stay.
+    pub cause: Cause,
+    /// How many there are.
+    pub sockets: u64,
+    /// How many of them are at most a minute old, as far as known.
+    pub last_minute: u64,
+    /// Age of the oldest, or at least that.
+    pub oldest_age_seconds: f64,
+    /// The number that the process has for the oldest, as in `/proc/PID/fd`; `None` where it has
+    /// none: it has not accepted it.
+    pub oldest_descriptor: Option<u32>,
+    /// Age that half of them exceed, estimated.
+    pub median_age_seconds: f64,
+    /// Of how many only a lower bound of the age is known.
+    pub age_lower_bound_sockets: u64,
+    /// Whether the oldest is one of those.
+    pub oldest_age_is_lower_bound: bool,
+    /// Data that was not read.
+    pub unread_bytes: u64,
+    /// The peers with most of them.
+    pub peers: Vec<ReportPeer>,
+}
+
+/// A peer and how many of a group's sockets go to it, or more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportPeer {
+    /// Its address.
+    pub address: IpAddr,
+    /// At least so many.
+    pub sockets: u64,
+}
+
+impl Report {
+    /// What was found, with what `/proc` says of what the processes run.
+    #[must_use]
+    pub fn new(found: &CloseWait) -> Self {
+        let mut reporter = Reporter::default();
+        let mut groups: Vec<_> = found
+            .groups
+            .iter()
+            .map(|group| {
+                let process = group.owner.as_ref();
+                let process = process.map(|process| reporter.describe(process));
+                ReportGroup::new(group, process)
+            })
+            .collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.sockets));
+        Self {
+            sockets: found.total.sockets,
+            groups,
+        }
+    }
+}
+
+impl ReportGroup {
+    fn new(group: &OwnedGroup, process: Option<ReportProcess>) -> Self {
+        let tally = &group.tally;
+        let oldest = tally.oldest;
+        // The third limit is a minute.
+        let [_, _, older_than_a_minute, ..] = tally.older_than;
+        let peers = tally.peers.top(PEERS).into_iter();
+        Self {
+            process,
+            made_in: group.made_in.as_ref().map(|cgroup| ReportCgroup {
+                unit: cgroup.unit.clone(),
+                container_id: cgroup.container_id.clone(),
+                pod_uid: cgroup.pod_uid.clone(),
+            }),
+            shared_with: group.co_owners.iter().map(|owner| owner.tgid).collect(),
+            namespace: group.service.namespace,
+            role: group.service.role,
+            port: group.service.port,
+            cause: group.cause,
+            sockets: tally.sockets,
+            last_minute: tally
+                .sockets
+                .saturating_sub(older_than_a_minute)
+                .saturating_sub(tally.lower_bound),
+            oldest_age_seconds: oldest.map_or(0.0, |age| age.time.as_secs_f64()),
+            oldest_descriptor: group.oldest_descriptor,
+            // Estimated, but no more than the oldest.
+            median_age_seconds: oldest
+                .map_or(Duration::ZERO, |age| age.time.min(tally.ages.median()))
+                .as_secs_f64(),
+            age_lower_bound_sockets: tally.lower_bound,
+            oldest_age_is_lower_bound: oldest.is_some_and(|age| !age.is_exact),
+            unread_bytes: tally.unread_bytes,
+            peers: peers
+                .map(|(address, sockets)| ReportPeer { address, sockets })
+                .collect(),
+        }
+    }
+
+    /// Whether `other` is the same group at another time.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let key = |group: &Self| {
+            let process = group.process.as_ref();
+            (
+                process.map(|process| (process.pid, process.start_boottime_ns)),
+                group.namespace,
+                group.role,
+                group.port,
+                group.cause,
+            )
+        };
+        key(self) == key(other)
+    }
+}

@@ -1,0 +1,173 @@
+//! Which groups get series of their own.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use super::{Age, Cause, Role, Tally};
+use crate::collect::owners::OwnerLabels;
+
+/// What tells one series from another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeriesKey {
+    /// Whose sockets.
+    pub owner: OwnerLabels,
+    /// Which side of the connections.
+    pub role: Role,
+    /// The service's port; `None` for several together.
+    pub port: Option<u16>,
+    /// Why they stay.
+    pub cause: Cause,
+}
+
+/// The values of one set of labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Series {
+    /// Sockets.
+    pub sockets: u64,
+    /// Of how many only a lower bound of the age is known.
+    pub lower_bound: u64,
+    /// The oldest.
+    pub oldest: Option<Age>,
+    /// Unread bytes.
+    pub unread_bytes: u64,
+}
+
+/// What stands in the place of the process in the series of all that have none of their own.
+pub const OTHER: &str = "other";
+
+impl Series {
+    /// Adds a group.
+    pub fn add(&mut self, tally: &Tally) {
+        self.merge(&Self {
+            sockets: tally.sockets,
+            lower_bound: tally.lower_bound,
+            oldest: tally.oldest,
+            unread_bytes: tally.unread_bytes,
+        });
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.sockets += other.sockets;
+        self.lower_bound += other.lower_bound;
+        self.oldest = self.oldest.max(other.oldest);
+        self.unread_bytes += other.unread_bytes;
+    }
+}
+
+/// Keeps the `limit` largest and the `limit` oldest, and folds the others together by role and
+/// cause. Also returns how many were folded.
+#[must_use]
+pub fn top(all: BTreeMap<SeriesKey, Series>, limit: usize) -> (BTreeMap<SeriesKey, Series>, u64) {
+    if all.len() <= limit {
+        return (all, 0);
+    }
+    let first = |rank: &dyn Fn(&Series) -> (u64, Option<Age>)| -> BTreeSet<SeriesKey> {
+        let mut ranked: Vec<_> = all.iter().collect();
+        // Equal ones stay in the order of their labels, so that a series does not come and go.
+        ranked.sort_by_key(|(_, series)| Reverse(rank(series)));
+        let keys = ranked.into_iter().map(|(key, _)| key.clone());
+        keys.take(limit).collect()
+    };
+    let mut kept = first(&|series| (series.sockets, series.oldest));
+    kept.extend(first(&|series| {
+        let seconds = series.oldest.map_or(0, |age| age.time.as_secs());
+        (seconds, series.oldest)
+    }));
+    let mut shown = BTreeMap::<SeriesKey, Series>::new();
+    let mut folded = 0;
+    for (key, series) in all {
+        let key = if kept.contains(&key) {
+            key
+        } else {
+            folded += 1;
+            SeriesKey {
+                owner: OwnerLabels {
+                    process: OTHER.to_owned(),
+                    ..OwnerLabels::default()
+                },
+                port: None,
+                ..key
+            }
+        };
+        shown.entry(key).or_default().merge(&series);
+    }
+    (shown, folded)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn key(process: &str, cause: Cause) -> SeriesKey {
+        SeriesKey {
+            owner: OwnerLabels {
+                process: process.to_owned(),
+                ..OwnerLabels::default()
+            },
+            role: Role::Client,
+            port: Some(80),
+            cause,
+        }
+    }
+
+    fn series(sockets: u64, seconds: u64) -> Series {
+        Series {
+            sockets,
+            lower_bound: 1,
+            oldest: Some(Age {
+                time: Duration::from_secs(seconds),
+                is_exact: true,
+            }),
+            unread_bytes: 10,
+        }
+    }
+
+    #[test]
+    fn the_largest_and_the_oldest_stay_and_the_others_are_summed() {
+        let all = BTreeMap::from([
+            (key("large", Cause::EofRead), series(100, 1)),
+            (key("old", Cause::EofRead), series(1, 9_000)),
+            (key("small", Cause::EofRead), series(2, 3)),
+            (key("tiny", Cause::EofRead), series(1, 2)),
+            (key("tiny", Cause::FinUnread), series(1, 1)),
+        ]);
+        let (shown, folded) = top(all, 1);
+        assert_eq!(folded, 3);
+        let other = |cause| SeriesKey {
+            port: None,
+            ..key(OTHER, cause)
+        };
+        let merged = Series {
+            sockets: 3,
+            lower_bound: 2,
+            unread_bytes: 20,
+            ..series(0, 3)
+        };
+        assert_eq!(
+            shown,
+            BTreeMap::from([
+                (key("large", Cause::EofRead), series(100, 1)),
+                (key("old", Cause::EofRead), series(1, 9_000)),
+                (other(Cause::EofRead), merged),
+                (other(Cause::FinUnread), series(1, 1)),
+            ])
+        );
+    }
+
+    #[test]
+    fn nothing_is_folded_where_all_fit() {
+        let all = BTreeMap::from([(key("one", Cause::Sending), series(1, 1))]);
+        assert_eq!(top(all.clone(), 1), (all, 0));
+    }
+
+    #[test]
+    fn with_no_series_of_their_own_all_are_folded() {
+        let all = BTreeMap::from([(key("one", Cause::Sending), series(1, 1))]);
+        let (shown, folded) = top(all, 0);
+        assert_eq!((shown.len(), folded), (1, 1));
+    }
+}

@@ -1,0 +1,355 @@
+//! Which listeners get series of their own.
+
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use rustc_hash::FxHashMap;
+use tcpstate_common::{STATE_SLOTS, TcpState};
+
+use super::{Assignment, Increment, ListeningSocket, QueueSums, Served};
+use crate::collect::{close_wait::OTHER, owners::OwnerLabels};
+
+/// Series that are not shown now and whose totals are remembered, in case they are shown again.
+const REMEMBERED: usize = 4096;
+
+/// What tells one series from another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// Whose listener.
+    pub owner: Arc<OwnerLabels>,
+    /// Address and port; `None` for all that have no series of their own.
+    pub address: Option<(IpAddr, u16)>,
+}
+
+/// The values of one set of labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerSeries {
+    /// The queues.
+    pub queues: QueueSums,
+    /// Connections by state, those half open in `NewSynRecv`.
+    pub by_state: [u64; STATE_SLOTS],
+    /// What was counted since the agent's start.
+    pub total: Increment,
+}
+
+impl ListenerSeries {
+    /// Connections in `state`; for SYN_RECV also those half open.
+    #[must_use]
+    pub const fn connections(&self, state: TcpState) -> u64 {
+        let count = self.by_state[state as usize];
+        match state {
+            TcpState::SynRecv => count + self.by_state[TcpState::NewSynRecv as usize],
+            _ => count,
+        }
+    }
+}
+
+/// What was counted for each series since the agent's start.
+#[derive(Debug, Default)]
+pub struct Totals {
+    by_key: FxHashMap<ListenerKey, (Increment, u64)>,
+    look: u64,
+}
+
+impl Totals {
+    /// Adds what has come to a series that is shown; says what its total is then.
+    fn settle(&mut self, key: &ListenerKey, increment: Increment) -> Increment {
+        let known = self.by_key.entry(key.clone()).or_default();
+        known.0.add(increment);
+        known.1 = self.look;
+        known.0
+    }
+
+    /// Ends a look.
+    fn end_look(&mut self) {
+        // The ones that were not shown for longest go first.
+        while self.by_key.len() > REMEMBERED {
+            let oldest = self.by_key.iter().min_by_key(|(_, (_, look))| *look);
+            let Some(oldest) = oldest.filter(|(_, (_, look))| *look != self.look) else {
+                break;
+            };
+            let key = oldest.0.clone();
+            self.by_key.remove(&key);
+        }
+        self.look += 1;
+    }
+}
+
+/// How busy a series is: what waits, what was dropped or sent again since the last look, and its
+/// connections.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    waiting: u64,
+    lost: u64,
+    connections: u64,
+}
+
+impl Rank {
+    const IDLE: Self = Self {
+        waiting: 0,
+        lost: 0,
+        connections: 0,
+    };
+}
+
+/// The `limit` busiest series, in the order of their labels, and behind them one of all others. Also
+/// returns how many were folded into that.
+/// `sockets` come with what is new at each, as they were assigned; `served` has the namespaces
+/// that were passed over, by inode number.
+///
+/// There may be ten thousand sockets at every scrape: nothing is compared as text, and what is
+/// large is only made for series that are shown.
+#[must_use]
+pub fn top<'a>(
+    assignment: &Assignment,
+    sockets: impl Iterator<Item = (&'a ListeningSocket, Increment)> + Clone,
+    served: &BTreeMap<u32, Served>,
+    limit: usize,
+    totals: &mut Totals,
+) -> (Vec<(ListenerKey, ListenerSeries)>, u64) {
+    let by_state = connections(assignment, served);
+    let shown = busiest(&ranks(assignment, sockets.clone(), &by_state), limit);
+    let folded = assignment.series() - shown.len();
+    // Behind those that are shown come all others.
+    let mut places = vec![shown.len(); assignment.series()];
+    for (place, series) in shown.iter().enumerate() {
+        places[*series] = place;
+    }
+    let mut sums = vec![(ListenerSeries::default(), Increment::default()); shown.len() + 1];
+    let nothing = Served::default();
+    for ((socket, new), series) in sockets.zip(assignment.of_sockets()) {
+        let Some(series) = series else {
+            continue;
+        };
+        let served = served.get(&socket.namespace).unwrap_or(&nothing);
+        let (sum, increment) = &mut sums[places[series]];
+        sum.queues.add(socket, served);
+        increment.add(new);
+    }
+    for (series, found) in by_state {
+        let (sum, _) = &mut sums[places[series]];
+        for (count, found) in sum.by_state.iter_mut().zip(found) {
+            *count += found;
+        }
+    }
+    let other = (folded > 0).then(|| ListenerKey {
+        owner: Arc::new(OwnerLabels {
+            process: OTHER.to_owned(),
+            ..OwnerLabels::default()
+        }),
+        address: None,
+    });
+    let keys = shown.iter().map(|series| assignment.key(*series));
+    let all = keys.chain(other).zip(sums);
+    let all = all.map(|(key, (mut series, increment))| {
+        series.total = totals.settle(&key, increment);
+        (key, series)
+    });
+    let all = all.collect();
+    totals.end_look();
+    (all, u64::try_from(folded).unwrap_or(u64::MAX))
+}
+
+/// Connections by state of the series that have some.
+fn connections(
+    assignment: &Assignment,
+    served: &BTreeMap<u32, Served>,
+) -> FxHashMap<usize, [u64; STATE_SLOTS]> {
+    let mut by_state = FxHashMap::<usize, [u64; STATE_SLOTS]>::default();
+    for (address, found) in served.values().flat_map(|served| &served.services) {
+        let Some(series) = assignment.of_connections(address) else {
+            continue;
+        };
+        let counts = by_state.entry(series).or_default();
+        for (count, found) in counts.iter_mut().zip(found.by_state) {
+            *count += u64::from(found);
+        }
+    }
+    by_state
+}
+
+fn ranks<'a>(
+    assignment: &Assignment,
+    sockets: impl Iterator<Item = (&'a ListeningSocket, Increment)>,
+    by_state: &FxHashMap<usize, [u64; STATE_SLOTS]>,
+) -> Vec<Rank> {
+    let mut ranks = vec![Rank::IDLE; assignment.series()];
+    for ((socket, new), series) in sockets.zip(assignment.of_sockets()) {
+        if let Some(series) = series {
+            let rank = &mut ranks[series];
+            rank.waiting += u64::from(socket.accept_queue) + u64::from(socket.half_open);
+            rank.lost += new.drops + new.synack_retransmits;
+        }
+    }
+    for (series, found) in by_state {
+        ranks[*series].connections = found.iter().sum();
+    }
+    ranks
+}
+
+/// The `limit` busiest, in the order of their labels. Of equally busy ones those are taken whose
+/// labels come first, so that none comes and goes.
+fn busiest(ranks: &[Rank], limit: usize) -> Vec<usize> {
+    // Most are idle, and need not be compared with each other.
+    let (idle, mut busiest): (Vec<usize>, Vec<usize>) =
+        (0..ranks.len()).partition(|series| ranks[*series] == Rank::IDLE);
+    if busiest.len() > limit {
+        busiest.select_nth_unstable_by_key(limit, |series| (Reverse(ranks[*series]), *series));
+        busiest.truncate(limit);
+    }
+    let room = limit - busiest.len();
+    busiest.extend(idle.into_iter().take(room));
+    busiest.sort_unstable();
+    busiest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Increments, Labelled,
+            group::tests::{served, socket},
+        },
+        *,
+    };
+
+    fn sockets(queues: &[(u16, u32)], drops: u32) -> Vec<ListeningSocket> {
+        let sockets = queues.iter().map(|(port, queue)| ListeningSocket {
+            socket: u64::from(*port),
+            address: ([127, 0, 0, 1], *port).into(),
+            drops,
+            ..socket(*queue, 10, 1)
+        });
+        sockets.collect()
+    }
+
+    /// The series of sockets that each have an owner, of which these are the labels.
+    fn top_of(
+        sockets: &[(&ListeningSocket, u32)],
+        owners: &[Arc<OwnerLabels>],
+        served: &BTreeMap<u32, Served>,
+        limit: usize,
+        totals: &mut Totals,
+    ) -> (Vec<(ListenerKey, ListenerSeries)>, u64) {
+        let owned = sockets.iter().map(|(socket, owner)| {
+            let labels = &owners[*owner as usize];
+            let order = *owner;
+            (*socket, Some(Labelled { labels, order }))
+        });
+        let assignment = Assignment::new(owned);
+        let sockets = sockets.iter().map(|(socket, _)| {
+            let increment = looked().look([(*socket, true)])[0];
+            (*socket, increment)
+        });
+        top(&assignment, sockets, served, limit, totals)
+    }
+
+    fn shown(
+        sockets: &[ListeningSocket],
+        limit: usize,
+        totals: &mut Totals,
+    ) -> (Vec<(Option<u16>, u64, u64)>, u64) {
+        let sockets: Vec<_> = sockets.iter().map(|socket| (socket, 0)).collect();
+        let nobody = [Arc::default()];
+        let (series, folded) = top_of(&sockets, &nobody, &BTreeMap::new(), limit, totals);
+        let series = series.into_iter().map(|(key, series)| {
+            let port = key.address.map(|(_, port)| port);
+            (port, series.queues.accept_queue, series.total.drops)
+        });
+        (series.collect(), folded)
+    }
+
+    #[test]
+    fn the_busiest_have_series_and_the_others_one_together() {
+        let sockets = sockets(&[(1, 5), (2, 0), (3, 7), (4, 1)], 2);
+        let mut totals = Totals::default();
+        let (found, folded) = shown(&sockets, 2, &mut totals);
+        assert_eq!(folded, 2);
+        assert_eq!(found, [(Some(1), 5, 2), (Some(3), 7, 2), (None, 1, 4)]);
+        let (found, folded) = shown(&sockets, 4, &mut Totals::default());
+        assert_eq!((found.len(), folded), (4, 0));
+    }
+
+    #[test]
+    fn where_there_is_room_idle_ones_are_shown_too() {
+        let sockets = sockets(&[(1, 0), (2, 0), (3, 7), (4, 0)], 0);
+        let (found, folded) = shown(&sockets, 3, &mut Totals::default());
+        assert_eq!(folded, 1);
+        assert_eq!(
+            found,
+            [
+                (Some(1), 0, 0),
+                (Some(2), 0, 0),
+                (Some(3), 7, 0),
+                (None, 0, 0)
+            ]
+        );
+    }
+
+    #[test]
+    fn processes_with_equal_labels_share_a_series() {
+        let found = sockets(&[(1, 5), (2, 3), (1, 4)], 0);
+        let owners = ["a", "b"].map(|process| {
+            Arc::new(OwnerLabels {
+                process: process.to_owned(),
+                ..OwnerLabels::default()
+            })
+        });
+        let all = [(&found[0], 1), (&found[1], 0), (&found[2], 1)];
+        let (series, folded) = top_of(&all, &owners, &BTreeMap::new(), 10, &mut Totals::default());
+        let series: Vec<_> = series
+            .iter()
+            .map(|(key, series)| (&*key.owner.process, series.queues.accept_queue))
+            .collect();
+        assert_eq!((series, folded), (vec![("a", 3), ("b", 9)], 0));
+    }
+
+    #[test]
+    fn connections_of_an_address_that_several_share_count_once() {
+        let found = socket(0, 128, 0);
+        let owners = ["a", "b"].map(|process| {
+            Arc::new(OwnerLabels {
+                process: process.to_owned(),
+                ..OwnerLabels::default()
+            })
+        });
+        for order in [[0, 1], [1, 0]] {
+            let all = order.map(|owner| (&found, owner));
+            let (series, _) = top_of(&all, &owners, &served(), 10, &mut Totals::default());
+            let connections: Vec<_> = series
+                .iter()
+                .map(|(key, series)| {
+                    let established = series.connections(TcpState::Established);
+                    (&*key.owner.process, established)
+                })
+                .collect();
+            assert_eq!(connections, [("a", 9), ("b", 0)]);
+        }
+    }
+
+    #[test]
+    fn what_comes_is_added_to_the_series_of_that_moment_and_never_goes_back() {
+        let mut totals = Totals::default();
+        shown(&sockets(&[(1, 5), (2, 1)], 3), 1, &mut totals);
+        let (found, _) = shown(&sockets(&[(1, 1), (2, 9)], 3), 1, &mut totals);
+        // Each was the busiest once.
+        assert_eq!(found, [(Some(2), 9, 3), (None, 1, 6)]);
+        let (found, _) = shown(&sockets(&[(1, 5), (2, 1)], 0), 1, &mut totals);
+        assert_eq!(found, [(Some(1), 5, 3), (None, 1, 6)]);
+    }
+
+    #[test]
+    fn the_totals_of_series_that_are_gone_do_not_fill_the_memory() {
+        let mut totals = Totals::default();
+        for port in 1..=6_000 {
+            shown(&sockets(&[(port, 1)], 1), 10, &mut totals);
+        }
+        assert_eq!(totals.by_key.len(), REMEMBERED);
+    }
+
+    /// After a look that has met nothing: all that comes is new.
+    fn looked() -> Increments {
+        let mut increments = Increments::default();
+        increments.look([]);
+        increments
+    }
+}

@@ -1,0 +1,23 @@
+//! What is collected, one folder a subject: its decoding, model, series, metrics, report and text.
+//!
+//! For each namespace, and each family and state: *gauge = live counter + offset*. The live
+//! counter moves with every transition; the offset is what a snapshot found minus what the live
+//! counter said meanwhile. What has no transitions (minisockets, half-open connections) comes
+//! from the snapshot and from the kernel's own cheap counts. One pass over the kernel's tables tells of
+//! all subjects; a [`Look`] sorts what it meets.
+//!
+//! What is here is pure, but for following network interfaces ([`segments`]): values in, values out,
+//! time passed in.
+
+pub mod close_wait;
+pub mod closes;
+pub mod counters;
+pub mod listeners;
+mod look;
+pub mod outgoing;
+pub mod owners;
+pub mod segments;
+pub mod sockets;
+pub mod unanswered;
+
+pub use look::{Found, Look, NamespaceFound, SocketCounts};

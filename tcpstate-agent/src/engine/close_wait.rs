@@ -1,0 +1,285 @@
+//! Who keeps sockets in CLOSE_WAIT: what a look has found of them, joined with what it has found
+//! processes to hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::look::FoundOwners;
+use crate::{
+    collect::{
+        close_wait::{Cause, Group, Series, SeriesKey, Service, Survey, Tally, attribute, top},
+        owners::{CgroupIdentity, OwnerLabels},
+    },
+    host::process::{Descriptors, Process, ProcessId},
+};
+
+/// Who keeps sockets in CLOSE_WAIT.
+#[derive(Clone, Debug)]
+pub struct CloseWait {
+    /// Every group.
+    pub groups: Vec<OwnedGroup>,
+    /// All of them together.
+    pub total: Tally,
+    /// The groups as series, the smaller ones folded together.
+    pub series: BTreeMap<SeriesKey, Series>,
+    /// The descriptors of the owners that have series: of several processes with equal labels
+    /// those of the one that is closest to its limit.
+    pub descriptors: BTreeMap<OwnerLabels, Descriptors>,
+    /// When it was found out.
+    pub at: Instant,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// Sockets in CLOSE_WAIT that one process keeps there for one reason.
+#[derive(Clone, Debug)]
+pub struct OwnedGroup {
+    /// The process, where one holds them.
+    pub owner: Option<Arc<Process>>,
+    /// Who ran what made them, or the listener that they came to, where no process holds them and
+    /// that is known. It is not who uses them where a socket was passed on: of one that systemd
+    /// listens on for a service it is systemd.
+    pub made_in: Option<CgroupIdentity>,
+    /// Other processes that have some of them too.
+    pub co_owners: BTreeSet<ProcessId>,
+    /// What the connections are for.
+    pub service: Service,
+    /// Why they stay.
+    pub cause: Cause,
+    /// The descriptor that the process has of the oldest; `None` where it has none.
+    pub oldest_descriptor: Option<u32>,
+    /// How many, and since when.
+    pub tally: Tally,
+}
+
+/// What is kept from one time to the next.
+pub(super) struct CloseWaits {
+    limit: usize,
+    folded: u64,
+    last: Option<Arc<CloseWait>>,
+}
+
+impl CloseWaits {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            folded: 0,
+            last: None,
+        }
+    }
+
+    /// What was found out last; `None` before the first time.
+    pub(super) const fn last(&self) -> Option<&Arc<CloseWait>> {
+        self.last.as_ref()
+    }
+
+    /// Groups that had no series of their own, summed over all times.
+    pub(super) const fn folded(&self) -> u64 {
+        self.folded
+    }
+
+    /// Takes note of what a look that took so long has found: the sockets, and what processes hold
+    /// of them.
+    pub(super) fn learn(&mut self, survey: &Survey, owners: &FoundOwners, took: Duration) {
+        let total = survey.total();
+        let found = if total.sockets == 0 {
+            CloseWait::nothing(Instant::now(), took)
+        } else {
+            let groups = named(attribute(survey, &owners.holdings, took), owners);
+            self.of_groups(groups, total, took)
+        };
+        self.last = Some(Arc::new(found));
+    }
+
+    /// Takes note that a look has found none.
+    pub(super) fn learn_none(&mut self, took: Duration) {
+        self.last = Some(Arc::new(CloseWait::nothing(Instant::now(), took)));
+    }
+
+    fn of_groups(&mut self, groups: Vec<OwnedGroup>, total: Tally, took: Duration) -> CloseWait {
+        let mut all = BTreeMap::<SeriesKey, Series>::new();
+        for group in &groups {
+            all.entry(group.key()).or_default().add(&group.tally);
+        }
+        let (series, folded) = top(all, self.limit);
+        self.folded += folded;
+        CloseWait {
+            descriptors: descriptors(&groups, &series),
+            groups,
+            total,
+            series,
+            at: Instant::now(),
+            took,
+        }
+    }
+}
+
+impl CloseWait {
+    /// What there is to say where no socket is in CLOSE_WAIT.
+    pub(super) fn nothing(at: Instant, took: Duration) -> Self {
+        Self {
+            groups: Vec::new(),
+            total: Tally::default(),
+            series: BTreeMap::new(),
+            descriptors: BTreeMap::new(),
+            at,
+            took,
+        }
+    }
+}
+
+impl OwnedGroup {
+    fn labels(&self) -> OwnerLabels {
+        match &self.owner {
+            Some(process) => OwnerLabels::of(process),
+            None => OwnerLabels::of_cgroup(self.made_in.clone().unwrap_or_default()),
+        }
+    }
+
+    fn key(&self) -> SeriesKey {
+        SeriesKey {
+            owner: self.labels(),
+            role: self.service.role,
+            port: (self.service.port != 0).then_some(self.service.port),
+            cause: self.cause,
+        }
+    }
+}
+
+/// Looks the processes up. Sockets of those that the walk did not remember have no owner.
+fn named(groups: Vec<Group>, owners: &FoundOwners) -> Vec<OwnedGroup> {
+    let mut named = BTreeMap::<(Option<ProcessId>, Service, Cause), OwnedGroup>::new();
+    for group in groups {
+        let owner = group
+            .owner
+            .and_then(|id| owners.processes.get(&id).cloned());
+        let made_in = group.made_in.and_then(|cgroup| owners.cgroups.get(&cgroup));
+        let key = (
+            owner.as_ref().map(|process| process.id),
+            group.service,
+            group.cause,
+        );
+        match named.entry(key) {
+            // Only those of nobody: processes that are not known are not told apart.
+            Entry::Occupied(mut same) => {
+                let same = same.get_mut();
+                same.tally.merge(&group.tally);
+                if same.made_in.as_ref() != made_in {
+                    same.made_in = None;
+                }
+            }
+            Entry::Vacant(place) => {
+                place.insert(OwnedGroup {
+                    oldest_descriptor: group.oldest_descriptor.filter(|_| owner.is_some()),
+                    owner,
+                    made_in: made_in.cloned(),
+                    co_owners: group.co_owners,
+                    service: group.service,
+                    cause: group.cause,
+                    tally: group.tally,
+                });
+            }
+        }
+    }
+    named.into_values().collect()
+}
+
+fn descriptors(
+    groups: &[OwnedGroup],
+    series: &BTreeMap<SeriesKey, Series>,
+) -> BTreeMap<OwnerLabels, Descriptors> {
+    let mut by_process = BTreeMap::new();
+    for group in groups {
+        if let Some(process) = &group.owner
+            && series.contains_key(&group.key())
+        {
+            by_process.insert(process.id, (group.labels(), process.descriptors));
+        }
+    }
+    let mut worst = BTreeMap::<OwnerLabels, Descriptors>::new();
+    for (labels, found) in by_process.into_values() {
+        let is_worse = worst
+            .get(&labels)
+            .is_none_or(|known| headroom(&found) < headroom(known));
+        if is_worse {
+            worst.insert(labels, found);
+        }
+    }
+    worst
+}
+
+/// Descriptors that can still be opened.
+fn headroom(descriptors: &Descriptors) -> u64 {
+    descriptors
+        .limit
+        .unwrap_or(u64::MAX)
+        .saturating_sub(descriptors.open)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustc_hash::FxHashMap;
+
+    use super::{super::listeners::HolderWalk, *};
+    use crate::{
+        collect::close_wait::{Age, Holdings, Role},
+        kernel::HeldProcesses,
+    };
+
+    #[test]
+    fn what_processes_have_that_are_not_known_is_one_group_of_nobody() {
+        // No process has such a number.
+        let group = |tgid: Option<u32>, sockets: u64| Group {
+            owner: tgid.map(|tgid| ProcessId {
+                tgid,
+                start_boottime_ns: 1,
+            }),
+            co_owners: BTreeSet::new(),
+            service: Service {
+                namespace: 1,
+                role: Role::Server,
+                port: 80,
+            },
+            cause: Cause::EofRead,
+            oldest_descriptor: tgid,
+            made_in: tgid.is_none().then_some(7),
+            tally: Tally {
+                sockets,
+                oldest: Some(Age {
+                    time: Duration::from_secs(sockets),
+                    is_exact: true,
+                }),
+                ..Tally::default()
+            },
+        };
+        let identity = CgroupIdentity {
+            unit: "web.service".to_owned(),
+            ..CgroupIdentity::default()
+        };
+        let groups = vec![
+            group(Some(u32::MAX), 3),
+            group(None, 4),
+            group(Some(u32::MAX - 1), 5),
+        ];
+        let owners = FoundOwners {
+            holdings: Holdings::default(),
+            listeners: HolderWalk::new(&[]),
+            processes: HeldProcesses::default(),
+            cgroups: FxHashMap::from_iter([(7, identity)]),
+        };
+        let held = named(vec![group(None, 4)], &owners);
+        assert_eq!(held[0].labels().unit, "web.service");
+        let named = named(groups, &owners);
+        let [nobodys] = &named[..] else {
+            panic!("{named:?}");
+        };
+        assert!(nobodys.owner.is_none() && nobodys.oldest_descriptor.is_none());
+        // Not all of them are known to be that service's.
+        assert_eq!(nobodys.made_in, None);
+        assert_eq!(nobodys.tally.sockets, 12);
+        assert_eq!(nobodys.tally.oldest.map(|age| age.time.as_secs()), Some(5));
+    }
+}
