@@ -171,10 +171,14 @@ impl Engine {
         self.asking = left;
         let mut connections: Option<Connections> = None;
         let mut unanswered = unanswered;
+        // Where the owners could not be told this time, what is known of them is of another time.
+        let are_owners_told = self
+            .last
+            .is_some_and(|last| last.close_wait == 0 || last.owners_at == Some(last.began));
         for (_, question) in answered {
             match question {
                 Question::CloseWait(answer) => {
-                    if let Some(found) = self.close_waits.last() {
+                    if let Some(found) = self.close_waits.last().filter(|_| are_owners_told) {
                         let _ = answer.send(Arc::clone(found));
                     }
                 }

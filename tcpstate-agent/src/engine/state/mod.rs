@@ -32,7 +32,9 @@ use super::{
 use crate::{
     collect::{closes::RecentEnds, listeners::ListeningSocket},
     host::memory,
-    kernel::{EventRing, Faults, Flow, KernelLog, ProgramStatus, ResetTable, SynAckTable},
+    kernel::{
+        EventRing, Faults, Flow, KernelLog, ProgramStatus, ReadError, ResetTable, SynAckTable,
+    },
 };
 
 /// Where a look takes no more CPU time, a scrape looks afresh.
@@ -313,8 +315,12 @@ impl Engine {
             return Err(wait);
         }
         let age = now.saturating_duration_since(last.began);
-        let is_quiet = last.half_open == 0 && !self.has_changed();
-        let due = if is_quiet { QUIET_DUE } else { BUSY_DUE };
+        // To find out whether anything moved costs something for each namespace.
+        let due = if age < BUSY_DUE || last.half_open > 0 || self.has_changed() {
+            BUSY_DUE
+        } else {
+            QUIET_DUE
+        };
         let owners = self.owners_due(&last, now);
         // Scrapes keep what is counted fresh where that is cheap, and not always the owners.
         let is_for_owners = match owners {
@@ -418,6 +424,9 @@ impl Engine {
                 Some(fresh)
             }
             Err(error) => {
+                if let ReadError::Restless(chains) = error {
+                    self.sums.looks.given_up += chains;
+                }
                 self.report_failure(&error);
                 None
             }
