@@ -83,6 +83,7 @@ pub(super) struct Engine {
     pub(super) sums: FaultSums,
     budget: Budget,
     cpu_percent: f64,
+    only_when_asked: bool,
     running: Option<Running>,
     /// Who waits for a look that finds out this.
     asking: Vec<(Wants, Question)>,
@@ -149,6 +150,7 @@ impl Engine {
             sums: FaultSums::default(),
             budget: Budget::new(settings.cpu_percent, Instant::now()),
             cpu_percent: settings.cpu_percent,
+            only_when_asked: settings.only_when_asked,
             running: None,
             asking: Vec::new(),
             is_ready,
@@ -254,6 +256,10 @@ impl Engine {
                 unanswered: true,
                 ..Wants::default()
             },
+            Question::Everything(_) => Wants {
+                unanswered: true,
+                owners: WantsOwners::Always,
+            },
         };
         if self.kernel.orders.is_none() {
             // Dropping the question says that it cannot be told.
@@ -274,6 +280,7 @@ impl Engine {
             .reduce(Wants::and);
         let wants = match asked {
             Some(wants) => wants,
+            None if self.only_when_asked => return LONGEST_NAP,
             None => match self.due(now) {
                 Ok(wants) => wants,
                 Err(nap) => return nap,
