@@ -11,58 +11,64 @@ pub struct KernelField {
     pub global: &'static str,
     /// The struct, as the kernel's BTF names it.
     pub structure: &'static str,
-    /// The path from the struct to the field; members of anonymous structs and unions are named
-    /// without them.
-    pub path: &'static str,
+    /// The path from the struct to the field by each of the names that the kernel has had for it, the
+    /// newest first; members of anonymous structs and unions are named without them.
+    pub paths: &'static [&'static str],
     /// Size in bytes that the program reads; 0 for a single bit, whose offset is in bits.
     pub size: u32,
-    /// The programs that cannot do without it; none where [`MISSING`] will do.
-    pub needed_by: &'static [&'static str],
+    /// Whether the programs that read it can do without it. Those that cannot do not run on a kernel
+    /// that does not have it.
+    pub is_optional: bool,
 }
 
-/// What the global of a field holds that this kernel does not have, where a program can do
-/// without it.
+/// What the global of a field holds until its offset is found, and for good where this kernel does not
+/// have it.
 pub const MISSING: u32 = u32::MAX;
 
 macro_rules! fields {
-    ($($global:ident: $structure:literal . $path:literal, $size:literal, [$($program:ident),*];)+) => {
-        /// Every field that some program reads.
-        pub const FIELDS: &[KernelField] = &[$(KernelField {
+    ($($global:ident $($optional:ident)?: $structure:literal . $($path:literal)|+, $size:literal;)+) => {
+        &[$($crate::KernelField {
             global: stringify!($global),
             structure: $structure,
-            path: $path,
+            paths: &[$($path),+],
             size: $size,
-            needed_by: &[$(crate::program::$program),*],
-        }),+];
+            is_optional: fields!(@is_optional $($optional)?),
+        }),+]
     };
+    (@is_optional) => { false };
+    (@is_optional $optional:ident) => { true };
 }
 
-fields! {
-    SK_STATE: "sock_common"."skc_state", 1, [RESET_SENT];
-    SK_FAMILY: "sock_common"."skc_family", 2, [TRANSITION, RESET_SENT];
-    SK_NET: "sock_common"."skc_net.net", 8, [TRANSITION, RESET_SENT];
-    SK_DPORT: "sock_common"."skc_dport", 2, [TRANSITION, RESET_SENT];
-    SK_DADDR: "sock_common"."skc_daddr", 4, [TRANSITION, RESET_SENT];
-    SK_RCV_SADDR: "sock_common"."skc_rcv_saddr", 4, [TRANSITION, RESET_SENT];
-    SK_V6_DADDR: "sock_common"."skc_v6_daddr", 16, [TRANSITION, RESET_SENT];
-    SK_V6_RCV_SADDR: "sock_common"."skc_v6_rcv_saddr", 16, [TRANSITION, RESET_SENT];
-    SK_PROTOCOL: "sock"."sk_protocol", 2, [TRANSITION, RESET_SENT];
-    SK_ERR: "sock"."sk_err", 4, [TRANSITION, RESET_SENT];
-    SK_FLAGS: "sock_common"."skc_flags", 8, [TRANSITION];
-    SK_SOCKET: "sock"."sk_socket", 8, [TRANSITION];
-    INET_SPORT: "inet_sock"."inet_sport", 2, [TRANSITION, RESET_SENT];
-    NET_INUM: "net"."ns.inum", 4, [TRANSITION, RESET_SENT];
-    MAX_ACK_BACKLOG: "sock"."sk_max_ack_backlog", 4, [TRANSITION];
-    WRITE_SEQ: "tcp_sock"."write_seq", 4, [TRANSITION];
-    SND_UNA: "tcp_sock"."snd_una", 4, [TRANSITION];
-    SRTT: "tcp_sock"."srtt_us", 4, [TRANSITION];
-    TOTAL_RETRANSMITS: "tcp_sock"."total_retrans", 4, [TRANSITION];
-    DATA_SEGMENTS_IN: "tcp_sock"."data_segs_in", 4, [TRANSITION];
-    TASK_TGID: "task_struct"."tgid", 4, [TRANSITION];
-    TASK_LEADER: "task_struct"."group_leader", 8, [TRANSITION];
-    TASK_COMM: "task_struct"."comm", 16, [TRANSITION];
+pub(crate) use fields;
+
+/// Every field that some program of the agent's own object reads. Which program reads which is in that
+/// object.
+pub const FIELDS: &[KernelField] = fields! {
+    SK_STATE: "sock_common"."skc_state", 1;
+    SK_FAMILY: "sock_common"."skc_family", 2;
+    SK_NET: "sock_common"."skc_net.net", 8;
+    SK_DPORT: "sock_common"."skc_dport", 2;
+    SK_DADDR: "sock_common"."skc_daddr", 4;
+    SK_RCV_SADDR: "sock_common"."skc_rcv_saddr", 4;
+    SK_V6_DADDR: "sock_common"."skc_v6_daddr", 16;
+    SK_V6_RCV_SADDR: "sock_common"."skc_v6_rcv_saddr", 16;
+    SK_PROTOCOL: "sock"."sk_protocol", 2;
+    SK_ERR: "sock"."sk_err", 4;
+    SK_FLAGS: "sock_common"."skc_flags", 8;
+    SK_SOCKET: "sock"."sk_socket", 8;
+    INET_SPORT: "inet_sock"."inet_sport", 2;
+    NET_INUM: "net"."ns.inum", 4;
+    MAX_ACK_BACKLOG: "sock"."sk_max_ack_backlog", 4;
+    WRITE_SEQ: "tcp_sock"."write_seq", 4;
+    SND_UNA: "tcp_sock"."snd_una", 4;
+    SRTT: "tcp_sock"."srtt_us", 4;
+    TOTAL_RETRANSMITS: "tcp_sock"."total_retrans", 4;
+    DATA_SEGMENTS_IN: "tcp_sock"."data_segs_in", 4;
+    TASK_TGID: "task_struct"."tgid", 4;
+    TASK_LEADER: "task_struct"."group_leader", 8;
+    TASK_COMM: "task_struct"."comm", 16;
     // The kernel's own notion of now, where it keeps it for a socket.
-    TCP_CLOCK: "tcp_sock"."tcp_clock_cache", 8, [];
+    TCP_CLOCK optional: "tcp_sock"."tcp_clock_cache", 8;
     // How long the process lets it wait in FIN_WAIT2; below 0, not at all.
-    LINGER2: "tcp_sock"."linger2", 4, [];
-}
+    LINGER2 optional: "tcp_sock"."linger2", 4;
+};

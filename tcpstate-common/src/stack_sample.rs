@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::KernelField;
+use crate::{KernelField, kernel_field::fields};
 
 /// What a thread was doing when its stack was copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -269,18 +269,6 @@ pub mod where_global {
     pub const ACCEPT_CALLS: &str = "ACCEPT_CALLS";
 }
 
-macro_rules! fields {
-    ($($global:ident: $structure:literal . $path:literal, $size:literal;)+) => {
-        &[$(KernelField {
-            global: stringify!($global),
-            structure: $structure,
-            path: $path,
-            size: $size,
-            needed_by: &[],
-        }),+]
-    };
-}
-
 /// The kernel's fields that these programs read. `TASK_POINTER` is another field on each
 /// architecture, and in no list.
 pub const WHERE_FIELDS: &[KernelField] = fields! {
@@ -313,18 +301,18 @@ pub const WHERE_FIELDS: &[KernelField] = fields! {
 pub const THREAD_POINTER_X86_64: KernelField = KernelField {
     global: "THREAD_POINTER",
     structure: "task_struct",
-    path: "thread.fsbase",
+    paths: &["thread.fsbase"],
     size: 8,
-    needed_by: &[],
+    is_optional: true,
 };
 
 /// The same on arm64.
 pub const THREAD_POINTER_ARM64: KernelField = KernelField {
     global: "THREAD_POINTER",
     structure: "task_struct",
-    path: "thread.uw.tp_value",
+    paths: &["thread.uw.tp_value"],
     size: 8,
-    needed_by: &[],
+    is_optional: true,
 };
 
 #[cfg(test)]

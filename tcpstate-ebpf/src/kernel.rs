@@ -20,12 +20,10 @@ pub(crate) use sock::{Sock, TcpSock};
 pub(crate) use task::Caller;
 
 macro_rules! offsets {
-    ($($name:ident $(= $default:ident)?),+ $(,)?) => {
+    ($($name:ident),+ $(,)?) => {
         $(#[unsafe(no_mangle)]
-        static $name: Global<u32> = Global::new(offsets!(@default $($default)?));)+
+        static $name: Global<u32> = Global::new(MISSING);)+
     };
-    (@default) => { 0 };
-    (@default $default:ident) => { $default };
 }
 
 // The names and meanings are in `tcpstate_common::FIELDS`.
@@ -53,8 +51,8 @@ offsets!(
     TASK_TGID,
     TASK_LEADER,
     TASK_COMM,
-    TCP_CLOCK = MISSING,
-    LINGER2 = MISSING,
+    TCP_CLOCK,
+    LINGER2,
 );
 
 /// `IPPROTO_TCP`. MPTCP's own sockets (262) and SCTP's (132) pass the same tracepoint; MPTCP

@@ -3,7 +3,10 @@
 //! Facts are plain values. What follows from them is decided in [`plan`](super::plan), which can
 //! therefore be tested for every kernel and every set of permissions without having them.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use procfs::process::Process;
 use tcpstate_common::FIELDS;
@@ -12,6 +15,7 @@ use super::{
     kernel_btf::{FieldError, KERNEL_BTF, KernelBtf},
     layout::Layout,
     pass::OwnerLayout,
+    plan::ProgramId,
 };
 
 /// What the agent needs to know of kernel and permissions.
@@ -27,21 +31,11 @@ pub struct Facts {
 
 /// What the kernel's BTF says.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, and any of them can be false"
-)]
 pub struct BtfFacts {
-    /// The tracepoint `inet_sock_set_state` can be attached to.
-    pub has_state_tracepoint: bool,
+    /// The tracepoints that programs can be attached to, of those that some program wants.
+    pub tracepoints: BTreeSet<&'static str>,
     /// Raw tracepoint programs can be run on request.
     pub has_run_on_request: bool,
-    /// The tracepoint `tcp_retransmit_synack` can be attached to.
-    pub has_synack_tracepoint: bool,
-    /// The tracepoint `tcp_send_reset` can be attached to.
-    pub has_reset_sent_tracepoint: bool,
-    /// The tracepoint `tcp_receive_reset` can be attached to.
-    pub has_reset_received_tracepoint: bool,
     /// Why resets are sent, in words, by the kernel's numbers; none where it does not tell.
     pub reset_reasons: Vec<String>,
     /// BPF ring buffers exist.
@@ -134,11 +128,12 @@ impl BtfFacts {
     fn read(path: &Path) -> Result<Self, String> {
         let btf = KernelBtf::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self {
-            has_state_tracepoint: btf.has_typedef("btf_trace_inet_sock_set_state"),
+            tracepoints: ProgramId::ALL
+                .into_iter()
+                .filter_map(ProgramId::tracepoint)
+                .filter(|name| btf.has_typedef(&format!("btf_trace_{name}")))
+                .collect(),
             has_run_on_request: btf.has_function("bpf_prog_test_run_raw_tp"),
-            has_synack_tracepoint: btf.has_typedef("btf_trace_tcp_retransmit_synack"),
-            has_reset_sent_tracepoint: btf.has_typedef("btf_trace_tcp_send_reset"),
-            has_reset_received_tracepoint: btf.has_typedef("btf_trace_tcp_receive_reset"),
             reset_reasons: reset_reasons(&btf),
             has_ring_buffer: btf.has_enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF"),
             owners: OwnerLayout::resolve(&btf),

@@ -58,9 +58,19 @@ impl KernelBtf {
             .map_err(io::Error::other)
     }
 
-    /// Offset of `field` in bytes, or in bits where it is a single one.
+    /// Offset of `field` in bytes, or in bits where it is a single one, by the first of its names that
+    /// this kernel has. The error is that of the first.
     pub fn offset(&self, field: &KernelField) -> Result<u32, FieldError> {
-        self.offset_of(field.structure, field.path, field.size)
+        let mut first = None;
+        for path in field.paths {
+            match self.offset_of(field.structure, path, field.size) {
+                Ok(offset) => return Ok(offset),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or(FieldError::NoStruct {
+            structure: field.structure,
+        }))
     }
 
     /// Offset of the member that `path` leads to, of `wanted` bytes; in bits where that is 0 and it

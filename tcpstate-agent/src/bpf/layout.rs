@@ -152,6 +152,8 @@ layout! {
         drops: any("sock", &["sk_drops.counter"], &[4]),
         half_open: one("inet_connection_sock", "icsk_accept_queue.qlen.counter", 4),
         defer_accept: one("inet_connection_sock", "icsk_accept_queue.rskq_defer_accept", 1),
+        /// A pointer since 5.15, and a word with two bits of its own before.
+        cgroup: maybe("sock", &["sk_cgrp_data.cgroup", "sk_cgrp_data.val"], &[8]),
         /// The node in the table of listeners before 5.19.
         listen_node: maybe("inet_connection_sock", &["icsk_listen_portaddr_node"], &[16]),
     }
@@ -233,6 +235,14 @@ layout! {
 }
 
 layout! {
+    /// `struct cgroup`, and its node in the tree of all.
+    CgroupLayout {
+        node: one("cgroup", "kn", 8),
+        id: one("kernfs_node", "id", 8),
+    }
+}
+
+layout! {
     /// What leads from the task that asks to its own namespace and to its sockets.
     TaskLayout {
         namespaces: one("task_struct", "nsproxy", 8),
@@ -265,6 +275,8 @@ pub struct Layout {
     pub hash: HashLayout,
     /// `struct net`.
     pub net: NetLayout,
+    /// `struct cgroup`.
+    pub cgroup: CgroupLayout,
     /// `struct task_struct`.
     pub task: TaskLayout,
     /// Where each counter of `struct tcp_mib` and `struct linux_mib` is, by the kernel's name.
@@ -291,6 +303,7 @@ impl Layout {
             bind: BindLayout::made_up(&mut 0),
             hash: HashLayout::made_up(&mut 0),
             net: NetLayout::made_up(&mut 64),
+            cgroup: CgroupLayout::made_up(&mut 0),
             task: TaskLayout::made_up(&mut 0),
             mibs: BTreeMap::new(),
         }
@@ -307,6 +320,7 @@ impl Layout {
             bind: BindLayout::find(&fields)?,
             hash: HashLayout::find(&fields)?,
             net: NetLayout::find(&fields)?,
+            cgroup: CgroupLayout::find(&fields)?,
             task: TaskLayout::find(&fields)?,
             mibs: btf.enumerators(&["TCP_MIB_", "LINUX_MIB_", "__LINUX_MIB_MAX"]),
         })

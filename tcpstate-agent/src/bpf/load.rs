@@ -26,7 +26,7 @@ use super::{
 };
 
 /// The programs, built by `cargo xtask ebpf build`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf-object/tcpstate.bpf.o");
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf-object/tcpstate.bpf.o");
 
 /// The smallest ring buffer there is; what an unused one shrinks to.
 const PAGE: u32 = 4096;
@@ -271,8 +271,7 @@ fn start_transition(
     loaded: &mut Loaded,
 ) -> Result<Result<u32, ProgramError>, LoadError> {
     let mut attach = || {
-        let program: &mut BtfTracePoint = program(ebpf, ProgramId::Transition)?.try_into()?;
-        program.load("inet_sock_set_state", btf)?;
+        let program = load_at_tracepoint(ebpf, btf, ProgramId::Transition)?;
         let link = program.attach()?;
         let link = program.take_link(link)?;
         let info = program.info()?;
@@ -359,8 +358,7 @@ fn attach(
     btf: &Btf,
     id: ProgramId,
 ) -> Result<(u32, BtfTracePointLink), ProgramError> {
-    let program: &mut BtfTracePoint = program(ebpf, id)?.try_into()?;
-    program.load(id.hook().trim_start_matches("tp_btf/"), btf)?;
+    let program = load_at_tracepoint(ebpf, btf, id)?;
     let link = program.attach()?;
     let link = program.take_link(link)?;
     Ok((verified_instructions(&program.info()?), link))
@@ -373,8 +371,15 @@ fn unexpected(error: &dyn Error) -> Obstacle {
     }
 }
 
-fn program(ebpf: &mut Ebpf, id: ProgramId) -> Result<&mut aya::programs::Program, ProgramError> {
-    ebpf.program_mut(id.name()).ok_or(ProgramError::NotLoaded)
+fn load_at_tracepoint<'a>(
+    ebpf: &'a mut Ebpf,
+    btf: &Btf,
+    id: ProgramId,
+) -> Result<&'a mut BtfTracePoint, ProgramError> {
+    let program = ebpf.program_mut(id.name()).ok_or(ProgramError::NotLoaded)?;
+    let program: &mut BtfTracePoint = program.try_into()?;
+    program.load(id.tracepoint().ok_or(ProgramError::NotLoaded)?, btf)?;
+    Ok(program)
 }
 
 fn verified_instructions(info: &aya::programs::ProgramInfo) -> u32 {

@@ -11,6 +11,7 @@ pub mod kernel_btf;
 mod kernel_log;
 pub mod layout;
 mod load;
+mod needs;
 mod pass;
 pub mod plan;
 mod reset_table;

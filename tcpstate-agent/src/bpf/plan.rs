@@ -2,14 +2,24 @@
 //!
 //! A pure function. A program whose needs are not met is left out, visibly; the others run.
 
+use std::sync::LazyLock;
+
 use tcpstate_common::{FIELDS, program};
 
 use super::{
     facts::{BtfFacts, Capability, Facts},
     kernel_btf::KERNEL_BTF,
+    load::OBJECT,
+    needs::{self, Needs},
 };
 
-/// A program of the eBPF object.
+/// What each program reads of the kernel.
+static NEEDS: LazyLock<Needs> = LazyLock::new(|| {
+    // It was made with this program, and a test reads it.
+    needs::read(OBJECT).unwrap_or_default()
+});
+
+/// A program of the eBPF objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProgramId {
     /// Counts state transitions and writes event records.
@@ -26,65 +36,120 @@ pub enum ProgramId {
     Owners,
 }
 
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hook {
+    /// At a tracepoint of the kernel, by the name of the program's section.
+    Tracepoint(&'static str),
+    /// Nowhere by itself: the agent runs it (`BPF_PROG_TEST_RUN` of a raw tracepoint).
+    OnRequest,
+}
+
+/// What there is to know of a program before it is loaded.
+struct Program {
+    id: ProgramId,
+    /// In the object and in `bpftool`.
+    name: &'static str,
+    hook: Hook,
+    /// What is not known without it.
+    purpose: &'static str,
+    /// The oldest kernel that has what it needs.
+    since: &'static str,
+}
+
+/// The programs, in the order in which they are shown.
+const PROGRAMS: [Program; 6] = [
+    Program {
+        id: ProgramId::Transition,
+        name: program::TRANSITION,
+        hook: Hook::Tracepoint("tp_btf/inet_sock_set_state"),
+        purpose: "state transitions, and gauges that move with each of them",
+        since: "5.8",
+    },
+    Program {
+        id: ProgramId::SynAck,
+        name: program::SYNACK,
+        hook: Hook::Tracepoint("tp_btf/tcp_retransmit_synack"),
+        purpose: "how many SYN-ACKs are sent again, by listening socket",
+        since: "5.8",
+    },
+    Program {
+        id: ProgramId::ResetSent,
+        name: program::RESET_SENT,
+        hook: Hook::Tracepoint("tp_btf/tcp_send_reset"),
+        purpose: "resets that this host sends, and why",
+        since: "5.8",
+    },
+    Program {
+        id: ProgramId::ResetReceived,
+        name: program::RESET_RECEIVED,
+        hook: Hook::Tracepoint("tp_btf/tcp_receive_reset"),
+        purpose: "resets that come for connections of this host",
+        since: "5.8",
+    },
+    Program {
+        id: ProgramId::Tables,
+        name: program::READ_TABLE,
+        hook: Hook::OnRequest,
+        purpose: "how many sockets there are in each state, why they stay in CLOSE_WAIT, the \
+                  queues of listening sockets, and which peers do not answer",
+        since: "5.10",
+    },
+    Program {
+        id: ProgramId::Owners,
+        name: program::OWNERS,
+        hook: Hook::OnRequest,
+        purpose: "which processes hold the sockets in CLOSE_WAIT, and those that listen",
+        since: "5.10",
+    },
+];
+
 impl ProgramId {
     /// Every program, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
-        Self::Transition,
-        Self::SynAck,
-        Self::ResetSent,
-        Self::ResetReceived,
-        Self::Tables,
-        Self::Owners,
-    ];
+    pub const ALL: [Self; PROGRAMS.len()] = {
+        let mut all = [Self::Transition; PROGRAMS.len()];
+        let mut at = 0;
+        while at < all.len() {
+            all[at] = PROGRAMS[at].id;
+            at += 1;
+        }
+        all
+    };
     /// Those that look at what there is, and see nothing of what happens.
     pub const SNAPSHOT: [Self; 2] = [Self::Tables, Self::Owners];
+
+    const fn program(self) -> &'static Program {
+        // In the order of the enum, which a test holds.
+        &PROGRAMS[self as usize]
+    }
 
     /// The program's name in the object and in `bpftool`.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Transition => program::TRANSITION,
-            Self::Tables => program::READ_TABLE,
-            Self::Owners => program::OWNERS,
-            Self::SynAck => program::SYNACK,
-            Self::ResetSent => program::RESET_SENT,
-            Self::ResetReceived => program::RESET_RECEIVED,
-        }
+        self.program().name
     }
 
     /// The hook in the kernel that it attaches to.
     #[must_use]
     pub const fn hook(self) -> &'static str {
-        match self {
-            Self::Transition => "tp_btf/inet_sock_set_state",
-            Self::Tables | Self::Owners => "run on request",
-            Self::SynAck => "tp_btf/tcp_retransmit_synack",
-            Self::ResetSent => "tp_btf/tcp_send_reset",
-            Self::ResetReceived => "tp_btf/tcp_receive_reset",
+        match self.program().hook {
+            Hook::Tracepoint(section) => section,
+            Hook::OnRequest => "run on request",
         }
     }
 
     /// What is not known without it.
     #[must_use]
     pub const fn purpose(self) -> &'static str {
-        match self {
-            Self::Transition => "state transitions, and gauges that move with each of them",
-            Self::Tables => {
-                "how many sockets there are in each state, why they stay in CLOSE_WAIT, the queues \
-                 of listening sockets, and which peers do not answer"
-            }
-            Self::Owners => "which processes hold the sockets in CLOSE_WAIT, and those that listen",
-            Self::SynAck => "how many SYN-ACKs are sent again, by listening socket",
-            Self::ResetSent => "resets that this host sends, and why",
-            Self::ResetReceived => "resets that come for connections of this host",
-        }
+        self.program().purpose
     }
 
-    /// The oldest kernel that has what the program needs.
-    const fn since(self) -> &'static str {
-        match self {
-            Self::Transition | Self::SynAck | Self::ResetSent | Self::ResetReceived => "5.8",
-            Self::Tables | Self::Owners => "5.10",
+    /// The tracepoint that it is attached to, as the kernel calls it; `None` for one that is not
+    /// attached.
+    pub(super) fn tracepoint(self) -> Option<&'static str> {
+        match self.program().hook {
+            Hook::Tracepoint(section) => section.strip_prefix("tp_btf/"),
+            Hook::OnRequest => None,
         }
     }
 }
@@ -133,31 +198,16 @@ fn verdict(facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
 }
 
 fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
-    let hook = match program {
-        ProgramId::Transition => btf.has_state_tracepoint,
-        ProgramId::Tables | ProgramId::Owners => btf.has_run_on_request,
-        ProgramId::SynAck => btf.has_synack_tracepoint,
-        ProgramId::ResetSent => btf.has_reset_sent_tracepoint,
-        ProgramId::ResetReceived => btf.has_reset_received_tracepoint,
-    };
-    let missing = if !hook && is_run(program) {
-        "BPF_PROG_TEST_RUN of raw tracepoints"
-    } else if !hook {
-        program.hook()
-    } else if !btf.has_ring_buffer {
-        "BPF ring buffers"
-    } else {
-        return Ok(());
+    let missing = match program.tracepoint() {
+        Some(name) if !btf.tracepoints.contains(name) => program.hook(),
+        None if !btf.has_run_on_request => "BPF_PROG_TEST_RUN of raw tracepoints",
+        _ if !btf.has_ring_buffer => "BPF ring buffers",
+        _ => return Ok(()),
     };
     Err(Obstacle {
         cause: format!("kernel {} has no {missing}", facts.kernel_release),
-        remedy: format!("run Linux {} or newer", program.since()),
+        remedy: format!("run Linux {} or newer", program.program().since),
     })
-}
-
-/// Whether it is attached to nothing.
-const fn is_run(program: ProgramId) -> bool {
-    matches!(program, ProgramId::Tables | ProgramId::Owners)
 }
 
 fn fields_exist(btf: &BtfFacts, program: ProgramId) -> Result<(), Obstacle> {
@@ -177,16 +227,14 @@ fn fields_exist(btf: &BtfFacts, program: ProgramId) -> Result<(), Obstacle> {
 }
 
 fn missing_field(btf: &BtfFacts, program: ProgramId) -> Option<String> {
+    let needed = NEEDS.get(program.name())?;
     FIELDS
         .iter()
-        .filter(|field| field.needed_by.contains(&program.name()))
+        .filter(|field| !field.is_optional && needed.contains(field.global))
         .find_map(|field| match btf.offsets.get(field.global) {
             Some(Ok(_)) => None,
             Some(Err(error)) => Some(error.to_string()),
-            None => Some(format!(
-                "{}.{} was not looked up",
-                field.structure, field.path
-            )),
+            None => Some(format!("{} was not looked up", field.global)),
         })
 }
 
@@ -212,12 +260,12 @@ mod tests {
 
     fn btf() -> BtfFacts {
         BtfFacts {
-            has_state_tracepoint: true,
+            tracepoints: ProgramId::ALL
+                .into_iter()
+                .filter_map(ProgramId::tracepoint)
+                .collect(),
             has_run_on_request: true,
             owners: Ok(OwnerLayout::default()),
-            has_synack_tracepoint: true,
-            has_reset_sent_tracepoint: true,
-            has_reset_received_tracepoint: true,
             reset_reasons: Vec::new(),
             has_ring_buffer: true,
             layout: Ok(Box::new(Layout::made_up())),
@@ -297,19 +345,14 @@ mod tests {
 
     #[test]
     fn a_missing_hook_turns_off_its_program_alone() {
-        let without_tracepoint = BtfFacts {
-            has_state_tracepoint: false,
-            ..btf()
-        };
-        let without_resets = BtfFacts {
-            has_reset_sent_tracepoint: false,
-            ..btf()
-        };
-        for (btf, hook) in [
-            (without_tracepoint, "tp_btf/inet_sock_set_state"),
-            (without_resets, "tp_btf/tcp_send_reset"),
-        ] {
-            let causes = causes(&facts(EVERY_CAPABILITY, Ok(btf)));
+        for program in ProgramId::ALL {
+            let Some(tracepoint) = program.tracepoint() else {
+                continue;
+            };
+            let hook = program.hook();
+            let mut without = btf();
+            without.tracepoints.remove(tracepoint);
+            let causes = causes(&facts(EVERY_CAPABILITY, Ok(without)));
             assert_eq!(
                 causes.into_iter().flatten().collect::<Vec<_>>(),
                 [format!("kernel 6.1.0-test has no {hook}")]
@@ -377,7 +420,7 @@ mod tests {
     #[test]
     fn a_field_that_programs_can_do_without_turns_nothing_off() {
         let mut without = btf();
-        for field in FIELDS.iter().filter(|field| field.needed_by.is_empty()) {
+        for field in FIELDS.iter().filter(|field| field.is_optional) {
             let missing = FieldError::NoStruct {
                 structure: field.structure,
             };
@@ -390,15 +433,10 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_needed_by_a_program_that_exists() {
-        for field in FIELDS {
-            for name in field.needed_by {
-                assert!(
-                    ProgramId::ALL.iter().any(|program| program.name() == *name),
-                    "{} is for {name}, which does not exist",
-                    field.global
-                );
-            }
+    fn the_table_is_in_the_order_of_the_programs() {
+        for (program, id) in PROGRAMS.iter().zip(ProgramId::ALL) {
+            assert_eq!(program.id, id);
+            assert_eq!(id.name(), program.name);
         }
     }
 }

@@ -161,6 +161,8 @@ impl HeldLayout {
                     self.remote(&copied, family),
                     u16::from_be_bytes(copied.bytes(self.remote_port)),
                 ),
+                // It is the process's that counts.
+                cgroup: 0,
             }),
             _ => Socket::Other(record.sock),
         };

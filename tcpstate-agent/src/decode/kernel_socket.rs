@@ -80,6 +80,9 @@ impl KernelSocket {
             is_accepted: object.number_or_zero(sock.socket) != 0,
             local_port: self.local_port,
             remote: self.remote(object, &layout.common),
+            cgroup: sock
+                .cgroup
+                .map_or(0, |field| cgroup(object.number_or_zero(field))),
         }
     }
 
@@ -157,6 +160,12 @@ fn raw_address(family: Family, object: &Object<'_>, ipv4: Field, ipv6: Field) ->
         }
         Family::Ipv6 => object.array(ipv6),
     }
+}
+
+/// The address in a `struct sock_cgroup_data`; 0 where that has something else. Before Linux 5.15 the
+/// lowest bit says so, and the next one whether the socket counts as a user of the cgroup.
+const fn cgroup(word: u64) -> u64 {
+    if word & 1 == 0 { word & !3 } else { 0 }
 }
 
 /// How far one sequence number is behind another.

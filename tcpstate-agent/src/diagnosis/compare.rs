@@ -370,6 +370,7 @@ pub(super) mod tests {
     pub(crate) fn group(pid: u32, port: u16, sockets: u64) -> ReportGroup {
         ReportGroup {
             process: Some(process(pid, sockets + 12)),
+            made_in: None,
             shared_with: vec![pid + 1],
             namespace: HERE,
             role: Role::Server,

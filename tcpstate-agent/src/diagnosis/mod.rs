@@ -21,5 +21,5 @@ pub use connections::{ConnectionsReport, ReportDestination, ReportUnanswered, Un
 pub use connections_compare::{DiagnosedDestination, DiagnosedUnanswered};
 pub use listening::{ListenerTrouble, ListeningReport, ReportListener};
 pub use listening_text::write_table;
-pub use report::{Report, ReportGroup, ReportPeer, ReportProcess};
+pub use report::{Report, ReportCgroup, ReportGroup, ReportPeer, ReportProcess};
 pub use text::write_text;

@@ -27,6 +27,8 @@ pub struct Report {
 pub struct ReportGroup {
     /// The process; `None` where no descriptor leads to them.
     pub process: Option<ReportProcess>,
+    /// Who ran what made them, where there is no process and that is known.
+    pub made_in: Option<ReportCgroup>,
     /// Numbers of other processes that have some of them too.
     pub shared_with: Vec<u32>,
     /// Inode number of the network namespace.
@@ -56,6 +58,30 @@ pub struct ReportGroup {
     pub unread_bytes: u64,
     /// The peers with most of them.
     pub peers: Vec<ReportPeer>,
+}
+
+/// What a cgroup is the cgroup of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportCgroup {
+    /// systemd unit, or empty.
+    pub unit: String,
+    /// Container, or empty.
+    pub container_id: String,
+    /// Kubernetes pod, or empty.
+    pub pod_uid: String,
+}
+
+impl ReportCgroup {
+    /// The narrowest of its names.
+    pub(super) fn innermost(&self) -> Option<String> {
+        let names = [
+            ("container ", &self.container_id),
+            ("pod ", &self.pod_uid),
+            ("", &self.unit),
+        ];
+        let known = names.into_iter().find(|(_, name)| !name.is_empty());
+        known.map(|(kind, name)| format!("{kind}{name}"))
+    }
 }
 
 /// A process that holds sockets.
@@ -164,6 +190,11 @@ impl ReportGroup {
         let peers = tally.peers.top(PEERS).into_iter();
         Self {
             process,
+            made_in: group.made_in.as_ref().map(|cgroup| ReportCgroup {
+                unit: cgroup.unit.clone(),
+                container_id: cgroup.container_id.clone(),
+                pod_uid: cgroup.pod_uid.clone(),
+            }),
             shared_with: group.co_owners.iter().map(|owner| owner.tgid).collect(),
             namespace: group.service.namespace,
             role: group.service.role,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    DiagnosedGroup, Diagnosis, ReportGroup, ReportProcess,
+    DiagnosedGroup, Diagnosis, ReportCgroup, ReportGroup, ReportProcess,
     connections_text::{write_destinations, write_unanswered},
     listening_text::write_troubles,
     words::{bytes, count, counted, duration, grouped, shared_with, terminal},
@@ -232,10 +232,14 @@ fn processes(name: &str, groups: &[&DiagnosedGroup]) -> String {
 }
 
 fn owner(group: &ReportGroup) -> String {
-    group.process.as_ref().map_or_else(
-        || "no process".to_owned(),
-        |process| format!("{} (pid {})", terminal(&process.name), process.pid),
-    )
+    if let Some(process) = &group.process {
+        return format!("{} (pid {})", terminal(&process.name), process.pid);
+    }
+    let made_in = group.made_in.as_ref();
+    match made_in.and_then(ReportCgroup::innermost) {
+        Some(name) => format!("no process, made by {}", terminal(&name)),
+        None => "no process".to_owned(),
+    }
 }
 
 fn service(group: &ReportGroup) -> String {

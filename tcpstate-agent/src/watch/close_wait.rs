@@ -8,13 +8,13 @@ use std::{
 };
 
 use crate::{
-    bpf::HeldProcesses,
     model::close_wait::{
-        Cause, Group, Holdings, OwnerLabels, Series, SeriesKey, Service, Survey, Tally, attribute,
-        top,
+        Cause, Group, OwnerLabels, Series, SeriesKey, Service, Survey, Tally, attribute, top,
     },
-    process::{Descriptors, Process, ProcessId},
+    process::{CgroupIdentity, Descriptors, Process, ProcessId},
 };
+
+use super::look::FoundOwners;
 
 /// Who keeps sockets in CLOSE_WAIT.
 #[derive(Clone, Debug)]
@@ -39,6 +39,10 @@ pub struct CloseWait {
 pub struct OwnedGroup {
     /// The process, where one holds them.
     pub owner: Option<Arc<Process>>,
+    /// Who ran what made them, or the listener that they came to, where no process holds them and
+    /// that is known. It is not who uses them where a socket was passed on: of one that systemd
+    /// listens on for a service it is systemd.
+    pub made_in: Option<CgroupIdentity>,
     /// Other processes that have some of them too.
     pub co_owners: BTreeSet<ProcessId>,
     /// What the connections are for.
@@ -79,18 +83,13 @@ impl CloseWaits {
 
     /// Takes note of what a look that took so long has found: the sockets, and what processes hold
     /// of them.
-    pub(super) fn learn(
-        &mut self,
-        survey: &Survey,
-        holdings: &Holdings,
-        processes: &HeldProcesses,
-        took: Duration,
-    ) {
+    pub(super) fn learn(&mut self, survey: &Survey, owners: &FoundOwners, took: Duration) {
         let total = survey.total();
         let found = if total.sockets == 0 {
             CloseWait::nothing(Instant::now(), took)
         } else {
-            self.with_owners(attribute(survey, holdings, took), total, processes, took)
+            let groups = named(attribute(survey, &owners.holdings, took), owners);
+            self.of_groups(groups, total, took)
         };
         self.last = Some(Arc::new(found));
     }
@@ -100,14 +99,7 @@ impl CloseWaits {
         self.last = Some(Arc::new(CloseWait::nothing(Instant::now(), took)));
     }
 
-    fn with_owners(
-        &mut self,
-        groups: Vec<Group>,
-        total: Tally,
-        processes: &HeldProcesses,
-        took: Duration,
-    ) -> CloseWait {
-        let groups = named(groups, processes);
+    fn of_groups(&mut self, groups: Vec<OwnedGroup>, total: Tally, took: Duration) -> CloseWait {
         let mut all = BTreeMap::<SeriesKey, Series>::new();
         for group in &groups {
             all.entry(group.key()).or_default().add(&group.tally);
@@ -141,9 +133,10 @@ impl CloseWait {
 
 impl OwnedGroup {
     fn labels(&self) -> OwnerLabels {
-        self.owner
-            .as_ref()
-            .map_or_else(OwnerLabels::default, |process| OwnerLabels::of(process))
+        match &self.owner {
+            Some(process) => OwnerLabels::of(process),
+            None => OwnerLabels::of_cgroup(self.made_in.clone().unwrap_or_default()),
+        }
     }
 
     fn key(&self) -> SeriesKey {
@@ -157,10 +150,13 @@ impl OwnedGroup {
 }
 
 /// Looks the processes up. Sockets of those that the walk did not remember have no owner.
-fn named(groups: Vec<Group>, processes: &HeldProcesses) -> Vec<OwnedGroup> {
+fn named(groups: Vec<Group>, owners: &FoundOwners) -> Vec<OwnedGroup> {
     let mut named = BTreeMap::<(Option<ProcessId>, Service, Cause), OwnedGroup>::new();
     for group in groups {
-        let owner = group.owner.and_then(|id| processes.get(&id).cloned());
+        let owner = group
+            .owner
+            .and_then(|id| owners.processes.get(&id).cloned());
+        let made_in = group.made_in.and_then(|cgroup| owners.cgroups.get(&cgroup));
         let key = (
             owner.as_ref().map(|process| process.id),
             group.service,
@@ -169,12 +165,17 @@ fn named(groups: Vec<Group>, processes: &HeldProcesses) -> Vec<OwnedGroup> {
         match named.entry(key) {
             // Only those of nobody: processes that are not known are not told apart.
             Entry::Occupied(mut same) => {
-                same.get_mut().tally.merge(&group.tally);
+                let same = same.get_mut();
+                same.tally.merge(&group.tally);
+                if same.made_in.as_ref() != made_in {
+                    same.made_in = None;
+                }
             }
             Entry::Vacant(place) => {
                 place.insert(OwnedGroup {
                     oldest_descriptor: group.oldest_descriptor.filter(|_| owner.is_some()),
                     owner,
+                    made_in: made_in.cloned(),
                     co_owners: group.co_owners,
                     service: group.service,
                     cause: group.cause,
@@ -220,8 +221,14 @@ fn headroom(descriptors: &Descriptors) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use rustc_hash::FxHashMap;
+
     use super::*;
-    use crate::model::close_wait::{Age, Role};
+    use crate::{
+        bpf::HeldProcesses,
+        model::close_wait::{Age, Holdings, Role},
+        watch::listeners::HolderWalk,
+    };
 
     #[test]
     fn what_processes_have_that_are_not_known_is_one_group_of_nobody() {
@@ -239,6 +246,7 @@ mod tests {
             },
             cause: Cause::EofRead,
             oldest_descriptor: tgid,
+            made_in: tgid.is_none().then_some(7),
             tally: Tally {
                 sockets,
                 oldest: Some(Age {
@@ -248,16 +256,30 @@ mod tests {
                 ..Tally::default()
             },
         };
+        let identity = CgroupIdentity {
+            unit: "web.service".to_owned(),
+            ..CgroupIdentity::default()
+        };
         let groups = vec![
             group(Some(u32::MAX), 3),
             group(None, 4),
             group(Some(u32::MAX - 1), 5),
         ];
-        let named = named(groups, &HeldProcesses::default());
+        let owners = FoundOwners {
+            holdings: Holdings::default(),
+            listeners: HolderWalk::new(&[]),
+            processes: HeldProcesses::default(),
+            cgroups: FxHashMap::from_iter([(7, identity)]),
+        };
+        let held = named(vec![group(None, 4)], &owners);
+        assert_eq!(held[0].labels().unit, "web.service");
+        let named = named(groups, &owners);
         let [nobodys] = &named[..] else {
             panic!("{named:?}");
         };
         assert!(nobodys.owner.is_none() && nobodys.oldest_descriptor.is_none());
+        // Not all of them are known to be that service's.
+        assert_eq!(nobodys.made_in, None);
         assert_eq!(nobodys.tally.sockets, 12);
         assert_eq!(nobodys.tally.oldest.map(|age| age.time.as_secs()), Some(5));
     }

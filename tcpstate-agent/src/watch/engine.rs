@@ -29,11 +29,12 @@ use super::{
 use crate::{
     bpf::{EventRing, Faults, Flow, KernelLog, ProgramStatus, ReadError, ResetTable, SynAckTable},
     decode::ListeningSocket,
+    memory,
     model::{Pass, budget::Budget, listeners::Served},
     recent_ends::RecentEnds,
 };
 
-/// Where a look takes no longer, a scrape looks afresh.
+/// Where a look takes no more CPU time, a scrape looks afresh.
 pub(super) const FRESH_LIMIT: Duration = Duration::from_millis(5);
 /// Unless the last look is no older.
 pub(super) const FRESH_FOR: Duration = Duration::from_millis(100);
@@ -47,6 +48,8 @@ const OWNERS_DUE: Duration = Duration::from_secs(5);
 /// The walks for the owners of listening sockets that are made now and then, though none is new,
 /// cost no more than one part in so many of the budget.
 const LISTENER_OWNERS_PARTS: u32 = 8;
+/// How often memory is given back that a peak has left.
+const GIVE_BACK_EVERY: Duration = Duration::from_mins(1);
 /// How long to sleep at most.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
@@ -83,20 +86,26 @@ pub(super) struct Engine {
     is_ready: Arc<AtomicBool>,
     waiting_for_ready: Vec<Sender<()>>,
     owners_cost: Duration,
-    has_failed: bool,
+    gave_back_at: Instant,
+    /// When a look last failed, if the one after it has not gone well.
+    failed_at: Option<Instant>,
+    /// It was said that the kernel's own numbers say something else.
+    has_told_mismatch: bool,
 }
 
 /// What there is to say of the last look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastLook {
     pub(super) began: Instant,
+    /// How long it took to read the tables of sockets, and what CPU time.
     pub(super) took: Duration,
-    /// How much of it was finding owners.
-    pub(super) owners_took: Duration,
+    cpu: Duration,
     /// When owners were last looked for, if ever.
     pub(super) owners_at: Option<Instant>,
     pub(super) unknown: u64,
     pub(super) half_open: u64,
+    /// Sockets in CLOSE_WAIT.
+    close_wait: u64,
 }
 
 /// What did not go well, over all looks.
@@ -142,7 +151,9 @@ impl Engine {
             is_ready,
             waiting_for_ready: Vec::new(),
             owners_cost: Duration::ZERO,
-            has_failed: false,
+            gave_back_at: Instant::now(),
+            failed_at: None,
+            has_told_mismatch: false,
         }
     }
 
@@ -159,6 +170,9 @@ impl Engine {
         loop {
             let before = cpu_time();
             let nap = self.schedule(Instant::now());
+            if self.gave_back_at.elapsed() >= GIVE_BACK_EVERY {
+                self.give_back();
+            }
             self.charge(cpu_time().saturating_sub(before));
             match inbox.recv_timeout(nap.min(LONGEST_NAP)) {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -167,6 +181,11 @@ impl Engine {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+    }
+
+    fn give_back(&mut self) {
+        memory::give_back();
+        self.gave_back_at = Instant::now();
     }
 
     fn charge(&mut self, cost: Duration) {
@@ -259,7 +278,9 @@ impl Engine {
         };
         // One that is new gets counters to go by before it is counted.
         self.fresh();
-        let before = self.before();
+        let Some(before) = self.before() else {
+            return BUSY_DUE;
+        };
         let sent = self
             .kernel
             .orders
@@ -273,6 +294,12 @@ impl Engine {
 
     /// What to look for now, or how long to wait.
     fn due(&mut self, now: Instant) -> Result<Wants, Duration> {
+        if let Some(at) = self.failed_at {
+            let age = now.saturating_duration_since(at);
+            if age < BUSY_DUE {
+                return Err(BUSY_DUE.saturating_sub(age));
+            }
+        }
         // A first look is never put off: without it there is nothing to show.
         let Some(last) = self.last else {
             return Ok(Wants {
@@ -287,13 +314,28 @@ impl Engine {
         let age = now.saturating_duration_since(last.began);
         let is_quiet = last.half_open == 0 && !self.has_changed();
         let due = if is_quiet { QUIET_DUE } else { BUSY_DUE };
-        if age < due {
+        let owners = self.owners_due(&last, now);
+        // Scrapes keep what is counted fresh where that is cheap, and not always the owners.
+        let is_for_owners = match owners {
+            WantsOwners::No => false,
+            WantsOwners::OfCloseWait => last.close_wait > 0,
+            WantsOwners::Always => true,
+        };
+        if age < due && !is_for_owners {
             return Err(due.saturating_sub(age));
         }
+        Ok(Wants {
+            owners,
+            ..Wants::default()
+        })
+    }
+
+    /// Whether to look for owners now.
+    fn owners_due(&mut self, last: &LastLook, now: Instant) -> WantsOwners {
         let owners_age = last.owners_at.map(|at| now.saturating_duration_since(at));
         let every = self.budget.earned_in(self.owners_cost) * LISTENER_OWNERS_PARTS;
         let listeners = self.namespaces.listeners();
-        let owners = if !self.kernel.tells_owners {
+        if !self.kernel.tells_owners {
             WantsOwners::No
         } else if self.listeners.owners_are_due(listeners, every, now) {
             WantsOwners::Always
@@ -301,54 +343,52 @@ impl Engine {
             WantsOwners::OfCloseWait
         } else {
             WantsOwners::No
-        };
-        Ok(Wants {
-            owners,
-            ..Wants::default()
-        })
+        }
     }
 
     /// Whether a transition was counted since the last look.
     fn has_changed(&self) -> bool {
         self.namespaces.all().any(|watched| {
-            watched
-                .model
-                .as_ref()
-                .is_none_or(|model| model.has_changed(&self.live(watched.id.inode)))
+            let model = watched.model.as_ref();
+            let live = self.live(watched.id.inode);
+            model
+                .zip(live)
+                .is_none_or(|(model, live)| model.has_changed(&live))
         })
     }
 
-    /// The live counters of a namespace; zeros where there are none or they cannot be read.
-    pub(super) fn live(&self, inode: u32) -> NamespaceCounters {
+    /// The live counters of a namespace, zeros where it has none; `None` where they cannot be read.
+    pub(super) fn live(&self, inode: u32) -> Option<NamespaceCounters> {
         let Some(flow) = &self.kernel.flow else {
-            return NamespaceCounters::default();
+            return Some(NamespaceCounters::default());
         };
         flow.namespace(inode)
             .inspect_err(|error| warn!(%error, "cannot read live counters"))
-            .unwrap_or_default()
+            .ok()
     }
 
-    /// Transitions that the kernel side did not see; see [`Flow::missed`].
-    pub(super) fn missed(&self) -> u64 {
+    /// Transitions that the kernel side did not see; see [`Flow::missed`]. `None` where that cannot be
+    /// read.
+    pub(super) fn missed(&self) -> Option<u64> {
         let Some(flow) = &self.kernel.flow else {
-            return 0;
+            return Some(0);
         };
         flow.missed()
             .inspect_err(|error| warn!(%error, "cannot read what the program missed"))
-            .unwrap_or_default()
+            .ok()
     }
 
-    /// What could tell of a change is read before what it would change.
-    pub(super) fn before(&self) -> Before {
-        let missed = self.missed();
+    /// What could tell of a change is read before what it would change. `None` where it cannot be.
+    pub(super) fn before(&self) -> Option<Before> {
+        let missed = self.missed()?;
         let live = self
             .namespaces
             .all()
-            .map(|watched| (watched.id.inode, self.live(watched.id.inode)));
-        Before {
-            live: live.collect(),
+            .map(|watched| Some((watched.id.inode, self.live(watched.id.inode)?)));
+        Some(Before {
+            live: live.collect::<Option<_>>()?,
             missed,
-        }
+        })
     }
 
     fn learn_background(&mut self, looked: Result<Box<Looked>, ReadError>) {
@@ -359,28 +399,31 @@ impl Engine {
             Ok(mut looked) => {
                 self.charge(looked.cpu);
                 let unanswered = looked.found.unanswered.take();
-                self.learn(*looked, &before);
-                self.answer_questions(wants, unanswered);
+                match self.learn(*looked, &before) {
+                    Ok(()) => self.answer_questions(wants, unanswered),
+                    Err(error) => self.cannot_tell(&error, wants),
+                }
             }
-            Err(error) => {
-                self.report_failure(&error);
-                // They are told that it cannot be told.
-                self.asking.retain(|(asked, _)| !wants.cover(*asked));
-                // Not at once again.
-                self.charge(BUSY_DUE.mul_f64(self.cpu_percent / 100.0));
-            }
+            Err(error) => self.cannot_tell(&error, wants),
         }
+    }
+
+    fn cannot_tell(&mut self, error: &ReadError, wants: Wants) {
+        self.report_failure(error);
+        // Dropping the questions says so to whoever asked.
+        self.asking.retain(|(asked, _)| !wants.cover(*asked));
     }
 
     /// Said once, until it has gone well again.
     pub(super) fn report_failure(&mut self, error: &ReadError) {
-        if !std::mem::replace(&mut self.has_failed, true) {
+        if self.failed_at.replace(Instant::now()).is_none() {
             warn!(%error, "cannot read the kernel's tables of sockets");
         }
     }
 
-    /// Learns from a look. Before it the counters were `before`.
-    pub(super) fn learn(&mut self, looked: Looked, before: &Before) {
+    /// Learns from a look. Before it the counters were `before`. What cannot be believed is not
+    /// learned.
+    pub(super) fn learn(&mut self, looked: Looked, before: &Before) -> Result<(), ReadError> {
         let Looked {
             found,
             listeners,
@@ -389,11 +432,17 @@ impl Engine {
             took,
             owners_took,
             cpu,
+            owners_cpu,
             faults,
             expected_after,
+            lacks_half_open,
         } = looked;
-        self.has_failed = false;
         self.sums.looks.add(faults);
+        if faults.given_up > 0 {
+            // Sockets are missing, and nobody knows of which namespaces.
+            return Err(ReadError::Restless(faults.given_up));
+        }
+        self.failed_at = None;
         self.namespaces.note_listeners(listeners);
         let expected: FxHashMap<u32, (u64, u64)> = expected_after
             .into_iter()
@@ -407,15 +456,36 @@ impl Engine {
                 // New: the next look has counters to go by.
                 continue;
             };
+            let Some(live_after) = self.live(inode) else {
+                continue;
+            };
             let pass = Pass {
                 counts: namespace.counts,
                 before: live_before,
-                after: self.live(inode),
+                after: live_after,
                 at,
                 missed: before.missed,
             };
-            if !pass.agrees_with(namespace.expected, expected.get(&inode).copied()) {
+            let agrees = pass.agrees_with(namespace.expected, expected.get(&inode).copied())
+                && !lacks_half_open.contains(&inode);
+            if !agrees {
                 self.sums.mismatches += 1;
+                if !std::mem::replace(&mut self.has_told_mismatch, true) {
+                    let (full, minisockets) = namespace.expected;
+                    warn!(
+                        namespace = inode,
+                        found_full = pass.counts.full(),
+                        kernel_full = full,
+                        found_minisockets = pass.counts.minisockets(),
+                        kernel_minisockets = minisockets,
+                        found_half_open = pass.half_open(),
+                        "the sockets found in a namespace are not as many as the kernel counts; \
+                         tcpstate_pass_mismatch_total goes on counting",
+                    );
+                }
+            }
+            if !self.namespaces.is_believed(inode, agrees) {
+                continue;
             }
             half_open += pass.half_open();
             let served = Served {
@@ -430,33 +500,34 @@ impl Engine {
                 .learn(inode, namespace.cookie, &pass, namespace.outgoing, served);
         }
         let mut owners_at = self.last.and_then(|last| last.owners_at);
-        let mut owners_took_last = self.last.map_or(Duration::ZERO, |last| last.owners_took);
         if let Some(owners) = owners {
-            self.close_waits
-                .learn(&found.close_wait, &owners.holdings, &owners.processes, took);
+            self.close_waits.learn(&found.close_wait, &owners, took);
             self.listeners
                 .learn_owners(owners.listeners, &owners.processes, began);
             owners_at = Some(began);
-            owners_took_last = owners_took;
-            self.owners_cost = cpu.min(owners_took);
+            self.owners_cost = owners_cpu;
         } else if found.close_wait.total().sockets == 0 {
             self.close_waits.learn_none(took);
         }
         self.last = Some(LastLook {
             began,
-            took,
-            owners_took: owners_took_last,
+            took: took.saturating_sub(owners_took),
+            cpu: cpu.saturating_sub(owners_cpu),
             owners_at,
             unknown: found.unknown,
             half_open,
+            close_wait: found.close_wait.total().sockets,
         });
         self.note_ready();
+        Ok(())
     }
 
     fn note_ready(&mut self) {
         if self.is_ready.swap(true, Ordering::Relaxed) {
             return;
         }
+        // Of what the start took, most is not needed any more.
+        self.give_back();
         // What the start costs is not taken from what comes after.
         self.budget = Budget::new(self.cpu_percent, Instant::now());
         for waiting in self.waiting_for_ready.drain(..) {
@@ -541,19 +612,21 @@ impl Engine {
             return;
         };
         let age = now.saturating_duration_since(last.began);
-        if last.took.saturating_sub(last.owners_took) > FRESH_LIMIT || age < FRESH_FOR {
+        if last.cpu > FRESH_LIMIT || age < FRESH_FOR {
             return;
         }
-        let is_cheap = last.took <= FRESH_LIMIT && last.owners_at.is_some();
+        let is_cheap = last.cpu + self.owners_cost <= FRESH_LIMIT && last.owners_at.is_some();
         let wants = Wants {
             owners: if is_cheap && self.kernel.tells_owners {
-                WantsOwners::OfCloseWait
+                self.owners_due(&last, now).max(WantsOwners::OfCloseWait)
             } else {
                 WantsOwners::No
             },
             ..Wants::default()
         };
-        let before = self.before();
+        let Some(before) = self.before() else {
+            return;
+        };
         let (answer, answered) = channel();
         let Some(orders) = &self.kernel.orders else {
             return;
@@ -561,11 +634,12 @@ impl Engine {
         if orders.send(Order::Now(wants, answer)).is_err() {
             return;
         }
-        match answered.recv() {
-            Ok(Ok(looked)) => self.learn(*looked, &before),
-            Ok(Err(error)) => self.report_failure(&error),
-            // The reader has ended, which shows elsewhere.
-            Err(_) => {}
+        // Where the reader has ended, that shows elsewhere.
+        let Ok(looked) = answered.recv() else {
+            return;
+        };
+        if let Err(error) = looked.and_then(|looked| self.learn(*looked, &before)) {
+            self.report_failure(&error);
         }
     }
 

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::PortSet;
 
 use super::{
@@ -12,9 +13,13 @@ use super::{
     reader::{Reader, cpu_time},
 };
 use crate::{
-    bpf::{Contents, Details, Faults, HeldProcesses, OwnerWalk, Progress, ReadError, TableWalk},
+    bpf::{
+        Contents, Details, Faults, HeldProcesses, OwnerWalk, OwnersError, Progress, ReadError,
+        TableWalk,
+    },
     decode::{KernelNamespace, ListeningSocket, Owner},
     model::{Found, Look, close_wait::Holdings},
+    process::CgroupIdentity,
 };
 
 /// What a look is to find out besides counting.
@@ -65,12 +70,16 @@ pub(super) struct Looked {
     /// How long it took, and how much of it to find the owners.
     pub(super) took: Duration,
     pub(super) owners_took: Duration,
-    /// CPU time that it has used.
+    /// CPU time that it has used, and how much of it to find the owners.
     pub(super) cpu: Duration,
+    pub(super) owners_cpu: Duration,
     /// What did not go well.
     pub(super) faults: Faults,
     /// What the kernel said itself behind it, by inode number: full sockets, and minisockets.
     pub(super) expected_after: Vec<(u32, u64, u64)>,
+    /// The namespaces in which far fewer half-open connections were found than the listening sockets
+    /// said that they have, before and behind it.
+    pub(super) lacks_half_open: FxHashSet<u32>,
 }
 
 /// Who holds sockets.
@@ -79,6 +88,8 @@ pub(super) struct FoundOwners {
     pub(super) listeners: HolderWalk,
     /// Who they are.
     pub(super) processes: HeldProcesses,
+    /// Who runs what was made in each cgroup that sockets in CLOSE_WAIT name, by its address.
+    pub(super) cgroups: FxHashMap<u64, CgroupIdentity>,
 }
 
 /// A look that is under way.
@@ -86,6 +97,7 @@ pub(super) struct Job {
     wants: Wants,
     began: Instant,
     cpu: Duration,
+    owners_cpu: Duration,
     faults: Faults,
     look: Option<Look>,
     /// What `CLOCK_MONOTONIC` said when it began.
@@ -99,6 +111,7 @@ pub(super) struct Job {
     owners: Option<FoundOwners>,
     owners_took: Duration,
     expected_after: Vec<(u32, u64, u64)>,
+    lacks_half_open: FxHashSet<u32>,
 }
 
 /// A walk over the descriptors of all processes that is under way.
@@ -114,6 +127,9 @@ struct Walk {
 /// Descriptors of shared sockets that are put in order at most.
 const MAX_SHARED: usize = 65_536;
 
+/// Half-open connections of a namespace below which nothing is concluded from their number.
+const MANY_HALF_OPEN: u64 = 32;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Begin,
@@ -127,6 +143,7 @@ impl Job {
             wants,
             began: Instant::now(),
             cpu: Duration::ZERO,
+            owners_cpu: Duration::ZERO,
             faults: Faults::default(),
             look: None,
             now_ns: 0,
@@ -139,18 +156,24 @@ impl Job {
             owners: None,
             owners_took: Duration::ZERO,
             expected_after: Vec::new(),
+            lacks_half_open: FxHashSet::default(),
         }
     }
 
     /// Goes on for one run. Whether everything was looked at.
     pub(super) fn step(&mut self, reader: &mut Reader) -> Result<bool, ReadError> {
         let before = cpu_time();
+        let is_of_owners = self.stage == Stage::Owners;
         let is_done = match self.stage {
             Stage::Begin => self.begin(reader).map(|()| false),
             Stage::Tables => self.read(reader).map(|()| false),
             Stage::Owners => Ok(self.find_owners(reader)),
         };
-        self.cpu += cpu_time().saturating_sub(before);
+        let used = cpu_time().saturating_sub(before);
+        self.cpu += used;
+        if is_of_owners {
+            self.owners_cpu += used;
+        }
         is_done
     }
 
@@ -226,6 +249,16 @@ impl Job {
         self.expected_after = expected
             .map(|namespace| (namespace.inode, namespace.in_use, namespace.minisockets))
             .collect();
+        let found = self.found.iter().flat_map(|found| &found.namespaces);
+        let found: Vec<_> = found
+            .map(|found| (found.inode, found.counts.half_open_sockets()))
+            .collect();
+        self.lacks_half_open = lacking(&found, &self.listeners);
+        if !self.lacks_half_open.is_empty() {
+            // Unless they have gone meanwhile, as with a listener that was closed.
+            let still = lacking(&found, &reader.listeners(&after)?);
+            self.lacks_half_open.retain(|inode| still.contains(inode));
+        }
         self.stage = Stage::Owners;
         Ok(())
     }
@@ -276,18 +309,26 @@ impl Job {
             Ok(Progress::Done) => {
                 shared.sort_by_key(|owner| owner.process);
                 shared.iter().for_each(add);
-                owners.processes(progress)
+                owners.processes(progress).and_then(|processes| {
+                    let cgroups = found.close_wait.cgroups().into_iter();
+                    let named = cgroups.map(|cgroup| {
+                        let identity = owners.made_in(cgroup, &mut reader.tables)?;
+                        Ok((cgroup, identity))
+                    });
+                    Ok((processes, named.collect::<Result<_, OwnersError>>()?))
+                })
             }
             Err(error) => Err(error),
         };
         self.owners_took = begun.elapsed();
         if let Some(walk) = self.walk.take() {
             match ended {
-                Ok(processes) => {
+                Ok((processes, cgroups)) => {
                     self.owners = Some(FoundOwners {
                         holdings: walk.holdings,
                         listeners: walk.listeners,
                         processes,
+                        cgroups,
                     });
                 }
                 Err(error) => tracing::warn!(%error, "cannot tell who holds sockets"),
@@ -311,8 +352,55 @@ impl Job {
             took: self.began.elapsed(),
             owners_took: self.owners_took,
             cpu: self.cpu,
+            owners_cpu: self.owners_cpu,
             faults: self.faults,
             expected_after: self.expected_after,
+            lacks_half_open: self.lacks_half_open,
         })
+    }
+}
+
+/// The namespaces in which less than half of the half-open connections was found that their listening
+/// sockets have. They come and go without an event, so that only a gross difference says anything.
+fn lacking(found: &[(u32, u64)], listeners: &[ListeningSocket]) -> FxHashSet<u32> {
+    let mut expected = FxHashMap::<u32, u64>::default();
+    for listener in listeners {
+        *expected.entry(listener.namespace).or_default() += u64::from(listener.half_open);
+    }
+    let lacks = found.iter().filter(|(inode, found)| {
+        let expected = expected.get(inode).copied().unwrap_or(0);
+        expected >= MANY_HALF_OPEN && *found < expected / 2
+    });
+    lacks.map(|(inode, _)| *inode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use tcpstate_common::Family;
+
+    #[test]
+    fn a_namespace_that_lacks_most_of_its_half_open_connections_is_named() {
+        let listener = |namespace, half_open| ListeningSocket {
+            socket: 1,
+            namespace,
+            family: Family::Ipv4,
+            address: SocketAddr::from(([0, 0, 0, 0], 80)),
+            accept_queue: 0,
+            accept_limit: 128,
+            half_open,
+            drops: 0,
+            synack_retransmits: 0,
+        };
+        let listeners = [
+            listener(1, 60),
+            listener(1, 40),
+            listener(2, 30),
+            listener(3, 100),
+        ];
+        let lacks = lacking(&[(1, 49), (2, 0), (3, 50), (4, 0)], &listeners);
+        assert_eq!(lacks, FxHashSet::from_iter([1]));
     }
 }

@@ -238,7 +238,7 @@ fn the_pages_answer() {
     assert_eq!(agent.get("/no-such-page").0, 404);
     let metrics = agent.metrics();
     assert!(metrics.value(r#"tcpstate_program_up{program="tcp_transition"}"#) > 0);
-    assert!(metrics.value(r#"tcpstate_program_up{program="tcp_count"}"#) > 0);
+    assert!(metrics.value(r#"tcpstate_program_up{program="read_table"}"#) > 0);
     assert!(metrics.value(r#"tcpstate_sockets{family="ipv4",state="listen"}"#) >= 1);
 }
 

@@ -33,4 +33,5 @@ mod ring;
 mod segments;
 mod states;
 mod terminal;
+mod torn_down;
 mod where_in_code;

@@ -12,12 +12,12 @@ use tcpstate_common::{MISSING, REGISTER_WORDS, SocketTrace};
 use crate::memory::{read, read_at};
 
 macro_rules! globals {
-    ($($name:ident $(= $default:ident)?),+ $(,)?) => {
+    ($($name:ident $(= $default:literal)?),+ $(,)?) => {
         $(#[unsafe(no_mangle)]
         static $name: Global<u32> = Global::new(globals!(@default $($default)?));)+
     };
-    (@default) => { 0 };
-    (@default $default:ident) => { $default };
+    (@default) => { MISSING };
+    (@default $default:literal) => { $default };
 }
 
 // The names and meanings are in `tcpstate_common::WHERE_FIELDS` and `where_global`.
@@ -37,7 +37,7 @@ globals!(
     TASK_TGID,
     TASK_STACK,
     TASK_FILES,
-    THREAD_POINTER = MISSING,
+    THREAD_POINTER,
     FILES_TABLE,
     TABLE_FILES,
     TABLE_SIZE,
@@ -45,13 +45,13 @@ globals!(
     FILE_PRIVATE,
     INODE_MODE,
     SOCKET_SK,
-    WATCHED,
-    REGISTERS_BYTES,
-    STACK_POINTER,
-    INSTR_POINTER,
-    SYSCALL_NUMBER,
-    FIRST_ARGUMENT,
-    KERNEL_STACK,
+    WATCHED = 0,
+    REGISTERS_BYTES = 0,
+    STACK_POINTER = 0,
+    INSTR_POINTER = 0,
+    SYSCALL_NUMBER = 0,
+    FIRST_ARGUMENT = 0,
+    KERNEL_STACK = 0,
 );
 
 /// `IPPROTO_TCP`, `IPPROTO_MPTCP`.

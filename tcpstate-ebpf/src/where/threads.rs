@@ -5,13 +5,13 @@ use aya_ebpf::{
     Global,
     helpers::generated::{bpf_seq_write, bpf_task_pt_regs},
 };
-use tcpstate_common::{REGISTER_WORDS, ThreadRecord};
+use tcpstate_common::{MISSING, REGISTER_WORDS, ThreadRecord};
 
 use crate::kernel::{Registers, is_watched, numbers, thread_pointer};
 
 /// Where `struct bpf_iter_meta` has the file that the agent reads from.
 #[unsafe(no_mangle)]
-static SEQ_FILE: Global<u32> = Global::new(0);
+static SEQ_FILE: Global<u32> = Global::new(MISSING);
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]

@@ -7,6 +7,7 @@ use tcpstate_common::{
     pass::{Cgroup, CgroupRequest, TaskRecord},
     program,
 };
+use zerocopy::FromZeros as _;
 
 use super::{mapped::Mapped, program::Program};
 use crate::{decode::cgroup_path, process::CgroupIdentity};
@@ -35,6 +36,16 @@ impl CgroupReader {
 
     pub(super) const fn verified(&self) -> u32 {
         self.program.verified()
+    }
+
+    /// Who runs what is in the cgroup with this node and number, in the unified hierarchy.
+    pub(super) fn of_node(&mut self, node: u64, id: u64) -> Result<CgroupIdentity, ProgramError> {
+        self.identity(&TaskRecord {
+            cgroup_node: node,
+            cgroup_id: id,
+            pids_id: id,
+            ..TaskRecord::new_zeroed()
+        })
     }
 
     /// Who runs a process. Empty where its cgroups are gone meanwhile.

@@ -1,9 +1,6 @@
 //! Where the kernel keeps what a walk over its processes reads.
 
-use tcpstate_common::{
-    KernelField,
-    pass::{CgroupRequest, ChainRequest, NO_OFFSET, OwnerOffsets},
-};
+use tcpstate_common::pass::{CgroupRequest, ChainRequest, NO_OFFSET, OwnerOffsets};
 
 use super::super::kernel_btf::{FieldError, KernelBtf};
 use crate::decode::{HeldLayout, References};
@@ -133,15 +130,9 @@ impl OwnerLayout {
 
 /// The first of the names that there is. The error is that of the newest.
 fn offset(btf: &KernelBtf, structure: &'static str, names: Names) -> Result<u32, FieldError> {
-    let mut found = names.iter().map(|&(path, size)| {
-        btf.offset(&KernelField {
-            global: "",
-            structure,
-            path,
-            size,
-            needed_by: &[],
-        })
-    });
+    let mut found = names
+        .iter()
+        .map(|&(path, size)| btf.offset_of(structure, path, size));
     let newest = found
         .next()
         .unwrap_or(Err(FieldError::NoStruct { structure }));
@@ -153,12 +144,6 @@ fn controller(btf: &KernelBtf) -> Option<u32> {
     let controllers = btf.enum_values("cgroup_subsys_id");
     let place = controllers.iter().position(|name| name == CONTROLLER)?;
     let bytes = |elements: usize| u32::try_from(elements).ok()?.checked_mul(POINTER);
-    let all = btf.offset(&KernelField {
-        global: "",
-        structure: "css_set",
-        path: "subsys",
-        size: bytes(controllers.len())?,
-        needed_by: &[],
-    });
+    let all = btf.offset_of("css_set", "subsys", bytes(controllers.len())?);
     Some(all.ok()? + bytes(place)?)
 }

@@ -29,11 +29,12 @@ use super::{
     mapped::Mapped,
     program::Program,
     stopwatch::Stopwatch,
+    tables::KernelTables,
     trail::{Reached, Trail},
 };
 use crate::{
     decode::{self, DecodeError, HeldLayout, HeldTimes, Owner},
-    process::{Process, ProcessId},
+    process::{CgroupIdentity, Process, ProcessId},
 };
 
 /// For how long the kernel side walks in one run. It is not preempted meanwhile, and finishes what
@@ -160,6 +161,19 @@ impl OwnersReader {
     #[must_use]
     pub fn since(&self, socket: u64, now_ns: u64) -> Option<u64> {
         self.stopwatch.as_ref()?.since(socket, now_ns)
+    }
+
+    /// Who runs what was made in the cgroup at an address, as a socket names it. Empty where that is
+    /// gone with the socket.
+    pub fn made_in(
+        &mut self,
+        cgroup: u64,
+        tables: &mut KernelTables,
+    ) -> Result<CgroupIdentity, OwnersError> {
+        let Some((node, id)) = tables.cgroup_node(cgroup) else {
+            return Ok(CgroupIdentity::default());
+        };
+        Ok(self.cgroups.of_node(node, id)?)
     }
 
     /// Finds out what a file looks like that is a socket.

@@ -61,6 +61,9 @@ pub enum ReadError {
     /// The list of namespaces changed faster than it was read.
     #[error("the list of network namespaces does not come to an end")]
     Endless,
+    /// So many chains of a table changed each time that they were read.
+    #[error("{0} chains of a table change faster than they are read")]
+    Restless(u64),
 }
 
 /// Why the programs could not be loaded.
@@ -485,6 +488,14 @@ impl KernelTables {
         Some(ports)
     }
 
+    /// The node of a cgroup in the tree of all, and its number. `None` where that is gone.
+    pub(super) fn cgroup_node(&mut self, cgroup: u64) -> Option<(u64, u64)> {
+        let layout = self.layout.cgroup;
+        let node = self.word(cgroup, layout.node, "a cgroup").ok()?;
+        let id = self.word(node, layout.id, "a cgroup").ok()?;
+        Some((node, id))
+    }
+
     /// A number in the struct at an address.
     pub(super) fn word(
         &mut self,
@@ -527,6 +538,15 @@ impl SocketPieces {
         net.get_mut(..of_net.len())
             .ok_or(OpenError::Pieces("struct net"))?
             .copy_from_slice(&of_net);
+        let mut of_close_wait = vec![
+            sock.socket,
+            sock.received_next,
+            sock.copied,
+            sock.written,
+            sock.unacknowledged,
+            sock.last_ack,
+        ];
+        of_close_wait.extend(sock.cgroup);
         let answers = [
             sock.retransmits,
             sock.probes,
@@ -535,17 +555,7 @@ impl SocketPieces {
             sock.last_ack,
         ];
         Ok(Self {
-            close_wait: find(
-                "struct tcp_sock",
-                &[
-                    sock.socket,
-                    sock.received_next,
-                    sock.copied,
-                    sock.written,
-                    sock.unacknowledged,
-                    sock.last_ack,
-                ],
-            )?,
+            close_wait: find("struct tcp_sock", &of_close_wait)?,
             listener: find(
                 "struct sock",
                 &[

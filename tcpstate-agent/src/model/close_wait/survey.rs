@@ -50,9 +50,9 @@ pub struct Survey {
     namespaces: FxHashSet<u32>,
     listening: FxHashSet<(u32, u16)>,
     found: FxHashMap<(Service, Cause), Tally>,
+    /// The cgroup that all of those were made in; 0 where they were not made in one.
+    cgroups: FxHashMap<(Service, Cause), u64>,
     services: FxHashSet<Service>,
-    /// Services need not be found before they are known.
-    knows_all: bool,
 }
 
 impl Survey {
@@ -65,43 +65,14 @@ impl Survey {
             namespaces: FxHashSet::default(),
             listening: FxHashSet::default(),
             found: FxHashMap::default(),
+            cgroups: FxHashMap::default(),
             services: FxHashSet::default(),
-            knows_all: false,
         }
     }
 
-    /// One without a walk, for telling what sockets in these namespaces serve where all that
-    /// listens is known: by namespace and port.
-    #[must_use]
-    pub fn of_listeners(
-        now_ns: u64,
-        tick_rate: Option<TickRate>,
-        namespaces: impl IntoIterator<Item = u32>,
-        listening: impl IntoIterator<Item = (u32, u16)>,
-    ) -> Self {
-        Self {
-            namespaces: namespaces.into_iter().collect(),
-            listening: listening.into_iter().collect(),
-            knows_all: true,
-            ..Self::new(now_ns, tick_rate)
-        }
-    }
-
-    /// Begins with a namespace, or anew.
+    /// Begins with a namespace.
     pub fn begin(&mut self, namespace: u32) {
-        self.forget(namespace);
         self.namespaces.insert(namespace);
-    }
-
-    /// Takes back what was found in a namespace, because its walk broke off.
-    pub fn forget(&mut self, namespace: u32) {
-        self.namespaces.remove(&namespace);
-        self.listening
-            .retain(|(listening, _)| *listening != namespace);
-        self.services
-            .retain(|service| service.namespace != namespace);
-        self.found
-            .retain(|(service, _), _| service.namespace != namespace);
     }
 
     /// Adds what a walk has found. A namespace's listeners must come before its connections.
@@ -115,8 +86,12 @@ impl Survey {
             Socket::CloseWait(socket) => {
                 let service = self.admit(self.whose(socket));
                 let age = self.age(socket);
-                let tally = self.found.entry((service, Cause::of(socket)));
-                tally.or_default().add(socket, age);
+                let key = (service, Cause::of(socket));
+                self.found.entry(key).or_default().add(socket, age);
+                let cgroup = self.cgroups.entry(key).or_insert(socket.cgroup);
+                if *cgroup != socket.cgroup {
+                    *cgroup = 0;
+                }
             }
             Socket::Other(_) => {}
         }
@@ -156,6 +131,22 @@ impl Survey {
         &self.found
     }
 
+    /// The address of the cgroup that the sockets of a service were made in, or the listeners that
+    /// they came to. `None` where it is not known, or where there are several: which sockets nobody
+    /// holds, no count tells.
+    #[must_use]
+    pub fn cgroup(&self, service: Service, cause: Cause) -> Option<u64> {
+        let cgroup = self.cgroups.get(&(service, cause)).copied();
+        cgroup.filter(|&cgroup| cgroup != 0)
+    }
+
+    /// Every cgroup that [`Survey::cgroup`] names, once.
+    #[must_use]
+    pub fn cgroups(&self) -> FxHashSet<u64> {
+        let cgroups = self.cgroups.values().copied();
+        cgroups.filter(|&cgroup| cgroup != 0).collect()
+    }
+
     /// All that was found.
     #[must_use]
     pub fn total(&self) -> Tally {
@@ -191,7 +182,7 @@ impl Survey {
     }
 
     fn known(&self, service: Service) -> Service {
-        if self.knows_all || self.services.contains(&service) {
+        if self.services.contains(&service) {
             service
         } else {
             Service { port: 0, ..service }
@@ -218,6 +209,7 @@ mod tests {
             is_accepted: true,
             local_port,
             remote: ([10, 0, 0, 1], remote_port).into(),
+            cgroup: 0,
         }
     }
 
@@ -255,6 +247,28 @@ mod tests {
     }
 
     #[test]
+    fn sockets_have_a_cgroup_as_long_as_all_have_the_same() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        let add = |survey: &mut Survey, port, cgroup| {
+            let socket = CloseWaitSocket {
+                cgroup,
+                ..connection(1, 1, port)
+            };
+            survey.add(&Socket::CloseWait(socket));
+            survey.cgroup(survey.service(&socket).unwrap(), Cause::of(&socket))
+        };
+        assert_eq!(add(&mut survey, 80, 7), Some(7));
+        assert_eq!(add(&mut survey, 80, 7), Some(7));
+        assert_eq!(add(&mut survey, 443, 8), Some(8));
+        assert_eq!(survey.cgroups().len(), 2);
+        assert_eq!(add(&mut survey, 80, 9), None);
+        assert_eq!(add(&mut survey, 80, 7), None);
+        assert_eq!(add(&mut survey, 22, 0), None);
+        assert_eq!(survey.cgroups(), [8].into_iter().collect());
+    }
+
+    #[test]
     fn a_listener_counts_in_its_own_namespace_only() {
         let mut survey = Survey::new(0, None);
         survey.begin(1);
@@ -275,31 +289,5 @@ mod tests {
         assert_eq!(survey.total().sockets, 10_000);
         let other = survey.service(&connection(1, 1, 10_000)).unwrap();
         assert_eq!(other.port, 0);
-    }
-
-    #[test]
-    fn without_a_walk_it_is_told_by_the_listeners() {
-        let survey = Survey::of_listeners(0, None, [1, 2], [(1, 80)]);
-        let service = |namespace| {
-            let socket = connection(namespace, 80, 5432);
-            let service = survey.service(&socket)?;
-            Some((service.role, service.port))
-        };
-        assert_eq!(service(1), Some((Role::Server, 80)));
-        assert_eq!(service(2), Some((Role::Client, 5432)));
-        assert_eq!(service(3), None);
-    }
-
-    #[test]
-    fn what_a_walk_that_broke_off_has_found_is_taken_back() {
-        let mut survey = Survey::new(0, None);
-        survey.begin(1);
-        survey.add(&socket(1, 1, 2));
-        survey.begin(2);
-        survey.add(&listener(2, 80));
-        survey.add(&socket(2, 80, 2));
-        survey.forget(2);
-        assert_eq!(survey.total().sockets, 1);
-        assert_eq!(survey.service(&connection(2, 80, 2)), None);
     }
 }

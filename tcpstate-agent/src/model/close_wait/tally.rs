@@ -120,6 +120,7 @@ mod tests {
             is_accepted: true,
             local_port: 80,
             remote: "[::ffff:10.0.0.1]:1".parse().unwrap(),
+            cgroup: 0,
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Age, Cause, Role, Tally};
-use crate::process::Process;
+use crate::process::{CgroupIdentity, Process};
 
 /// Whose sockets, as labels say it; empty where it is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,9 +25,17 @@ impl OwnerLabels {
     /// Those of a process.
     #[must_use]
     pub fn of(process: &Process) -> Self {
-        let cgroup = process.cgroup.clone();
         Self {
             process: process.name.clone(),
+            ..Self::of_cgroup(process.cgroup.clone())
+        }
+    }
+
+    /// Those of what no process is known to hold.
+    #[must_use]
+    pub fn of_cgroup(cgroup: CgroupIdentity) -> Self {
+        Self {
+            process: String::new(),
             unit: cgroup.unit,
             container_id: cgroup.container_id,
             pod_uid: cgroup.pod_uid,

@@ -237,6 +237,26 @@ fn sockets_on_the_way_to_another_process_are_nobodys() {
 }
 
 #[test]
+fn those_of_nobody_have_the_names_of_the_cgroup_that_they_were_made_in() {
+    let look = Look::new();
+    let (namespace, container) = (Netns::new(), Container::new());
+    let duty = Duty::Send {
+        sockets: sockets(Cause::EofRead, 9),
+        kept: 2,
+    };
+    let _sender = Actor::start_contained(&namespace, "sender", duty, &container.folder);
+    within(SHOWN, || {
+        let page = look.page();
+        for (process, count) in [("", 7), ("sender", 2)] {
+            let labels = [("process", process), ("container_id", &container.id)];
+            let shown = page.sum(SOCKETS, &labels);
+            require(shown == count, format!("{process:?}: {shown} of {count}"))?;
+        }
+        adds_up(&page)
+    });
+}
+
+#[test]
 fn two_processes_of_one_name_have_one_series_of_both() {
     let look = Look::new();
     let namespace = Netns::new();
