@@ -3,12 +3,13 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     thread,
     time::Duration,
 };
 
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     PORT, ROUNDS, Where, assert_blamed, await_close_wait, compile, folder, source, start,
@@ -147,4 +148,38 @@ fn what_a_thread_of_io_urings_own_has_read_is_said_to_be_its() {
     assert!(summary.contains("thread of io_uring's"), "{group:#}");
     let notes = report["notes"].to_string();
     assert!(notes.contains("uses io_uring"), "{notes}");
+}
+
+#[test]
+fn reads_of_mptcp_connections_are_counted_and_in_no_group() {
+    if is_excused("python3-requests") {
+        return;
+    }
+    let namespace = Netns::new();
+    let server = start(&namespace, &[PYTHON, &source("mptcp.py")]);
+    let watching = Where::start(&["--pid", &server.pid().to_string()]);
+    let peers: Vec<Socket> = namespace.enter(|| {
+        let send = |_| {
+            let mptcp = Some(Protocol::from(libc::IPPROTO_MPTCP));
+            let mut peer = Socket::new(Domain::IPV4, Type::STREAM, mptcp).unwrap();
+            let server = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+            peer.connect(&server.into()).unwrap();
+            peer.write_all(b"some data").unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            peer
+        };
+        (0..ROUNDS).map(send).collect()
+    });
+    thread::sleep(Duration::from_millis(1_500));
+    let report = watching.finish();
+    drop(peers);
+    assert_eq!(report["groups"].as_array().unwrap().len(), 0, "{report:#}");
+    let watch = &report["watch"];
+    let counted = watch["mptcp_reads"].as_u64().unwrap();
+    // What shows reads elsewhere is TCP's own.
+    let expected = match watch["reads_by"].as_str().unwrap() {
+        "tcp_recvmsg" => 0..=0,
+        _ => ROUNDS * 2..=ROUNDS * 4,
+    };
+    assert!(expected.contains(&counted), "{report:#}");
 }
