@@ -194,6 +194,7 @@ impl TryFrom<RunArgs> for RunSettings {
                 close_wait_top,
                 listeners_top,
                 destinations_top,
+                only_when_asked: false,
             },
             segments: (!segments.devices.is_empty()).then_some(segments),
             control_socket: control.socket,
