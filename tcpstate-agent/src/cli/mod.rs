@@ -131,9 +131,13 @@ fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
 pub fn execute(cli: Cli) -> anyhow::Result<u8> {
     let Cli { command, run, log } = cli;
     let log = LogSettings::from(log);
-    logging::start(log);
-    match command.unwrap_or(Command::Run(run)) {
-        Command::Run(args) => run::execute(&RunSettings::try_from(args)?, log)?,
+    let command = command.unwrap_or(Command::Run(run));
+    // That one's log waits for nobody.
+    if !matches!(command, Command::Run(_)) {
+        crate::logging::start(log.filter(), log.is_json());
+    }
+    match command {
+        Command::Run(args) => return run::execute(&RunSettings::try_from(args)?, log),
         Command::Snapshot(args) => snapshot::execute(args.output)?,
         Command::Trace(args) => trace::execute(&TraceSettings::try_from(args)?, log)?,
         Command::Diagnose(args) => diagnose::execute(&DiagnoseSettings::from(args))?,

@@ -54,6 +54,10 @@ pub(super) struct Watched {
 impl Namespaces {
     /// Takes note of what the kernel's list says: which there are, and what it counts in each.
     pub(super) fn note(&mut self, fresh: &Fresh, flow: Option<&mut Flow>) {
+        // There is always the agent's own: a list without any is none.
+        if fresh.namespaces.is_empty() {
+            return;
+        }
         let origin = if self.are_known {
             Origin::SinceAgent
         } else {

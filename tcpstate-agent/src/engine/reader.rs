@@ -6,22 +6,25 @@
 
 use std::{
     collections::VecDeque,
-    sync::mpsc::{Receiver, Sender, TryRecvError},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError},
     time::{Duration, Instant},
 };
 
 use rustix::time::{ClockId, clock_gettime};
-use tracing::warn;
 
 use super::{
     Message,
     look::{Job, Looked, Wants},
+    pulse::Pulse,
 };
 use crate::{
     collect::listeners::{ListeningSocket, listener_of},
     decode::{KernelNamespace, KernelSocket, object::Object},
     kernel::{Contents, Details, Faults, KernelTables, OwnersReader, ReadError, TableWalk},
 };
+
+/// How often to say at least that there is nothing to do.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// What the reader can be told to do.
 pub(super) enum Order {
@@ -53,10 +56,16 @@ pub(super) struct Reader {
 }
 
 /// Does what comes as orders until nobody can give any more.
-pub(super) fn run(mut reader: Reader, orders: &Receiver<Order>, engine: &Sender<Message>) {
+pub(super) fn run(
+    mut reader: Reader,
+    orders: &Receiver<Order>,
+    engine: &Sender<Message>,
+    pulse: &Pulse,
+) {
     let mut waiting: VecDeque<Wants> = VecDeque::new();
     let mut job: Option<Job> = None;
     loop {
+        pulse.beat();
         let order = if job.is_some() {
             match orders.try_recv() {
                 Ok(order) => Some(order),
@@ -64,9 +73,10 @@ pub(super) fn run(mut reader: Reader, orders: &Receiver<Order>, engine: &Sender<
                 Err(TryRecvError::Disconnected) => return,
             }
         } else {
-            match orders.recv() {
+            match orders.recv_timeout(LONGEST_REST) {
                 Ok(order) => Some(order),
-                Err(_) => return,
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         };
         match order {
@@ -108,7 +118,11 @@ impl Reader {
     fn fresh(&mut self) -> Result<Fresh, ReadError> {
         let namespaces = self.tables.namespaces()?;
         let begun = Instant::now();
-        let listeners = self.listeners(&namespaces)?;
+        // Some missing would look as if they had ended.
+        let listeners = match self.listeners(&namespaces) {
+            Err(ReadError::Restless(_)) => self.listeners(&namespaces)?,
+            listeners => listeners?,
+        };
         Ok(Fresh {
             own_net: self.tables.own_net(),
             namespaces,
@@ -142,8 +156,7 @@ impl Reader {
             while !walk.step(&mut self.tables, &mut faults, &mut each)? {}
         }
         if faults.given_up > 0 {
-            let buckets = faults.given_up;
-            warn!(buckets, "cannot read all listening sockets");
+            return Err(ReadError::Restless(faults.given_up));
         }
         listeners.sort_unstable_by_key(|listening| listening.socket);
         Ok(listeners)

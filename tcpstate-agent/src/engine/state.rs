@@ -24,6 +24,7 @@ use super::{
     look::{Looked, Wants, WantsOwners},
     namespaces::Namespaces,
     outgoing::Going,
+    pulse::Pulse,
     reader::{Fresh, Order, cpu_time},
     segments::Interfaces,
 };
@@ -90,6 +91,8 @@ pub(super) struct Engine {
     asking: Vec<(Wants, Question)>,
     is_ready: Arc<AtomicBool>,
     waiting_for_ready: Vec<Sender<()>>,
+    /// Transitions that the kernel side did not see, as it last said.
+    last_missed: u64,
     owners_cost: Duration,
     gave_back_at: Instant,
     /// When a look last failed, if the one after it has not gone well.
@@ -153,6 +156,7 @@ impl Engine {
             asking: Vec::new(),
             is_ready,
             waiting_for_ready: Vec::new(),
+            last_missed: 0,
             owners_cost: Duration::ZERO,
             gave_back_at: Instant::now(),
             failed_at: None,
@@ -161,7 +165,7 @@ impl Engine {
     }
 
     /// Does what comes, until it is told to stop.
-    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+    pub(super) fn run(mut self, inbox: &Receiver<Message>, pulse: &Pulse) {
         // Before the first look, so that it has counters to go by.
         if let Some(fresh) = self.fresh() {
             self.listeners.note(&fresh.listeners);
@@ -171,6 +175,7 @@ impl Engine {
             self.note_ready();
         }
         loop {
+            pulse.beat();
             let before = cpu_time();
             let nap = self.schedule(Instant::now());
             if self.gave_back_at.elapsed() >= GIVE_BACK_EVERY {
@@ -339,40 +344,41 @@ impl Engine {
     /// Whether a transition was counted since the last look.
     fn has_changed(&self) -> bool {
         self.namespaces.all().any(|watched| {
-            watched
-                .model
-                .as_ref()
-                .is_none_or(|model| model.has_changed(&self.live(watched.id.inode)))
+            let live = self.live(watched.id.inode);
+            let known = watched.model.as_ref().zip(live);
+            known.is_none_or(|(model, live)| model.has_changed(&live))
         })
     }
 
-    /// The live counters of a namespace; zeros where there are none or they cannot be read.
-    pub(super) fn live(&self, inode: u32) -> NamespaceCounters {
+    /// The live counters of a namespace, zeros where there are none; `None` where they cannot be read
+    /// now.
+    pub(super) fn live(&self, inode: u32) -> Option<NamespaceCounters> {
         let Some(flow) = &self.kernel.flow else {
-            return NamespaceCounters::default();
+            return Some(NamespaceCounters::default());
         };
         flow.namespace(inode)
             .inspect_err(|error| warn!(%error, "cannot read live counters"))
-            .unwrap_or_default()
+            .ok()
     }
 
-    /// Transitions that the kernel side did not see; see [`Flow::missed`].
-    pub(super) fn missed(&self) -> u64 {
-        let Some(flow) = &self.kernel.flow else {
-            return 0;
-        };
-        flow.missed()
+    /// Transitions that the kernel side did not see, see [`Flow::missed`]; `None` where nothing sees
+    /// any, or that cannot be read now.
+    pub(super) fn missed(&mut self) -> Option<u64> {
+        let missed = self.kernel.flow.as_ref()?.missed();
+        let missed = missed
             .inspect_err(|error| warn!(%error, "cannot read what the program missed"))
-            .unwrap_or_default()
+            .ok()?;
+        self.last_missed = missed;
+        Some(missed)
     }
 
     /// What could tell of a change is read before what it would change.
-    pub(super) fn before(&self) -> Before {
-        let missed = self.missed();
+    pub(super) fn before(&mut self) -> Before {
+        let missed = self.missed().unwrap_or(self.last_missed);
         let live = self
             .namespaces
             .all()
-            .map(|watched| (watched.id.inode, self.live(watched.id.inode)));
+            .filter_map(|watched| Some((watched.id.inode, self.live(watched.id.inode)?)));
         Before {
             live: live.collect(),
             missed,
@@ -439,14 +445,16 @@ impl Engine {
         let mut half_open = 0;
         for namespace in found.namespaces {
             let inode = namespace.inode;
-            let Some(&live_before) = before.live.get(&inode) else {
-                // New: the next look has counters to go by.
+            let (Some(&live_before), Some(live_after)) =
+                (before.live.get(&inode), self.live(inode))
+            else {
+                // It is new, or they cannot be read now: the next look has counters to go by.
                 continue;
             };
             let pass = Pass {
                 counts: namespace.counts,
                 before: live_before,
-                after: self.live(inode),
+                after: live_after,
                 at,
                 missed: before.missed,
             };

@@ -24,6 +24,7 @@ use crate::{
         sockets::{Census, LEGAL_TRANSITIONS, catalogue as sockets},
     },
     engine::{CloseWaitReading, Events, FaultSums, ListenersReading, Reading, SnapshotState},
+    logging::Unlogged,
     version,
 };
 
@@ -234,6 +235,16 @@ fn faults(sums: &FaultSums) -> [MetricFamily; 4] {
     ]
 }
 
+/// What is not in the log.
+pub(super) fn unlogged(unlogged: Unlogged) -> MetricFamily {
+    let Unlogged { repeated, not_read } = unlogged;
+    let all = [("repeated", repeated), ("not_read", not_read)];
+    family(
+        &own::LOG_DROPPED,
+        all.map(|(reason, count)| series([reason], count)),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -298,6 +309,7 @@ mod tests {
         let mut filled: Vec<String> = families(&reading(), &mut Spare::default())
             .iter()
             .chain(&http::families(&HttpReading::default()))
+            .chain([&unlogged(Unlogged::default())])
             .map(|family| family.name().to_owned())
             .collect();
         filled.sort_unstable();

@@ -56,7 +56,7 @@ pub struct Metric {
 }
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 78] = [
+pub const ALL: [&Metric; 79] = [
     &sockets::SOCKETS,
     &sockets::TRANSITIONS,
     &close_wait::SOCKETS,
@@ -128,6 +128,7 @@ pub const ALL: [&Metric; 78] = [
     &own::PASS_FREED,
     &own::PASS_MISMATCH,
     &own::SERIES_FOLDED,
+    &own::LOG_DROPPED,
     &http::CONNECTIONS,
     &http::ACCEPTED,
     &http::ACCEPT_ERRORS,

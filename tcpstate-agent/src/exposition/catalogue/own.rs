@@ -210,3 +210,15 @@ pub const SERIES_FOLDED: Metric = Metric {
     help: "Series that were added to the series `other` instead of being shown, summed over all \
            passes.",
 };
+
+/// Messages that are not in the log.
+pub const LOG_DROPPED: Metric = Metric {
+    name: "tcpstate_log_messages_dropped_total",
+    kind: Kind::Counter,
+    labels: &[Label {
+        name: "reason",
+        values: "`repeated`: five of its kind had been logged, and the log says each minute how many \
+                 more there were; `not_read`: nobody read stderr in time",
+    }],
+    help: "Messages of the agent that are not in its log.",
+};
