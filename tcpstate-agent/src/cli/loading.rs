@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tcpstate_common::RecordMask;
 
 use crate::{
+    collect::{SeriesLimits, owners::Hidden},
     engine::{Watch, WatchSettings},
     kernel::{
         self, KernelLogLevel, LoadOptions, Loaded, ProgramStatus, facts::Facts, plan::ProgramId,
@@ -20,6 +21,8 @@ const ONCE: WatchSettings = WatchSettings {
     close_wait_top: 0,
     listeners_top: 0,
     destinations_top: 0,
+    series: SeriesLimits::USUAL,
+    hidden: Hidden::NONE,
 };
 
 /// A watch for a command that looks once: with `programs`, and with everything counted.

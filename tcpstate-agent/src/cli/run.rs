@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tcpstate_common::RecordMask;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -16,7 +16,7 @@ use super::{
     segments::{SegmentArgs, follow_segments},
 };
 use crate::{
-    collect::segments::SegmentSettings,
+    collect::{SeriesLimits, owners::Hidden, segments::SegmentSettings},
     engine::{Unwell, Watch, WatchSettings},
     host::{ServiceManager, descriptors},
     kernel::{self, LoadOptions, SegmentOptions, facts::Facts, plan::ProgramId},
@@ -103,12 +103,63 @@ pub(super) struct RunArgs {
         default_value_t = 50
     )]
     pub(super) destinations_top: usize,
+    /// New series that labels of processes, ports and destinations may make at once. What is beyond is
+    /// summed
+    #[arg(
+        long = "series.burst",
+        env = "TCPSTATE_SERIES_BURST",
+        value_name = "COUNT",
+        default_value_t = SeriesLimits::USUAL.burst
+    )]
+    pub(super) series_burst: u32,
+    /// How many more in each hour
+    #[arg(
+        long = "series.per-hour",
+        env = "TCPSTATE_SERIES_PER_HOUR",
+        value_name = "COUNT",
+        default_value_t = SeriesLimits::USUAL.per_hour
+    )]
+    pub(super) series_per_hour: u32,
+    /// Labels of owners to leave out; may be given more than once
+    #[arg(
+        long = "labels.disable",
+        env = "TCPSTATE_LABELS_DISABLE",
+        value_name = "LABEL",
+        value_delimiter = ',',
+        value_enum
+    )]
+    pub(super) labels_disable: Vec<OwnerLabel>,
     /// Where and how to count segments.
     #[command(flatten)]
     pub(super) segments: SegmentArgs,
     /// Where terminal commands ask.
     #[command(flatten)]
     pub(super) control: ControlArgs,
+}
+
+/// A label that says whose sockets they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(super) enum OwnerLabel {
+    /// Name of the process.
+    Process,
+    /// systemd unit.
+    Unit,
+    /// Container.
+    ContainerId,
+    /// Kubernetes pod.
+    PodUid,
+}
+
+impl OwnerLabel {
+    fn hidden(labels: &[Self]) -> Hidden {
+        Hidden {
+            process: labels.contains(&Self::Process),
+            unit: labels.contains(&Self::Unit),
+            container_id: labels.contains(&Self::ContainerId),
+            pod_uid: labels.contains(&Self::PodUid),
+        }
+    }
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
@@ -166,6 +217,9 @@ impl TryFrom<RunArgs> for RunSettings {
             close_wait_top,
             listeners_top,
             destinations_top,
+            series_burst,
+            series_per_hour,
+            labels_disable,
             segments,
             control,
         } = args;
@@ -196,6 +250,11 @@ impl TryFrom<RunArgs> for RunSettings {
                 close_wait_top,
                 listeners_top,
                 destinations_top,
+                series: SeriesLimits {
+                    burst: series_burst,
+                    per_hour: series_per_hour,
+                },
+                hidden: OwnerLabel::hidden(&labels_disable),
             },
             segments: (!segments.devices.is_empty()).then_some(segments),
             control_socket: control.socket,
@@ -428,6 +487,9 @@ mod tests {
             close_wait_top: 50,
             listeners_top: 200,
             destinations_top: 50,
+            series_burst: 10_000,
+            series_per_hour: 500,
+            labels_disable: vec![OwnerLabel::PodUid],
             segments: SegmentArgs {
                 on: DeviceArgs { device: Vec::new() },
                 xdp_mode: XdpModeArg::Skb,
@@ -446,6 +508,18 @@ mod tests {
         for path in ["", "metrics", "/-/ready", "/-/x", "/a b", "/{a}", "/a?b"] {
             assert!(run(path, &[]).is_err(), "{path:?}");
         }
+    }
+
+    #[test]
+    fn the_labels_that_are_named_are_left_out() {
+        let hidden = run("/metrics", &[]).unwrap().watch.hidden;
+        assert_eq!(
+            hidden,
+            Hidden {
+                pod_uid: true,
+                ..Hidden::NONE
+            }
+        );
     }
 
     #[test]

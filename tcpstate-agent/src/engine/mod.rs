@@ -45,7 +45,7 @@ use self::{
     state::{Engine, KernelSide},
 };
 use crate::{
-    collect::{closes::RecentEnds, segments::Follower},
+    collect::{SeriesLimits, closes::RecentEnds, owners::Hidden, segments::Follower},
     kernel::{Loaded, ReadError, WakeUp},
 };
 
@@ -76,6 +76,10 @@ pub struct WatchSettings {
     pub listeners_top: usize,
     /// Destinations of outgoing connections that have series of their own, for each metric.
     pub destinations_top: usize,
+    /// How many series may be new.
+    pub series: SeriesLimits,
+    /// Labels of owners that are left out.
+    pub hidden: Hidden,
 }
 
 /// The watch no longer answers.

@@ -40,8 +40,16 @@ impl Engine {
         });
         // Together, so that they agree with each other.
         let counted = self.counted();
+        self.tell_what_is_refused();
         Reading {
-            outgoing: is_counted.then(|| self.going.reading(self.namespaces.all(), &by_namespace)),
+            outgoing: is_counted.then(|| {
+                self.going.reading(
+                    self.namespaces.all(),
+                    &by_namespace,
+                    &mut self.admission,
+                    started,
+                )
+            }),
             orphans: Orphans::read()
                 .inspect_err(|error| debug!(%error, "cannot read how many orphans there are"))
                 .ok(),
@@ -55,6 +63,7 @@ impl Engine {
                     self.namespaces.served(),
                     self.namespaces.half_open(),
                     fresh.took,
+                    &mut self.admission,
                 )
             }),
             handshakes: counted.map(|counted| counted.handshakes),

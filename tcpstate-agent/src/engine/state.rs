@@ -30,8 +30,10 @@ use super::{
 };
 use crate::{
     collect::{
+        Admission,
         closes::RecentEnds,
         listeners::{ListeningSocket, Served},
+        owners::Naming,
         sockets::Pass,
     },
     host::memory,
@@ -82,6 +84,11 @@ pub(super) struct Engine {
     pub(super) close_waits: CloseWaits,
     pub(super) going: Going,
     pub(super) recent_ends: RecentEnds,
+    /// Which series may be new.
+    pub(super) admission: Admission,
+    /// It was said that some may not.
+    has_told_refused: bool,
+    naming: Naming,
     pub(super) last: Option<LastLook>,
     pub(super) sums: FaultSums,
     budget: Budget,
@@ -148,6 +155,9 @@ impl Engine {
             close_waits: CloseWaits::new(settings.close_wait_top),
             going: Going::new(settings.destinations_top),
             recent_ends: RecentEnds::default(),
+            admission: Admission::new(settings.series, Instant::now()),
+            has_told_refused: false,
+            naming: Naming::new(settings.hidden),
             last: None,
             sums: FaultSums::default(),
             budget: Budget::new(settings.cpu_percent, Instant::now()),
@@ -491,9 +501,21 @@ impl Engine {
         }
         let mut owners_at = self.last.and_then(|last| last.owners_at);
         if let Some(owners) = owners {
-            self.close_waits.learn(&found.close_wait, &owners, took);
-            self.listeners
-                .learn_owners(owners.listeners, &owners.processes, began);
+            self.close_waits.learn(
+                &found.close_wait,
+                &owners,
+                took,
+                &mut self.naming,
+                &mut self.admission,
+            );
+            self.listeners.learn_owners(
+                owners.listeners,
+                &owners.processes,
+                &mut self.naming,
+                began,
+            );
+            self.naming
+                .keep_only(|id| owners.processes.contains_key(id));
             owners_at = Some(began);
             self.owners_cost = owners_cpu;
         } else if found.close_wait.total().sockets == 0 {
@@ -509,6 +531,16 @@ impl Engine {
         });
         self.note_ready();
         Ok(())
+    }
+
+    /// Says once that there are more new series than may be.
+    pub(super) fn tell_what_is_refused(&mut self) {
+        if self.admission.has_refused() && !std::mem::replace(&mut self.has_told_refused, true) {
+            warn!(
+                "more new series than --series.burst and --series.per-hour let in: further ones are \
+                 added to the series `other` (see tcpstate_series_folded_total)"
+            );
+        }
     }
 
     fn note_ready(&mut self) {

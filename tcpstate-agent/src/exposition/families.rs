@@ -15,9 +15,8 @@ use crate::{
         close_wait::metrics as close_wait,
         closes::metrics as closes,
         counters::metrics as kernel,
-        listeners::{
-            ListenerKey,
-            metrics::{families as listener_families, handshakes as handshake_families},
+        listeners::metrics::{
+            ListenerLabels, families as listener_families, handshakes as handshake_families,
         },
         outgoing::metrics::{families as outgoing_families, left_behind},
         segments::metrics as segments,
@@ -29,7 +28,7 @@ use crate::{
 };
 
 /// All families of `reading`, some of them over `spare` series.
-pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec<MetricFamily> {
+pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerLabels>) -> Vec<MetricFamily> {
     let Reading {
         sockets,
         by_namespace: _,

@@ -13,7 +13,7 @@ use super::{
     http,
 };
 use crate::{
-    collect::listeners::{ListenerKey, metrics as listeners},
+    collect::listeners::metrics::{self as listeners, ListenerLabels},
     engine::{ListenersReading, Stopped, Watch},
     logging::Log,
     serve::HttpReading,
@@ -40,7 +40,7 @@ pub struct MetricsPage {
     log: Option<Log>,
     process: ProcessCollector,
     /// With nothing in it while a page is made; another one at that time does without.
-    spare: Mutex<Spare<ListenerKey>>,
+    spare: Mutex<Spare<ListenerLabels>>,
 }
 
 impl MetricsPage {
@@ -83,7 +83,7 @@ impl MetricsPage {
 /// The part of the page that tells what listens: where there are many, nearly all of it.
 pub fn of_listeners(
     reading: &ListenersReading,
-    spare: &mut Spare<ListenerKey>,
+    spare: &mut Spare<ListenerLabels>,
 ) -> Result<String, PageError> {
     let families = listeners::families(reading, spare);
     text(families, spare)
@@ -91,7 +91,7 @@ pub fn of_listeners(
 
 fn text(
     mut families: Vec<MetricFamily>,
-    spare: &mut Spare<ListenerKey>,
+    spare: &mut Spare<ListenerLabels>,
 ) -> Result<String, PageError> {
     // The encoder refuses a metric that has no series.
     families.retain(|family| !family.get_metric().is_empty());

@@ -2,6 +2,8 @@
 
 mod cgroup;
 mod labels;
+mod naming;
 
 pub use cgroup::CgroupIdentity;
 pub use labels::OwnerLabels;
+pub use naming::{Hidden, Naming};
