@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use tcpstate_common::RecordMask;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
     SettingsError,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     collect::{SeriesLimits, owners::Hidden, segments::SegmentSettings},
     engine::{Unwell, Watch, WatchSettings},
-    host::{ServiceManager, descriptors},
+    host::{ServiceManager, Source, descriptors},
     kernel::{self, LoadOptions, SegmentOptions, facts::Facts, plan::ProgramId},
     logging::{self, Log},
     serve::{
@@ -320,6 +320,12 @@ async fn run(settings: &RunSettings, log_settings: LogSettings, log: &Log) -> an
         },
     )?;
     require_any(&loaded)?;
+    for source in Source::ALL {
+        if let Err(error) = source.ask() {
+            let (path, metric) = (source.path(), source.metric());
+            warn!(path, %error, metric, "cannot be read, and what it is for is absent");
+        }
+    }
     let segments = settings
         .segments
         .clone()

@@ -23,6 +23,7 @@ use crate::{
         sockets::{Census, LEGAL_TRANSITIONS, catalogue as sockets},
     },
     engine::{CloseWaitReading, Events, FaultSums, ListenersReading, Reading, SnapshotState},
+    host::Source,
     logging::Unlogged,
     version,
 };
@@ -36,7 +37,7 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerLabels>) -> 
         missed,
         close_wait,
         outgoing,
-        orphans: _,
+        orphans,
         durations,
         closes,
         resets,
@@ -76,6 +77,15 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerLabels>) -> 
                         .flat_map(|found| found.programs.clone()),
                 )
                 .map(|(name, runs)| series([name], u64::from(runs))),
+        ),
+        family(
+            &own::SOURCE_UP,
+            [
+                (Source::Sockstat, orphans.is_some()),
+                (Source::Sysctl, max_orphans.is_some()),
+                (Source::Fdinfo, missed.is_some() || transitions.is_none()),
+            ]
+            .map(|(source, is_up)| series([source.name()], u64::from(is_up))),
         ),
         family(&own::NAMESPACES, [series([], *namespaces)]),
     ];

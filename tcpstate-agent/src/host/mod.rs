@@ -10,6 +10,8 @@ pub mod netlink;
 mod orphans;
 pub mod process;
 mod service_manager;
+mod source;
 
 pub use orphans::Orphans;
 pub use service_manager::ServiceManager;
+pub use source::Source;

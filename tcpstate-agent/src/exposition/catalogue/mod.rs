@@ -56,7 +56,7 @@ pub struct Metric {
 }
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 79] = [
+pub const ALL: [&Metric; 80] = [
     &sockets::SOCKETS,
     &sockets::TRANSITIONS,
     &close_wait::SOCKETS,
@@ -111,6 +111,7 @@ pub const ALL: [&Metric; 79] = [
     &segments::SKIPPED,
     &own::BUILD_INFO,
     &own::PROGRAM_UP,
+    &own::SOURCE_UP,
     &own::EVENTS,
     &own::EVENTS_DECODED,
     &own::EVENTS_LOST,

@@ -12,6 +12,20 @@ const RING: Label = Label {
     values: "`transitions`",
 };
 
+/// What the agent is not let see.
+pub const SOURCE_UP: Metric = Metric {
+    name: "tcpstate_source_up",
+    kind: Kind::Gauge,
+    labels: &[Label {
+        name: "source",
+        values: "`sockstat`: /proc/thread-self/net/sockstat, for `tcpstate_orphaned_sockets`; \
+                 `sysctl`: /proc/sys/net/ipv4/tcp_max_orphans, for `tcpstate_tcp_max_orphans`; \
+                 `fdinfo`: /proc/self/fdinfo, for `tcpstate_missed_transitions_total`",
+    }],
+    help: "Whether a file that the agent reads beside its eBPF programs can be read. 0: what it is for \
+           is absent.",
+};
+
 /// Version of the agent.
 pub const BUILD_INFO: Metric = Metric {
     name: "tcpstate_build_info",
