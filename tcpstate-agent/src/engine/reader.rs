@@ -47,6 +47,8 @@ pub(super) struct Fresh {
     pub(super) listeners: Vec<ListeningSocket>,
     /// How long it took to read the listeners.
     pub(super) took: Duration,
+    /// CPU time that all of it took.
+    pub(super) cpu: Duration,
 }
 
 /// What the thread works with.
@@ -116,6 +118,7 @@ impl Reader {
     }
 
     fn fresh(&mut self) -> Result<Fresh, ReadError> {
+        let before = cpu_time();
         let namespaces = self.tables.namespaces()?;
         let begun = Instant::now();
         // Some missing would look as if they had ended.
@@ -128,6 +131,7 @@ impl Reader {
             namespaces,
             listeners,
             took: begun.elapsed(),
+            cpu: cpu_time().saturating_sub(before),
         })
     }
 

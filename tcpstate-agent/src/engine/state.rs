@@ -295,7 +295,9 @@ impl Engine {
             },
         };
         // One that is new gets counters to go by before it is counted.
-        self.fresh();
+        if let Some(fresh) = self.fresh() {
+            self.charge(fresh.cpu);
+        }
         let before = self.before();
         let sent = self
             .kernel

@@ -90,7 +90,7 @@ impl Agent {
         Self::start_command(command)
     }
 
-    fn start_command(mut command: Command) -> Self {
+    pub(crate) fn start_command(mut command: Command) -> Self {
         command
             .args(["--web.listen-address", "127.0.0.1:0"])
             .stderr(Stdio::piped());
