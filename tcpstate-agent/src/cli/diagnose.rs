@@ -20,9 +20,11 @@ use super::{
 use crate::{
     code_location::helper::Helpers,
     collect::{
-        close_wait::comes_of_waiting, listeners::ListeningReport, outgoing::ConnectionsReport,
+        close_wait::{Report, comes_of_waiting},
+        listeners::ListeningReport,
+        outgoing::ConnectionsReport,
     },
-    diagnosis::{Diagnosis, Filter, Report, write_text},
+    diagnosis::{Diagnosis, Filter, write_text},
     engine::Watch,
     host::process::{command_line, executable},
     kernel::plan::ProgramId,

@@ -55,7 +55,8 @@ pub(super) fn require_any(loaded: &Loaded) -> anyhow::Result<()> {
     for ProgramStatus { program, outcome } in &loaded.programs {
         let Err(obstacle) = outcome else { continue };
         reasons.push(format!(
-            "cannot run {}: {} ({})",
+            "cannot run {} ({}): {} ({})",
+            program.name(),
             program.hook(),
             obstacle.cause,
             obstacle.remedy

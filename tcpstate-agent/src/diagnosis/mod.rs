@@ -1,14 +1,12 @@
 //! What `diagnose` says: the groups of sockets that stay where they should not, who keeps them
 //! there, how fast they grow, and what to do.
 //!
-//! A [`Report`] is one look, made by the running agent or by the command itself. Two of them make
+//! A [`Report`](crate::collect::close_wait::Report) is one look, made by the running agent or by the command itself. Two of them make
 //! a [`Diagnosis`], which is printed as text or JSON.
 
 pub(crate) mod compare;
-pub(crate) mod report;
-mod text;
+mod sections;
 pub(crate) mod words;
 
-pub use compare::{DiagnosedGroup, DiagnosedListener, Diagnosis, Filter, NotShown};
-pub use report::{Report, ReportCgroup, ReportGroup, ReportPeer, ReportProcess};
-pub use text::write_text;
+pub use compare::{Diagnosis, Filter, NotShown};
+pub use sections::write_text;

@@ -136,7 +136,7 @@ impl Reader {
     }
 
     /// Every listening socket of these namespaces.
-    fn listeners(
+    pub(super) fn listeners(
         &mut self,
         namespaces: &[KernelNamespace],
     ) -> Result<Vec<ListeningSocket>, ReadError> {

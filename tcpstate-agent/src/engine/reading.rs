@@ -24,7 +24,7 @@ use crate::{
 /// The state of the host at one moment.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// Sockets of all counted namespaces. `None` where nothing can count them, and for the moment
+    /// Sockets of all namespaces. `None` where nothing can count them, and for the moment
     /// after the start until they have been counted once.
     pub sockets: Option<Census>,
     /// The namespaces that are counted, by inode number.
@@ -91,7 +91,7 @@ pub struct NamespaceReading {
     pub minisockets: Minisockets,
     /// What happened in it since it was found.
     pub live: NamespaceCounters,
-    /// When its last snapshot ended, or was confirmed.
+    /// When its last snapshot ended.
     pub counted_at: Instant,
 }
 
@@ -125,6 +125,7 @@ pub struct SnapshotState {
     /// How many sockets can at most be shown in a wrong state. `None` where transitions are not
     /// seen: then anything may have happened since the snapshot.
     pub uncertain: Option<u64>,
-    /// Sockets of a family or in a state that this version does not know.
+    /// Sockets of a family or in a state that this version does not know, or of a namespace that
+    /// was made meanwhile.
     pub unknown: u64,
 }

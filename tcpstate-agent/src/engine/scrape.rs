@@ -12,7 +12,6 @@ use tracing::{debug, warn};
 
 use super::{
     close_wait::CloseWait,
-    namespaces::Watched,
     reader::Fresh,
     reading::{CloseWaitReading, Events, NamespaceReading, Reading, SnapshotState},
     state::Engine,
@@ -30,7 +29,8 @@ impl Engine {
         self.look_if_cheap(started);
         let by_namespace = self.by_namespace(fresh.as_ref(), started);
         // Before the first look there is nothing to show, and a part is not shown as if it were all.
-        let is_counted = self.is_counted() && self.are_all(&by_namespace);
+        // A sum over nothing is no zero.
+        let is_counted = self.is_counted() && !by_namespace.is_empty();
         let sockets = is_counted.then(|| {
             let mut sum = Census::default();
             for namespace in by_namespace.values() {
@@ -71,7 +71,7 @@ impl Engine {
             snapshot: is_counted.then(|| self.snapshot(&by_namespace)),
             by_namespace,
             transitions: counted.map(|counted| counted.transitions),
-            missed: self.missed(),
+            missed: self.kernel.flow.as_ref().and_then(|_| self.missed()),
             events: self.events(),
             namespaces: self.namespaces.count(),
             kernel_counters: *self.namespaces.kernel_counters(),
@@ -87,7 +87,6 @@ impl Engine {
         }
     }
 
-    /// Without those whose counters cannot be read now.
     fn by_namespace(
         &self,
         fresh: Option<&Fresh>,
@@ -100,9 +99,10 @@ impl Engine {
             .namespaces
             .all()
             .filter_map(|watched| Some((watched, watched.model.as_ref()?)));
-        let readings = known.filter_map(|(watched, model)| {
+        let readings = known.map(|(watched, model)| {
             let inode = watched.id.inode;
-            let live = self.live(inode)?;
+            // What cannot be read now is what it was at the last look.
+            let live = self.live(inode).unwrap_or(*model.at_pass());
             let minisockets = fresh.map(|_| watched.minisockets);
             let sockets = match &half_open {
                 Some(half_open) if !is_fresh => {
@@ -117,19 +117,9 @@ impl Engine {
                 live,
                 counted_at: model.counted_at(),
             };
-            Some((inode, reading))
+            (inode, reading)
         });
         readings.collect()
-    }
-
-    /// Whether these are all namespaces that are known. A sum over nothing, and one in which some are
-    /// missing, is not shown.
-    fn are_all(&self, readings: &BTreeMap<u32, NamespaceReading>) -> bool {
-        let mut known = self.namespaces.all();
-        let is_missing = |watched: &Watched| {
-            watched.model.is_some() && !readings.contains_key(&watched.id.inode)
-        };
-        !readings.is_empty() && !known.any(is_missing)
     }
 
     /// What the transition program has counted; `None` where it does not run.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
-use tcpstate_common::{Family, TcpState, TransitionMatrix};
 
 use super::{
     catalogue::own,
@@ -20,7 +19,7 @@ use crate::{
         },
         outgoing::metrics::{families as outgoing_families, left_behind},
         segments::metrics as segments,
-        sockets::{Census, LEGAL_TRANSITIONS, catalogue as sockets},
+        sockets::metrics as sockets,
     },
     engine::{CloseWaitReading, Events, FaultSums, ListenersReading, Reading, SnapshotState},
     host::Source,
@@ -89,8 +88,8 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerLabels>) -> 
         ),
         family(&own::NAMESPACES, [series([], *namespaces)]),
     ];
-    families.extend(sockets.as_ref().map(by_state));
-    families.extend(transitions.as_ref().map(self::transitions));
+    families.extend(sockets.as_ref().map(sockets::by_state));
+    families.extend(transitions.as_ref().map(sockets::transitions));
     families.extend(missed.map(|missed| family(&own::MISSED, [series([], missed)])));
     families.extend(close_wait.iter().flat_map(close_wait::families));
     families.extend(durations.iter().flat_map(closes::durations));
@@ -115,37 +114,6 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerLabels>) -> 
             .flatten(),
     );
     families
-}
-
-fn by_state(census: &Census) -> MetricFamily {
-    let all = Family::ALL.into_iter().flat_map(|family| {
-        TcpState::FOUND.into_iter().map(move |state| {
-            series(
-                [family_name(family), state.name()],
-                census.get(family, state),
-            )
-        })
-    });
-    family(&sockets::SOCKETS, all)
-}
-
-/// As the label `family` has it.
-const fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::Ipv4 => "ipv4",
-        Family::Ipv6 => "ipv6",
-    }
-}
-
-fn transitions(matrix: &TransitionMatrix) -> MetricFamily {
-    let pairs = TcpState::ALL.into_iter().flat_map(|from| {
-        TcpState::ALL.into_iter().filter_map(move |to| {
-            let count = matrix.of(from, to);
-            let is_shown = count > 0 || LEGAL_TRANSITIONS.contains(&(from, to));
-            is_shown.then(|| series([from.name(), to.name()], count))
-        })
-    });
-    family(&sockets::TRANSITIONS, pairs)
 }
 
 fn events(events: &Events) -> [MetricFamily; 6] {
@@ -258,14 +226,20 @@ pub(super) fn unlogged(unlogged: Unlogged) -> MetricFamily {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tcpstate_common::{CloseCounters, Due, Handshakes, StateDurations};
+    use tcpstate_common::{
+        CloseCounters, Due, Handshakes, StateDurations, TcpState, TransitionMatrix,
+    };
 
     use super::{
         super::{catalogue, http},
         *,
     };
     use crate::{
-        collect::{listeners::metrics as listeners, outgoing::metrics as outgoing},
+        collect::{
+            listeners::metrics as listeners,
+            outgoing::metrics as outgoing,
+            sockets::{Census, LEGAL_TRANSITIONS},
+        },
         decode::Limits,
         kernel::Resets,
         serve::HttpReading,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use super::{Cause, Group, Service, Survey, Tally, survey::MAX_SERVICES};
+use super::{Cause, Group, Service, Survey, Tally};
 use crate::{
     decode::{CloseWaitSocket, Listener, Owner, Socket},
     host::process::ProcessId,
@@ -78,20 +78,6 @@ impl Holdings {
             }
             Socket::Listener(_) | Socket::Other(_) => {}
         }
-    }
-
-    /// The groups, where they are all that there is: nothing waits to be accepted, and they are so
-    /// few that a survey would tell all their services apart.
-    #[must_use]
-    pub fn into_groups(self) -> Option<Vec<Group>> {
-        if !self.queues.is_empty() || self.groups.len() > MAX_SERVICES {
-            return None;
-        }
-        let groups = self.groups.into_iter();
-        let groups = groups.map(|((process, service, cause), holding)| {
-            holding.into_group(process, service, cause)
-        });
-        Some(groups.collect())
     }
 
     pub(super) const fn groups(&self) -> &FxHashMap<(ProcessId, Service, Cause), Holding> {

@@ -1,6 +1,6 @@
 //! Who keeps sockets in CLOSE_WAIT, since when, and why.
 //!
-//! Two passes, one after the other. The *survey* walks the sockets of the namespaces and is
+//! Two walks, one after the other. The *survey* is what a pass over the sockets has found: it is
 //! complete, but knows no process. The *holdings* come from a walk over the descriptors of all
 //! processes; they know the process, and miss what no descriptor leads to. [`attribute`] joins
 //! them, group by group: what the survey has found and no holding explains has no owner.
@@ -15,10 +15,13 @@ mod cause;
 mod holdings;
 pub(crate) mod metrics;
 mod peers;
+mod report;
 mod survey;
 mod tally;
+mod text;
 mod tick_rate;
 mod top;
+mod verdict;
 
 pub use advice::{Advice, comes_of_waiting};
 pub use age::{Age, Ages, OLDER_THAN_SECONDS};
@@ -26,7 +29,10 @@ pub use attribution::{Group, attribute};
 pub use cause::Cause;
 pub use holdings::Holdings;
 pub use peers::Peers;
+pub use report::{Report, ReportGroup, ReportPeer};
 pub use survey::{Role, Service, Survey};
 pub use tally::Tally;
+pub(crate) use text::write_close_wait;
 pub use tick_rate::TickRate;
 pub use top::{OTHER, Series, SeriesKey, top};
+pub use verdict::DiagnosedGroup;

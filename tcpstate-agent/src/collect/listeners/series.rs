@@ -108,13 +108,20 @@ impl Totals {
     /// Ends a look.
     fn end_look(&mut self) {
         // The ones that were not shown for longest go first.
-        while self.by_key.len() > REMEMBERED {
-            let oldest = self.by_key.iter().min_by_key(|(_, total)| total.look);
-            let Some(oldest) = oldest.filter(|(_, total)| total.look != self.look) else {
-                break;
-            };
-            let key = oldest.0.clone();
-            self.by_key.remove(&key);
+        let surplus = self.by_key.len().saturating_sub(REMEMBERED);
+        if surplus > 0 {
+            let not_shown = self.by_key.values().map(|total| total.look);
+            let mut looks: Vec<u64> = not_shown.filter(|look| *look != self.look).collect();
+            looks.sort_unstable();
+            looks.truncate(surplus);
+            let (last, mut left) = (looks.last().copied(), looks.len());
+            self.by_key.retain(|_, total| {
+                let goes = left > 0 && last.is_some_and(|last| total.look <= last);
+                left -= usize::from(goes);
+                !goes
+            });
+            // What a peak took is not kept.
+            self.by_key.shrink_to(REMEMBERED);
         }
         self.look += 1;
     }

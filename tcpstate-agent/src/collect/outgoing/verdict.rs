@@ -1,10 +1,10 @@
-//! From two looks at connections to what is wrong with them.
+//! From two looks at outgoing connections to what is wrong with them.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{ConnectionsReport, ReportDestination, ReportUnanswered, UnansweredState};
+use super::{ConnectionsReport, ReportDestination};
 use crate::diagnosis::{Filter, compare::way_in};
 
 /// Where so great a part of the ports is taken, they are running out.
@@ -13,9 +13,6 @@ const RUNNING_OUT: f64 = 0.8;
 const GOING_TO: f64 = 0.25;
 /// So soon.
 const SOON_SECONDS: f64 = 600.0;
-/// Fewer connections that cannot be closed are no pile.
-const PILE: u64 = 16;
-
 /// A destination that ports are running out for, and what follows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DiagnosedDestination {
@@ -28,20 +25,6 @@ pub struct DiagnosedDestination {
     pub growth_per_second: Option<f64>,
     /// In how long it gets none at this rate.
     pub exhausted_in_seconds: Option<f64>,
-    /// What is wrong, most likely.
-    pub fault: &'static str,
-    /// What to do.
-    pub check: &'static str,
-    /// A command that shows the sockets.
-    pub command: String,
-}
-
-/// Connections whose peers do not answer, and what follows.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct DiagnosedUnanswered {
-    /// The group, at the second look.
-    #[serde(flatten)]
-    pub group: ReportUnanswered,
     /// What is wrong, most likely.
     pub fault: &'static str,
     /// What to do.
@@ -109,45 +92,9 @@ const fn check(is_time_wait: bool) -> &'static str {
     }
 }
 
-impl DiagnosedUnanswered {
-    /// `None` where it is nothing to worry about.
-    pub(crate) fn new(group: ReportUnanswered, own_namespace: u32) -> Option<Self> {
-        let is_established = group.state == UnansweredState::Established;
-        if !is_established && group.sockets < PILE {
-            return None;
-        }
-        Some(Self {
-            fault: if is_established {
-                "the peer is gone, or the way to it: it acknowledges nothing of what is sent, and \
-                 the process still waits"
-            } else {
-                "the peer is gone, or the way to it: the process has closed, and the kernel still \
-                 sends the rest"
-            },
-            check: if is_established {
-                "the peer, and what is between (firewalls, NAT, load balancers that forget idle \
-                 connections); timeouts in the program, TCP_USER_TIMEOUT, and keepalive with an \
-                 interval shorter than theirs. The kernel gives up after net.ipv4.tcp_retries2 \
-                 attempts, a quarter of an hour by default"
-            } else {
-                "the peer, and what is between (firewalls, NAT). The kernel gives up after \
-                 net.ipv4.tcp_orphan_retries attempts, eight by default; until then they are \
-                 orphans, and net.ipv4.tcp_max_orphans limits those"
-            },
-            command: unanswered_command(&group, own_namespace),
-            group,
-        })
-    }
-}
-
 impl Filter {
     pub(crate) fn passes_destination(&self, destination: &ReportDestination) -> bool {
         self.port.is_none_or(|port| destination.remote_port == port)
-    }
-
-    pub(crate) fn passes_unanswered(&self, group: &ReportUnanswered) -> bool {
-        self.port
-            .is_none_or(|port| [group.remote_port, group.local_port].contains(&port))
     }
 }
 
@@ -159,19 +106,8 @@ fn destination_command(destination: &ReportDestination, own_namespace: u32) -> S
     format!("sudo {way_in}ss -tan '( src {local} and dst {remote} and dport = :{port} )'")
 }
 
-fn unanswered_command(group: &ReportUnanswered, own_namespace: u32) -> String {
-    let way_in = match group.namespace {
-        0 => String::new(),
-        namespace => way_in(namespace, None, own_namespace),
-    };
-    let state = group.state.ss_name();
-    let peer = group
-        .remote_address
-        .map_or_else(String::new, |peer| format!(" dst {}", bracketed(peer)));
-    format!("sudo {way_in}ss -tnpo state {state}{peer}")
-}
-
-fn bracketed(address: std::net::IpAddr) -> String {
+/// As `ss` takes it.
+pub(crate) fn bracketed(address: std::net::IpAddr) -> String {
     match address {
         std::net::IpAddr::V4(address) => address.to_string(),
         std::net::IpAddr::V6(address) => format!("[{address}]"),
@@ -180,10 +116,7 @@ fn bracketed(address: std::net::IpAddr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::report::tests::{destination, unanswered},
-        *,
-    };
+    use super::{super::report::tests::destination, *};
     use crate::diagnosis::compare::tests::HERE;
 
     fn diagnose(before: Option<u32>, now: ReportDestination) -> Option<DiagnosedDestination> {
@@ -243,31 +176,11 @@ mod tests {
     }
 
     #[test]
-    fn one_dead_connection_matters_and_a_few_that_cannot_be_closed_do_not() {
-        for (state, sockets, is_wrong) in [
-            (UnansweredState::Established, 1, true),
-            (UnansweredState::FinWait1, 15, false),
-            (UnansweredState::FinWait1, 16, true),
-            (UnansweredState::LastAck, 16, true),
-        ] {
-            let found = DiagnosedUnanswered::new(unanswered(state, sockets), HERE);
-            assert_eq!(found.is_some(), is_wrong, "{state:?} {sockets}");
-        }
-    }
-
-    #[test]
-    fn the_commands_show_these_sockets() {
+    fn the_command_shows_these_sockets() {
         let found = diagnose(None, destination(900, 0, 0)).unwrap();
         assert_eq!(
             found.command,
             "sudo ss -tan '( src 10.0.0.1 and dst 10.0.0.2 and dport = :443 )'"
-        );
-        let mut group = unanswered(UnansweredState::LastAck, 20);
-        group.namespace = 7;
-        group.remote_address = Some("fd00::1".parse().unwrap());
-        assert_eq!(
-            unanswered_command(&group, HERE),
-            "sudo nsenter --net=NAMESPACE_7 ss -tnpo state last-ack dst [fd00::1]"
         );
     }
 }

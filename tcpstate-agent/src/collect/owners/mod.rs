@@ -1,9 +1,13 @@
-//! Whose sockets, as labels say it.
+//! Whose sockets, as labels and reports say it.
 
+pub(crate) mod catalogue;
 mod cgroup;
 mod labels;
 mod naming;
+mod report;
 
 pub use cgroup::CgroupIdentity;
 pub use labels::OwnerLabels;
 pub use naming::{Hidden, Naming};
+pub(crate) use report::Reporter;
+pub use report::{ReportCgroup, ReportProcess};

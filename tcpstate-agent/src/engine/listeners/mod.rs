@@ -93,8 +93,7 @@ impl Assigned {
                 })
             });
             self.assignment = Assignment::new(sockets.iter().zip(labelled));
-            self.sockets.clear();
-            self.sockets.extend(known);
+            self.sockets = known.collect();
             self.owners = Arc::clone(owners);
         }
         &self.assignment

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::Write as _, net::Shutdown, time::Duration};
 use super::{Cable, FAR, connect, ip, listener, look};
 use crate::harness::{AGENT, Netns, require, run, watch, within};
 use tcpstate_agent::{
-    collect::outgoing::{ConnectionsReport, UnansweredState},
+    collect::{outgoing::ConnectionsReport, unanswered::UnansweredState},
     engine::Watch,
 };
 

@@ -6,6 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, Rlimit, prlimit};
+
+use super::raise_descriptors;
 use crate::{agent::Agent, harness::Netns, page::Page};
 
 /// As many as the agent once had descriptors.
@@ -52,6 +55,7 @@ fn families(page: &Page) -> Vec<&str> {
 /// With as few descriptors as a service manager may allow it.
 #[test]
 fn a_thousand_idle_connections_take_no_sockets_from_a_page() {
+    raise_descriptors();
     let namespace = Netns::new();
     let listeners: Vec<_> = namespace.enter(|| {
         let each = (0..500).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
@@ -95,4 +99,64 @@ fn a_thousand_idle_connections_take_no_sockets_from_a_page() {
     }
     assert!(scrapes >= 20, "{scrapes} scrapes");
     drop(listeners);
+}
+
+/// Without a single descriptor, hardly anything can be read: of each CPU's counters the number of CPUs
+/// comes from a file.
+#[test]
+fn what_cannot_be_read_for_a_moment_is_no_zero() {
+    let agent = Agent::start();
+    let mut scraper = TcpStream::connect(agent.address()).unwrap();
+    scraper
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let before = scrape(&mut scraper);
+    let sum = |page: &Page, metric: &str| {
+        let samples = page.samples(metric, &[]);
+        (!samples.is_empty()).then(|| page.sum(metric, &[]))
+    };
+    let counters = [
+        "tcpstate_transitions_total",
+        "tcpstate_closes_total",
+        "tcpstate_listen_overflows_total",
+        "tcpstate_segments_sent_rst_total",
+    ];
+    let limit = |current| {
+        let limit = Rlimit {
+            current: Some(current),
+            maximum: Some(4096),
+        };
+        prlimit(Some(agent.pid()), Resource::Nofile, limit).unwrap();
+    };
+    let mut were_absent = 0;
+    for _ in 0..3 {
+        limit(3);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            let page = scrape(&mut scraper);
+            let sockets = sum(&page, "tcpstate_sockets");
+            assert!(sockets.is_none_or(|sockets| sockets > 0), "{sockets:?}");
+            for metric in counters {
+                let (now, then) = (sum(&page, metric), sum(&before, metric));
+                assert!(
+                    now.is_none_or(|_| now >= then),
+                    "{metric}: {then:?}, then {now:?}"
+                );
+                were_absent += u32::from(now.is_none());
+            }
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        limit(4096);
+        std::thread::sleep(Duration::from_millis(300));
+        let page = scrape(&mut scraper);
+        for metric in counters {
+            let (now, then) = (sum(&page, metric), sum(&before, metric));
+            assert!(
+                now >= then && now.is_some(),
+                "{metric}: {then:?}, then {now:?}"
+            );
+        }
+    }
+    // Or nothing was tested.
+    assert!(were_absent > 0);
 }

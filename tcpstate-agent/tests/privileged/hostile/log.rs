@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
+    net::TcpStream,
     os::unix::net::UnixStream,
     process::{Command, Stdio},
     time::Duration,
@@ -28,7 +29,7 @@ fn a_reader_of_stderr_that_does_not_read_stops_nothing() {
     let address = port.local_addr().unwrap();
     drop(port);
     let address = address.to_string();
-    // From debug on it says something several times a second.
+    // From debug on it tells of each request that makes no sense.
     let mut agent = Running::start(
         Command::new(AGENT)
             .args([
@@ -51,8 +52,10 @@ fn a_reader_of_stderr_that_does_not_read_stops_nothing() {
     within(Duration::from_secs(90), || get("/-/ready"));
     within(Duration::from_secs(60), || {
         // Each is something to say.
-        for _ in 0..200 {
-            get("/metrics")?;
+        for _ in 0..300 {
+            let mut stream = TcpStream::connect(&address).map_err(|error| error.to_string())?;
+            // Fails where the agent has hung up already.
+            let _ = stream.write_all(b"\x00 no request\r\n\r\n");
         }
         let page = get("/metrics")?;
         let lost = page.lines().find_map(|line| {

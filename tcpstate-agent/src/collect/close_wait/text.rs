@@ -1,75 +1,24 @@
-//! The report for a person.
+//! Who keeps sockets in CLOSE_WAIT, for a person.
 
 use std::{
     collections::BTreeSet,
     io::{self, Write},
 };
 
-use super::{
-    DiagnosedGroup, Diagnosis, ReportCgroup, ReportGroup, ReportProcess,
-    words::{bytes, count, counted, duration, grouped, shared_with, terminal},
-};
-use crate::collect::{
-    close_wait::Role,
-    listeners::write_troubles,
-    outgoing::{write_destinations, write_unanswered},
+use super::{DiagnosedGroup, ReportGroup, Role};
+use crate::{
+    collect::owners::{ReportCgroup, ReportProcess},
+    diagnosis::{
+        Diagnosis,
+        words::{bytes, count, counted, duration, grouped, shared_with, terminal},
+    },
 };
 
 /// Processes of one name that are numbered in the verdict.
 const NAMED: usize = 5;
 
-/// Writes what there is to say, and what to do about it.
-pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    let troubles = diagnosis.listeners.as_deref().unwrap_or_default();
-    let destinations = diagnosis.destinations.as_deref().unwrap_or_default();
-    let unanswered = diagnosis.unanswered.as_deref().unwrap_or_default();
-    let others = !(troubles.is_empty() && destinations.is_empty() && unanswered.is_empty());
-    if !others {
-        return write_close_wait(out, diagnosis);
-    }
-    let mut is_first = true;
-    let mut space = |out: &mut dyn Write| {
-        if std::mem::replace(&mut is_first, false) {
-            Ok(())
-        } else {
-            writeln!(out)
-        }
-    };
-    if diagnosis.is_something_wrong() {
-        space(out)?;
-        write_close_wait(out, diagnosis)?;
-    }
-    if !troubles.is_empty() {
-        space(out)?;
-        write_troubles(out, troubles)?;
-        write_not_shown(out, diagnosis.not_shown.listeners, "listener")?;
-    }
-    if !destinations.is_empty() {
-        space(out)?;
-        write_destinations(out, destinations)?;
-        write_not_shown(out, diagnosis.not_shown.destinations, "destination")?;
-    }
-    if !unanswered.is_empty() {
-        space(out)?;
-        write_unanswered(out, unanswered)?;
-        write_not_shown(out, diagnosis.not_shown.unanswered, "group")?;
-    }
-    Ok(())
-}
-
-/// Writes how many more there are.
-fn write_not_shown(out: &mut dyn Write, number: usize, what: &str) -> io::Result<()> {
-    match number {
-        0 => Ok(()),
-        some => writeln!(
-            out,
-            "\nNot shown: {} more (--limit).",
-            counted(count(some), what)
-        ),
-    }
-}
-
-fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+/// Writes which groups there are, and what to do about them.
+pub(crate) fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
     if diagnosis.groups.is_empty() {
         return write_nothing(out, diagnosis);
     }
@@ -347,10 +296,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        collect::close_wait::{Cause, comes_of_waiting},
+        collect::close_wait::{Cause, Report, comes_of_waiting},
         diagnosis::{
-            Filter, Report,
+            Filter,
             compare::tests::{HERE, group, report},
+            write_text,
         },
     };
 
