@@ -2,12 +2,17 @@
 //! tool that counts instructions: `cargo xtask bench instructions`.
 
 use std::{
-    collections::BTreeMap, error::Error, hint::black_box, net::SocketAddr, sync::Arc,
-    time::Duration,
+    collections::BTreeMap,
+    error::Error,
+    hint::black_box,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tcpstate_agent::{
     collect::{
+        Admission, SeriesLimits,
         close_wait::{Holdings, Survey},
         closes::RecentEnds,
         listeners::{
@@ -153,6 +158,7 @@ fn listening() -> Result<Vec<ListeningSocket>, Box<dyn Error>> {
             namespace: 7,
             family: Family::Ipv4,
             address: SocketAddr::from(([0, 0, 0, 0], u16::try_from(10_000 + number)?)),
+            is_any_port: false,
             accept_queue: 0,
             accept_limit: 128,
             half_open: 0,
@@ -180,6 +186,8 @@ fn listeners(times: u32) -> Outcome {
     let sockets = listening()?;
     let assignment = assigned(&sockets);
     let (mut increments, mut totals) = (Increments::default(), Totals::default());
+    let now = Instant::now();
+    let mut admission = Admission::new(SeriesLimits::USUAL, now);
     for _ in 0..times {
         let of_each = increments.look(sockets.iter().map(|socket| (socket, true)));
         let sockets = black_box(&sockets).iter().zip(of_each.iter().copied());
@@ -189,6 +197,8 @@ fn listeners(times: u32) -> Outcome {
             &BTreeMap::new(),
             SHOWN,
             &mut totals,
+            &mut admission,
+            now,
         ));
     }
     Ok(())

@@ -17,6 +17,7 @@ pub mod exposition;
 pub mod host;
 #[expect(unsafe_code, reason = "the border to the kernel")]
 pub mod kernel;
+pub mod logging;
 pub mod serve;
 pub mod trace;
 pub mod version;

@@ -20,6 +20,11 @@ const CONFINED: [(&str, &[&str]); 4] = [
 const AGENT: &str = "tcpstate-agent/src/";
 const EBPF: &str = "tcpstate-ebpf/src/";
 
+/// The folders in which sockets are counted.
+const COUNTING: [&str; 3] = ["collect/", "decode/", "engine/"];
+/// What leads to files.
+const OPENING: [&str; 5] = ["fs::", "File::", "OpenOptions", "procfs", "read_dir"];
+
 /// The crate that has no unsafe code, by the compiler's word.
 const SAFE: &str = "tcpstate-common/src/lib.rs";
 
@@ -60,6 +65,7 @@ pub(crate) fn run() -> Result<()> {
     let mut faults = Vec::new();
     for source in &sources {
         faults.extend(confined_crates(source));
+        faults.extend(opened_paths(source));
         faults.extend(missing_forbid_unsafe(source));
         faults.extend(too_long(source));
         faults.extend(empty_name(source));
@@ -140,6 +146,26 @@ fn names_crate(line: &str, name: &str) -> bool {
     })
 }
 
+/// What counts opens no file: whoever mounts a file system chooses whether a path in it answers. Files
+/// are the business of host/, whose questions that may find no answer have a thread and a deadline.
+fn opened_paths(source: &Source) -> Vec<String> {
+    let counts = COUNTING.iter().any(|folder| {
+        let file = source.path.strip_prefix(AGENT);
+        file.is_some_and(|file| file.starts_with(folder))
+    });
+    if !counts {
+        return Vec::new();
+    }
+    code_lines(&source.text)
+        .filter_map(|(number, line)| {
+            let opens = OPENING.iter().find(|opens| line.contains(**opens))?;
+            let path = &source.path;
+            Some(format!(
+                "{path}:{number}: `{opens}`, where sockets are counted"
+            ))
+        })
+        .collect()
+}
 /// In the programs it has two instructions that the verifier wants.
 const FORBIDS_UNSAFE: &str = r#"#![cfg_attr(not(target_arch = "bpf"), forbid(unsafe_code))]"#;
 
@@ -306,6 +332,22 @@ mod tests {
         assert_eq!(faults("tcpstate-agent/src/collect/closes/metrics.rs"), 0);
         assert_eq!(faults("tcpstate-agent/src/collect/closes/recent.rs"), 1);
         assert_eq!(faults("tcpstate-agent/src/collect/no_metrics.rs"), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_opened_where_sockets_are_counted_is_found() {
+        for line in [
+            "use std::fs::File;",
+            "let text = fs::read_to_string(path)?;",
+            "let file = File::open(path)?;",
+        ] {
+            let faults = |path: &str| opened_paths(&source(path, line)).len();
+            assert_eq!(faults("tcpstate-agent/src/engine/state.rs"), 1, "{line}");
+            assert_eq!(faults("tcpstate-agent/src/collect/look.rs"), 1, "{line}");
+            assert_eq!(faults("tcpstate-agent/src/host/orphans.rs"), 0, "{line}");
+        }
+        let harmless = "    /// [`fs::read`] is not called.\n    let confsets = 1;";
+        assert!(opened_paths(&source("tcpstate-agent/src/engine/mod.rs", harmless)).is_empty());
     }
 
     #[test]

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     collect::segments::{Below, DeviceState, Seen, SegmentSettings, plan::plan},
-    host::netlink::{Netlink, Offloads, XdpPresence},
+    host::{
+        Source,
+        netlink::{Netlink, Offloads, XdpPresence},
+    },
     kernel::{
         self, KernelLogLevel, KernelTables, LoadOptions, ProgramStatus, SegmentOptions,
         facts::{Capability, Facts},
@@ -55,6 +58,9 @@ pub(super) fn execute(segments: &SegmentSettings) -> anyhow::Result<u8> {
             write_program(out, status)?;
         }
         write_capabilities(out, &facts)?;
+        Source::ALL
+            .into_iter()
+            .try_for_each(|source| write_source(out, source))?;
         match &namespaces {
             Ok(Some(found)) => writeln!(out, "network namespaces: {}", found.len()),
             // The program above says why.
@@ -84,6 +90,21 @@ fn write_program(out: &mut dyn io::Write, status: &ProgramStatus) -> io::Result<
             writeln!(out, "  not known without it: {purpose}")?;
             writeln!(out, "  cause: {}", obstacle.cause)?;
             writeln!(out, "  remedy: {}", obstacle.remedy)
+        }
+    }
+}
+
+fn write_source(out: &mut dyn io::Write, source: Source) -> io::Result<()> {
+    match source.ask() {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let (path, metric) = (source.path(), source.metric());
+            writeln!(out, "{path} cannot be read: {error}")?;
+            writeln!(out, "  not known without it: {metric}")?;
+            writeln!(
+                out,
+                "  remedy: look for ProcSubset=, a mount over /proc, a network namespace of its own, an LSM"
+            )
         }
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tcpstate_common::RecordMask;
 
 use crate::{
+    collect::{SeriesLimits, owners::Hidden},
     engine::{Watch, WatchSettings},
     kernel::{
         self, KernelLogLevel, LoadOptions, Loaded, ProgramStatus, facts::Facts, plan::ProgramId,
@@ -21,6 +22,8 @@ const ONCE: WatchSettings = WatchSettings {
     listeners_top: 0,
     destinations_top: 0,
     only_when_asked: false,
+    series: SeriesLimits::USUAL,
+    hidden: Hidden::NONE,
 };
 
 /// A watch for a command that looks once: with `programs`, and with everything counted.

@@ -1,11 +1,7 @@
-//! The agent's log, on stderr.
-
-use std::io;
+//! What to log, and how.
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::{
-    filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
-};
+use tracing::level_filters::LevelFilter;
 
 use crate::kernel::KernelLogLevel;
 
@@ -74,36 +70,26 @@ impl LogSettings {
             LogLevel::Debug | LogLevel::Trace => KernelLogLevel::Debug,
         }
     }
+
+    /// How much the agent may say.
+    pub(super) const fn filter(self) -> LevelFilter {
+        match self.level {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+            LogLevel::Trace => LevelFilter::TRACE,
+        }
+    }
+
+    /// Whether each line is a JSON object.
+    pub(super) const fn is_json(self) -> bool {
+        matches!(self.format, LogFormat::Json)
+    }
 }
 
 impl From<LogArgs> for LogSettings {
     fn from(LogArgs { level, format }: LogArgs) -> Self {
         Self { level, format }
     }
-}
-
-/// Starts the log. Messages of libraries and of the kernel side come with it.
-pub(super) fn start(settings: LogSettings) {
-    let level = match settings.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let registry = tracing_subscriber::registry().with(level);
-    // Fails only where a log has been started before, which then stays.
-    let _ = match settings.format {
-        LogFormat::Logfmt => registry
-            .with(tracing_logfmt::builder().layer().with_writer(io::stderr))
-            .try_init(),
-        LogFormat::Json => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_writer(io::stderr),
-            )
-            .try_init(),
-    };
 }

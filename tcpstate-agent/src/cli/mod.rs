@@ -117,6 +117,9 @@ fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
         ("close_wait_top", "close-wait.top"),
         ("listeners_top", "listeners.top"),
         ("destinations_top", "destinations.top"),
+        ("series_burst", "series.burst"),
+        ("series_per_hour", "series.per-hour"),
+        ("labels_disable", "labels.disable"),
         ("device", "segments.device"),
         ("xdp_mode", "segments.xdp-mode"),
         ("socket", "control.socket"),
@@ -131,9 +134,13 @@ fn misplaced_run_flag(matches: &ArgMatches) -> Option<&'static str> {
 pub fn execute(cli: Cli) -> anyhow::Result<u8> {
     let Cli { command, run, log } = cli;
     let log = LogSettings::from(log);
-    logging::start(log);
-    match command.unwrap_or(Command::Run(run)) {
-        Command::Run(args) => run::execute(&RunSettings::try_from(args)?, log)?,
+    let command = command.unwrap_or(Command::Run(run));
+    // That one's log waits for nobody.
+    if !matches!(command, Command::Run(_)) {
+        crate::logging::start(log.filter(), log.is_json());
+    }
+    match command {
+        Command::Run(args) => return run::execute(&RunSettings::try_from(args)?, log),
         Command::Snapshot(args) => snapshot::execute(args.output)?,
         Command::Trace(args) => trace::execute(&TraceSettings::try_from(args)?, log)?,
         Command::Diagnose(args) => diagnose::execute(&DiagnoseSettings::from(args))?,

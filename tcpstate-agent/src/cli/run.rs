@@ -1,12 +1,12 @@
 //! `run`: the agent.
 
-use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tcpstate_common::RecordMask;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{error, info, warn};
 
 use super::{
     SettingsError,
@@ -16,9 +16,11 @@ use super::{
     segments::{SegmentArgs, follow_segments},
 };
 use crate::{
-    collect::segments::SegmentSettings,
-    engine::{Watch, WatchSettings},
+    collect::{SeriesLimits, owners::Hidden, segments::SegmentSettings},
+    engine::{Unwell, Watch, WatchSettings},
+    host::{ServiceManager, Source, descriptors},
     kernel::{self, LoadOptions, SegmentOptions, facts::Facts, plan::ProgramId},
+    logging::{self, Log},
     serve::{
         self, Limits, Subject, Watched, WebConfig, WebSettings,
         control::{Control, Patience},
@@ -101,12 +103,63 @@ pub(super) struct RunArgs {
         default_value_t = 50
     )]
     pub(super) destinations_top: usize,
+    /// New series that labels of processes, ports and destinations may make at once. What is beyond is
+    /// summed
+    #[arg(
+        long = "series.burst",
+        env = "TCPSTATE_SERIES_BURST",
+        value_name = "COUNT",
+        default_value_t = SeriesLimits::USUAL.burst
+    )]
+    pub(super) series_burst: u32,
+    /// How many more in each hour
+    #[arg(
+        long = "series.per-hour",
+        env = "TCPSTATE_SERIES_PER_HOUR",
+        value_name = "COUNT",
+        default_value_t = SeriesLimits::USUAL.per_hour
+    )]
+    pub(super) series_per_hour: u32,
+    /// Labels of owners to leave out; may be given more than once
+    #[arg(
+        long = "labels.disable",
+        env = "TCPSTATE_LABELS_DISABLE",
+        value_name = "LABEL",
+        value_delimiter = ',',
+        value_enum
+    )]
+    pub(super) labels_disable: Vec<OwnerLabel>,
     /// Where and how to count segments.
     #[command(flatten)]
     pub(super) segments: SegmentArgs,
     /// Where terminal commands ask.
     #[command(flatten)]
     pub(super) control: ControlArgs,
+}
+
+/// A label that says whose sockets they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(super) enum OwnerLabel {
+    /// Name of the process.
+    Process,
+    /// systemd unit.
+    Unit,
+    /// Container.
+    ContainerId,
+    /// Kubernetes pod.
+    PodUid,
+}
+
+impl OwnerLabel {
+    fn hidden(labels: &[Self]) -> Hidden {
+        Hidden {
+            process: labels.contains(&Self::Process),
+            unit: labels.contains(&Self::Unit),
+            container_id: labels.contains(&Self::ContainerId),
+            pod_uid: labels.contains(&Self::PodUid),
+        }
+    }
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
@@ -164,6 +217,9 @@ impl TryFrom<RunArgs> for RunSettings {
             close_wait_top,
             listeners_top,
             destinations_top,
+            series_burst,
+            series_per_hour,
+            labels_disable,
             segments,
             control,
         } = args;
@@ -195,6 +251,11 @@ impl TryFrom<RunArgs> for RunSettings {
                 listeners_top,
                 destinations_top,
                 only_when_asked: false,
+                series: SeriesLimits {
+                    burst: series_burst,
+                    per_hour: series_per_hour,
+                },
+                hidden: OwnerLabel::hidden(&labels_disable),
             },
             segments: (!segments.devices.is_empty()).then_some(segments),
             control_socket: control.socket,
@@ -206,21 +267,34 @@ impl TryFrom<RunArgs> for RunSettings {
 const EVENT_RING_BYTES: u32 = 512 * 1024;
 /// One page is made at a time; the others compress some, for as long as it takes.
 const BLOCKING_THREADS: usize = 4;
+/// The exit code where a part of the agent has ended that should not.
+const BROKEN: u8 = 1;
+/// What still runs on them when all else has ended is waited for no longer.
+const LAST_WORK: Duration = Duration::from_secs(1);
+/// How often to look whether every part of the agent does its work.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// Runs until SIGTERM or SIGINT.
-pub(super) fn execute(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
+/// Runs until SIGTERM or SIGINT, or until a part of the agent has ended that should not.
+pub(super) fn execute(settings: &RunSettings, log_settings: LogSettings) -> anyhow::Result<u8> {
+    let log = logging::start_running(log_settings.filter(), log_settings.is_json())
+        .context("cannot start the log's thread")?;
+    descriptors::raise_limit();
     // One thread answers HTTP; the watch has its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("cannot start the async runtime")?;
-    runtime.block_on(run(settings, log))
+    let ended = runtime.block_on(run(settings, log_settings, &log));
+    runtime.shutdown_timeout(LAST_WORK);
+    log.flush();
+    ended
 }
 
-async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
+async fn run(settings: &RunSettings, log_settings: LogSettings, log: &Log) -> anyhow::Result<u8> {
     // Before anything else: a signal during the start must not leave the default action.
     let stop = Stop::new().context("cannot handle signals")?;
+    let manager = ServiceManager::from_environment();
     // Before the kernel is touched: the commonest mistake is a second agent.
     let listeners = match &settings.listen {
         Listen::Addresses(addresses) => serve::bind(addresses)?,
@@ -243,10 +317,16 @@ async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
             record_mask: RecordMask::ABNORMAL_ENDS,
             event_ring_bytes: EVENT_RING_BYTES,
             every_owner: false,
-            kernel_log: log.kernel(),
+            kernel_log: log_settings.kernel(),
         },
     )?;
     require_any(&loaded)?;
+    for source in Source::ALL {
+        if let Err(error) = source.ask() {
+            let (path, metric) = (source.path(), source.metric());
+            warn!(path, %error, metric, "cannot be read, and what it is for is absent");
+        }
+    }
     let segments = settings
         .segments
         .clone()
@@ -254,17 +334,68 @@ async fn run(settings: &RunSettings, log: LogSettings) -> anyhow::Result<()> {
         .transpose()?;
     let watch = Watch::start_with_segments(loaded, segments, settings.watch)
         .context("cannot start the watch's threads")?;
-    let subject: Arc<dyn Subject> = Arc::new(Watched::new(Arc::new(watch)));
+    let subject: Arc<dyn Subject> = Arc::new(Watched::new(Arc::new(watch), log.clone()));
     let control = Control::start(
         settings.control_socket.clone(),
         Arc::clone(&subject),
         Patience::default(),
     )?;
     info!(version = VERSION, "watching TCP states");
-    serve::run(listeners, subject, config, &settings.web, stop.requested()).await;
+    manager.ready();
+    let mut died = None;
+    let shutdown = async {
+        tokio::select! {
+            () = stop.requested() => {}
+            unwell = look_after(&*subject, &control, &manager) => died = Some(unwell),
+        }
+        manager.stopping();
+    };
+    let served = Arc::clone(&subject);
+    let served = serve::run(listeners, served, config, &settings.web, shutdown).await;
     control.stop().await;
-    info!("stopped");
-    Ok(())
+    // Said in the log and not by whoever called: stderr may have nobody who reads it.
+    match (served, died) {
+        (Ok(()), None) => {
+            info!("stopped");
+            Ok(0)
+        }
+        (served, died) => {
+            let server = served.err().map(|error| error.to_string());
+            let part = died.map(|unwell| unwell.to_string());
+            let error = server.or(part).unwrap_or_default();
+            error!(
+                error,
+                "a part of the agent has ended, and the agent with it"
+            );
+            Ok(BROKEN)
+        }
+    }
+}
+
+/// Tells the service manager that all is well, for as long as it is. Ends when a part of the agent
+/// has: that one will not come back, and whoever restarts the agent mends it. One that is stuck may
+/// go on.
+async fn look_after(subject: &dyn Subject, control: &Control, manager: &ServiceManager) -> Unwell {
+    let mut looks = tokio::time::interval(LOOK_AFTER.min(manager.every().unwrap_or(LOOK_AFTER)));
+    let mut is_stuck = false;
+    loop {
+        looks.tick().await;
+        if !control.is_alive() {
+            return Unwell::Stopped("ts-control");
+        }
+        match subject.health() {
+            Ok(()) => {
+                is_stuck = false;
+                manager.alive();
+            }
+            Err(stopped @ Unwell::Stopped(_)) => return stopped,
+            // Said once, until it goes on.
+            Err(silent) if !std::mem::replace(&mut is_stuck, true) => {
+                error!("{silent}; nothing is shown until it goes on");
+            }
+            Err(Unwell::Silent(..)) => {}
+        }
+    }
 }
 
 /// The signals that end the agent.
@@ -275,6 +406,9 @@ struct Stop {
 
 impl Stop {
     fn new() -> io::Result<Self> {
+        // A terminal that is gone ends no agent, and there is nothing to read anew: what may change,
+        // the web configuration, is looked at anyway. It stays so when this is dropped.
+        let _ = signal(SignalKind::hangup())?;
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -292,7 +426,62 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::segments::{DeviceArgs, XdpModeArg};
+    use crate::{
+        cli::segments::{DeviceArgs, XdpModeArg},
+        serve::{HttpReading, control},
+    };
+
+    /// A subject whose engine is stuck when it is asked first, and has stopped a moment later.
+    #[derive(Default)]
+    struct Dying(std::sync::atomic::AtomicU32);
+
+    impl Subject for Dying {
+        fn metrics(
+            &self,
+            _: &HttpReading,
+        ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(String::new())
+        }
+
+        fn landing_page(&self, _: &str) -> String {
+            String::new()
+        }
+
+        fn health(&self) -> Result<(), Unwell> {
+            let asked = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Err(if asked < 3 {
+                Unwell::Silent("ts-engine", Duration::from_secs(31))
+            } else {
+                Unwell::Stopped("ts-engine")
+            })
+        }
+
+        fn is_ready(&self) -> bool {
+            true
+        }
+
+        fn answer(&self, _: control::Question) -> Option<control::Answer> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_is_stuck_is_waited_for_and_one_that_has_stopped_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let subject: Arc<dyn Subject> = Arc::new(Dying::default());
+        let control = Control::start(
+            folder.path().join("control.sock"),
+            Arc::clone(&subject),
+            Patience::default(),
+        )
+        .unwrap();
+        let begun = tokio::time::Instant::now();
+        let manager = ServiceManager::from_environment();
+        let unwell = look_after(&*subject, &control, &manager).await;
+        assert_eq!(unwell, Unwell::Stopped("ts-engine"));
+        assert_eq!(begun.elapsed().as_secs(), 3);
+        control.stop().await;
+    }
 
     fn run(telemetry_path: &str, listen: &[&str]) -> Result<RunSettings, SettingsError> {
         RunSettings::try_from(RunArgs {
@@ -305,6 +494,9 @@ mod tests {
             close_wait_top: 50,
             listeners_top: 200,
             destinations_top: 50,
+            series_burst: 10_000,
+            series_per_hour: 500,
+            labels_disable: vec![OwnerLabel::PodUid],
             segments: SegmentArgs {
                 on: DeviceArgs { device: Vec::new() },
                 xdp_mode: XdpModeArg::Skb,
@@ -323,6 +515,18 @@ mod tests {
         for path in ["", "metrics", "/-/ready", "/-/x", "/a b", "/{a}", "/a?b"] {
             assert!(run(path, &[]).is_err(), "{path:?}");
         }
+    }
+
+    #[test]
+    fn the_labels_that_are_named_are_left_out() {
+        let hidden = run("/metrics", &[]).unwrap().watch.hidden;
+        assert_eq!(
+            hidden,
+            Hidden {
+                pod_uid: true,
+                ..Hidden::NONE
+            }
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! What is here is pure: values in, values out, time passed in. But for two: [`segments`] follows
 //! network interfaces, and reports look up in `/proc` what the processes run.
 
+mod admission;
 pub mod close_wait;
 pub mod closes;
 pub mod counters;
@@ -20,4 +21,5 @@ pub mod segments;
 pub mod sockets;
 pub mod unanswered;
 
+pub use admission::{Admission, LabelSet, SeriesLimits};
 pub use look::{Found, Look, NamespaceFound, SocketCounts};

@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::look::FoundOwners;
+use super::{listeners::boottime, look::FoundOwners};
 use crate::{
     collect::{
+        Admission,
         close_wait::{Cause, Group, Series, SeriesKey, Service, Survey, Tally, attribute, top},
-        owners::{CgroupIdentity, OwnerLabels},
+        owners::{CgroupIdentity, Naming, OwnerLabels},
     },
     host::process::{Descriptors, Process, ProcessId},
 };
@@ -83,13 +84,20 @@ impl CloseWaits {
 
     /// Takes note of what a look that took so long has found: the sockets, and what processes hold
     /// of them.
-    pub(super) fn learn(&mut self, survey: &Survey, owners: &FoundOwners, took: Duration) {
+    pub(super) fn learn(
+        &mut self,
+        survey: &Survey,
+        owners: &FoundOwners,
+        took: Duration,
+        naming: &mut Naming,
+        admission: &mut Admission,
+    ) {
         let total = survey.total();
         let found = if total.sockets == 0 {
             CloseWait::nothing(Instant::now(), took)
         } else {
             let groups = named(attribute(survey, &owners.holdings, took), owners);
-            self.of_groups(groups, total, took)
+            self.of_groups(groups, total, took, naming, admission)
         };
         self.last = Some(Arc::new(found));
     }
@@ -99,19 +107,31 @@ impl CloseWaits {
         self.last = Some(Arc::new(CloseWait::nothing(Instant::now(), took)));
     }
 
-    fn of_groups(&mut self, groups: Vec<OwnedGroup>, total: Tally, took: Duration) -> CloseWait {
+    fn of_groups(
+        &mut self,
+        groups: Vec<OwnedGroup>,
+        total: Tally,
+        took: Duration,
+        naming: &mut Naming,
+        admission: &mut Admission,
+    ) -> CloseWait {
+        let (now, since_boot) = (Instant::now(), boottime());
+        let keys: Vec<SeriesKey> = groups
+            .iter()
+            .map(|group| group.key(naming, since_boot))
+            .collect();
         let mut all = BTreeMap::<SeriesKey, Series>::new();
-        for group in &groups {
-            all.entry(group.key()).or_default().add(&group.tally);
+        for (group, key) in groups.iter().zip(&keys) {
+            all.entry(key.clone()).or_default().add(&group.tally);
         }
-        let (series, folded) = top(all, self.limit);
+        let (series, folded) = top(all, self.limit, admission, now);
         self.folded += folded;
         CloseWait {
-            descriptors: descriptors(&groups, &series),
+            descriptors: descriptors(groups.iter().zip(&keys), &series),
             groups,
             total,
             series,
-            at: Instant::now(),
+            at: now,
             took,
         }
     }
@@ -132,16 +152,16 @@ impl CloseWait {
 }
 
 impl OwnedGroup {
-    fn labels(&self) -> OwnerLabels {
+    fn labels(&self, naming: &mut Naming, since_boot: Duration) -> OwnerLabels {
         match &self.owner {
-            Some(process) => OwnerLabels::of(process),
-            None => OwnerLabels::of_cgroup(self.made_in.clone().unwrap_or_default()),
+            Some(process) => OwnerLabels::clone(&naming.of(process, since_boot)),
+            None => naming.of_cgroup(self.made_in.clone().unwrap_or_default()),
         }
     }
 
-    fn key(&self) -> SeriesKey {
+    fn key(&self, naming: &mut Naming, since_boot: Duration) -> SeriesKey {
         SeriesKey {
-            owner: self.labels(),
+            owner: self.labels(naming, since_boot),
             role: self.service.role,
             port: (self.service.port != 0).then_some(self.service.port),
             cause: self.cause,
@@ -187,16 +207,16 @@ fn named(groups: Vec<Group>, owners: &FoundOwners) -> Vec<OwnedGroup> {
     named.into_values().collect()
 }
 
-fn descriptors(
-    groups: &[OwnedGroup],
+fn descriptors<'a>(
+    groups: impl Iterator<Item = (&'a OwnedGroup, &'a SeriesKey)>,
     series: &BTreeMap<SeriesKey, Series>,
 ) -> BTreeMap<OwnerLabels, Descriptors> {
     let mut by_process = BTreeMap::new();
-    for group in groups {
+    for (group, key) in groups {
         if let Some(process) = &group.owner
-            && series.contains_key(&group.key())
+            && series.contains_key(key)
         {
-            by_process.insert(process.id, (group.labels(), process.descriptors));
+            by_process.insert(process.id, (key.owner.clone(), process.descriptors));
         }
     }
     let mut worst = BTreeMap::<OwnerLabels, Descriptors>::new();
@@ -271,7 +291,8 @@ mod tests {
             cgroups: FxHashMap::from_iter([(7, identity)]),
         };
         let held = named(vec![group(None, 4)], &owners);
-        assert_eq!(held[0].labels().unit, "web.service");
+        let labels = held[0].labels(&mut Naming::default(), Duration::ZERO);
+        assert_eq!(labels.unit, "web.service");
         let named = named(groups, &owners);
         let [nobodys] = &named[..] else {
             panic!("{named:?}");

@@ -394,6 +394,7 @@ mod tests {
             namespace,
             family: Family::Ipv4,
             address: SocketAddr::from(([0, 0, 0, 0], 80)),
+            is_any_port: false,
             accept_queue: 0,
             accept_limit: 128,
             half_open,

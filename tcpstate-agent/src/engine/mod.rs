@@ -11,6 +11,7 @@ mod listeners;
 mod look;
 mod namespaces;
 mod outgoing;
+mod pulse;
 mod reader;
 mod reading;
 mod scrape;
@@ -24,37 +25,43 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
-    thread::{self, JoinHandle},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 pub use crate::kernel::Faults;
 pub use close_wait::{CloseWait, OwnedGroup};
 pub use listeners::{ListenersReading, OwnedListener};
 pub use outgoing::{Connections, OutgoingReading};
+pub use pulse::Unwell;
 pub use reading::{CloseWaitReading, Events, NamespaceReading, Reading, SnapshotState};
 pub use state::FaultSums;
 
 use self::{
     look::Looked,
+    pulse::{PATIENCE, PATIENCE_WITH_DRIVERS, Part, Pulse},
     reader::Reader,
     segments::Interfaces,
     state::{Engine, KernelSide},
 };
 use crate::{
-    collect::{closes::RecentEnds, segments::Follower},
+    collect::{SeriesLimits, closes::RecentEnds, owners::Hidden, segments::Follower},
     kernel::{Loaded, ReadError, WakeUp},
 };
 
 /// How late a record is taken from the ring that nothing wakes the agent for.
 const RING_INTERVAL: Duration = Duration::from_millis(100);
+/// How long the threads may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// How often to look whether they have.
+const END_LOOK: Duration = Duration::from_millis(2);
 
 /// The running watch. Dropping it stops the threads and takes the programs out of the kernel.
 pub struct Watch {
     engine: Sender<Message>,
     is_ready: Arc<AtomicBool>,
     is_stopped: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    parts: Vec<Part>,
 }
 
 /// How to watch.
@@ -71,6 +78,10 @@ pub struct WatchSettings {
     pub destinations_top: usize,
     /// Look only when somebody asks, and not beforehand.
     pub only_when_asked: bool,
+    /// How many series may be new.
+    pub series: SeriesLimits,
+    /// Labels of owners that are left out.
+    pub hidden: Hidden,
 }
 
 /// What one look finds out for whoever asks for everything.
@@ -145,7 +156,7 @@ impl Watch {
             engine: engine.clone(),
             is_ready: Arc::default(),
             is_stopped: Arc::default(),
-            threads: Vec::new(),
+            parts: Vec::new(),
         };
         let tells_owners = tables.is_some() && owners.is_some();
         let mut orders = None;
@@ -154,15 +165,15 @@ impl Watch {
             orders = Some(sender);
             let reader = Reader { tables, owners };
             let engine = engine.clone();
-            watch.spawn("ts-reader", move || {
-                reader::run(reader, &receiver, &engine);
+            watch.spawn("ts-reader", PATIENCE, move |pulse| {
+                reader::run(reader, &receiver, &engine, pulse);
             })?;
         }
         let interfaces = segments.map(|follower| Arc::new(Interfaces::new(follower)));
         if let Some(interfaces) = interfaces.clone() {
             let is_stopped = Arc::clone(&watch.is_stopped);
-            watch.spawn("ts-segments", move || {
-                segments::run(&interfaces, &is_stopped);
+            watch.spawn("ts-segments", PATIENCE_WITH_DRIVERS, move |pulse| {
+                segments::run(&interfaces, &is_stopped, pulse);
             })?;
         }
         if events.is_some() || kernel_log.is_some() {
@@ -173,8 +184,8 @@ impl Watch {
                     })
                     .ok()
             });
-            watch.spawn("ts-ring", move || {
-                wait_for_records(wake_up.as_ref(), &engine);
+            watch.spawn("ts-ring", PATIENCE, move |pulse| {
+                wait_for_records(wake_up.as_ref(), &engine, pulse);
             })?;
         }
         let kernel = KernelSide {
@@ -189,8 +200,8 @@ impl Watch {
             tells_owners,
         };
         let is_ready = Arc::clone(&watch.is_ready);
-        watch.spawn("ts-engine", move || {
-            Engine::new(kernel, settings, is_ready).run(&inbox);
+        watch.spawn("ts-engine", PATIENCE, move |pulse| {
+            Engine::new(kernel, settings, is_ready).run(&inbox, pulse);
         })?;
         Ok(watch)
     }
@@ -198,7 +209,9 @@ impl Watch {
     /// What the kernel holds now. Takes milliseconds; blocks, so never call it on a worker of
     /// the async runtime.
     pub fn read(&self) -> Result<Arc<Reading>, Stopped> {
-        self.ask(Question::Read).ok_or(Stopped)
+        let answer = self.send(Question::Read).ok_or(Stopped)?;
+        // Who waits longer waits for one that is stuck.
+        answer.recv_timeout(PATIENCE).map_err(|_| Stopped)
     }
 
     /// Whether the host has been counted once. Stays true.
@@ -214,10 +227,12 @@ impl Watch {
             .is_some_and(|answer| answer.recv_timeout(timeout).is_ok())
     }
 
-    /// Whether every thread of the watch does its work.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        !self.threads.iter().any(JoinHandle::is_finished)
+    /// Whether every thread of the watch does its work. One that has stopped is named before one that
+    /// is stuck, since it may be why.
+    pub fn health(&self) -> Result<(), Unwell> {
+        let unwell = self.parts.iter().filter_map(|part| part.health().err());
+        let worst = unwell.min_by_key(|unwell| matches!(unwell, Unwell::Silent(..)));
+        worst.map_or(Ok(()), Err)
     }
 
     /// Finds out now who keeps sockets in CLOSE_WAIT, whatever it costs; `None` where that cannot
@@ -262,16 +277,32 @@ impl Watch {
         Some(answered)
     }
 
-    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(work)?;
-        self.threads.push(thread);
+    /// Starts a thread, which has to feel its pulse more often than every `patience`.
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        patience: Duration,
+        work: impl FnOnce(&Pulse) + Send + 'static,
+    ) -> io::Result<()> {
+        let pulse = Pulse::begin();
+        let of_thread = Arc::clone(&pulse);
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || work(&of_thread))?;
+        self.parts.push(Part {
+            name,
+            thread,
+            pulse,
+            patience,
+        });
         Ok(())
     }
 }
 
 /// Has the engine empty the ring whenever there may be records in it.
-fn wait_for_records(wake_up: Option<&WakeUp>, engine: &Sender<Message>) {
+fn wait_for_records(wake_up: Option<&WakeUp>, engine: &Sender<Message>, pulse: &Pulse) {
     loop {
+        pulse.beat();
         if wake_up.is_none_or(|wake_up| wake_up.wait(RING_INTERVAL).is_err()) {
             thread::sleep(RING_INTERVAL);
         }
@@ -287,9 +318,16 @@ impl Drop for Watch {
         self.is_stopped.store(true, Ordering::Relaxed);
         // Where the engine has ended there is nothing to stop.
         let _ = self.engine.send(Message::Stop);
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the watch panicked");
+        let deadline = Instant::now() + END_PATIENCE;
+        for Part { name, thread, .. } in self.parts.drain(..) {
+            while !thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(END_LOOK);
+            }
+            if !thread.is_finished() {
+                // The kernel takes it, and all that it holds, with the process.
+                tracing::error!(thread = name, "does not end, and is left behind");
+            } else if thread.join().is_err() {
+                tracing::error!(thread = name, "panicked");
             }
         }
     }

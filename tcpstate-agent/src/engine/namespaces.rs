@@ -72,6 +72,10 @@ impl Watched {
 impl Namespaces {
     /// Takes note of what the kernel's list says: which there are, and what it counts in each.
     pub(super) fn note(&mut self, fresh: &Fresh, flow: Option<&mut Flow>) {
+        // There is always the agent's own: a list without any is none.
+        if fresh.namespaces.is_empty() {
+            return;
+        }
         let origin = if self.are_known {
             Origin::SinceAgent
         } else {
@@ -138,7 +142,8 @@ impl Namespaces {
                 self.own_limits = Some(namespace.limits);
             }
         }
-        self.listeners.clone_from(&fresh.listeners);
+        // Not into what was there: that may have had room for very many.
+        self.listeners = fresh.listeners.iter().copied().collect();
     }
 
     /// Whether what a look has found in one may be shown, which agrees with what the kernel counts or

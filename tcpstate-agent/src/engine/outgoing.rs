@@ -1,9 +1,10 @@
 //! Where outgoing connections go, in all namespaces together.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{NamespaceReading, namespaces::Watched};
 use crate::collect::{
+    Admission,
     outgoing::{NamespaceOutgoing, OutgoingSeries, merge},
     unanswered::{UnansweredKey, UnansweredTally},
 };
@@ -52,6 +53,8 @@ impl Going {
         &mut self,
         namespaces: impl Iterator<Item = &'a Watched>,
         readings: &BTreeMap<u32, NamespaceReading>,
+        admission: &mut Admission,
+        now: Instant,
     ) -> OutgoingReading {
         let found: Vec<_> = namespaces
             .filter_map(|watched| {
@@ -59,7 +62,12 @@ impl Going {
                 Some((&watched.outgoing, reading.minisockets.total()))
             })
             .collect();
-        let series = merge(found.iter().map(|(outgoing, _)| *outgoing), self.limit);
+        let series = merge(
+            found.iter().map(|(outgoing, _)| *outgoing),
+            self.limit,
+            admission,
+            now,
+        );
         let parts = found.iter().filter_map(|(outgoing, minisockets)| {
             Some(part(*minisockets, outgoing.max_tw_buckets?))
         });

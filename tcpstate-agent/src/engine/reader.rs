@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::mpsc::{Receiver, Sender, TryRecvError},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError},
     time::{Duration, Instant},
 };
 
@@ -15,12 +15,16 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{
     Message,
     look::{Job, Looked, Wants},
+    pulse::Pulse,
 };
 use crate::{
     collect::listeners::{ListeningSocket, listener_of},
     decode::{KernelNamespace, KernelSocket, object::Object},
     kernel::{Contents, Details, Faults, KernelTables, OwnersReader, ReadError, TableWalk},
 };
+
+/// How often to say at least that there is nothing to do.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// What the reader can be told to do.
 pub(super) enum Order {
@@ -43,6 +47,8 @@ pub(super) struct Fresh {
     pub(super) listeners: Vec<ListeningSocket>,
     /// How long it took to read the listeners.
     pub(super) took: Duration,
+    /// CPU time that all of it took.
+    pub(super) cpu: Duration,
 }
 
 /// What the thread works with.
@@ -52,10 +58,16 @@ pub(super) struct Reader {
 }
 
 /// Does what comes as orders until nobody can give any more.
-pub(super) fn run(mut reader: Reader, orders: &Receiver<Order>, engine: &Sender<Message>) {
+pub(super) fn run(
+    mut reader: Reader,
+    orders: &Receiver<Order>,
+    engine: &Sender<Message>,
+    pulse: &Pulse,
+) {
     let mut waiting: VecDeque<Wants> = VecDeque::new();
     let mut job: Option<Job> = None;
     loop {
+        pulse.beat();
         let order = if job.is_some() {
             match orders.try_recv() {
                 Ok(order) => Some(order),
@@ -63,9 +75,10 @@ pub(super) fn run(mut reader: Reader, orders: &Receiver<Order>, engine: &Sender<
                 Err(TryRecvError::Disconnected) => return,
             }
         } else {
-            match orders.recv() {
+            match orders.recv_timeout(LONGEST_REST) {
                 Ok(order) => Some(order),
-                Err(_) => return,
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         };
         match order {
@@ -105,14 +118,20 @@ impl Reader {
     }
 
     fn fresh(&mut self) -> Result<Fresh, ReadError> {
+        let before = cpu_time();
         let namespaces = self.tables.namespaces()?;
         let begun = Instant::now();
-        let listeners = self.listeners(&namespaces)?;
+        // Some missing would look as if they had ended.
+        let listeners = match self.listeners(&namespaces) {
+            Err(ReadError::Restless(_)) => self.listeners(&namespaces)?,
+            listeners => listeners?,
+        };
         Ok(Fresh {
             own_net: self.tables.own_net(),
             namespaces,
             listeners,
             took: begun.elapsed(),
+            cpu: cpu_time().saturating_sub(before),
         })
     }
 

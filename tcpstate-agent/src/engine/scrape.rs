@@ -29,7 +29,8 @@ impl Engine {
         self.look_if_cheap(started);
         let by_namespace = self.by_namespace(fresh.as_ref(), started);
         // Before the first look there is nothing to show, and a part is not shown as if it were all.
-        let is_counted = self.is_counted();
+        // A sum over nothing is no zero.
+        let is_counted = self.is_counted() && !by_namespace.is_empty();
         let sockets = is_counted.then(|| {
             let mut sum = Census::default();
             for namespace in by_namespace.values() {
@@ -39,8 +40,16 @@ impl Engine {
         });
         // Together, so that they agree with each other.
         let counted = self.counted();
+        self.tell_what_is_refused();
         Reading {
-            outgoing: is_counted.then(|| self.going.reading(self.namespaces.all(), &by_namespace)),
+            outgoing: is_counted.then(|| {
+                self.going.reading(
+                    self.namespaces.all(),
+                    &by_namespace,
+                    &mut self.admission,
+                    started,
+                )
+            }),
             orphans: Orphans::read()
                 .inspect_err(|error| debug!(%error, "cannot read how many orphans there are"))
                 .ok(),
@@ -54,6 +63,7 @@ impl Engine {
                     self.namespaces.served(),
                     self.namespaces.half_open(),
                     fresh.took,
+                    &mut self.admission,
                 )
             }),
             handshakes: counted.map(|counted| counted.handshakes),

@@ -10,6 +10,7 @@ use std::{
 
 use tracing::warn;
 
+use super::pulse::Pulse;
 use crate::collect::segments::{Follower, SegmentsReading};
 
 /// How late an interface that has come is counted.
@@ -63,7 +64,7 @@ impl<F, R: Clone> Followed<F, R> {
     }
 }
 
-pub(super) fn run(interfaces: &Interfaces, is_stopped: &AtomicBool) {
+pub(super) fn run(interfaces: &Interfaces, is_stopped: &AtomicBool, pulse: &Pulse) {
     let is_stopped = || is_stopped.load(Ordering::Relaxed);
     let mut has_failed = false;
     while !is_stopped() {
@@ -76,6 +77,7 @@ pub(super) fn run(interfaces: &Interfaces, is_stopped: &AtomicBool) {
         has_failed = outcome.is_err();
         let mut slept = Duration::ZERO;
         while slept < INTERVAL && !is_stopped() {
+            pulse.beat();
             std::thread::sleep(NAP);
             slept += NAP;
         }

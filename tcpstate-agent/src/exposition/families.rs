@@ -14,20 +14,21 @@ use crate::{
         close_wait::metrics as close_wait,
         closes::metrics as closes,
         counters::metrics as kernel,
-        listeners::{
-            ListenerKey,
-            metrics::{families as listener_families, handshakes as handshake_families},
+        listeners::metrics::{
+            ListenerLabels, families as listener_families, handshakes as handshake_families,
         },
         outgoing::metrics::{families as outgoing_families, left_behind},
         segments::metrics as segments,
         sockets::metrics as sockets,
     },
     engine::{CloseWaitReading, Events, FaultSums, ListenersReading, Reading, SnapshotState},
+    host::Source,
+    logging::Unlogged,
     version,
 };
 
 /// All families of `reading`, some of them over `spare` series.
-pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec<MetricFamily> {
+pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerLabels>) -> Vec<MetricFamily> {
     let Reading {
         sockets,
         by_namespace: _,
@@ -35,7 +36,7 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
         missed,
         close_wait,
         outgoing,
-        orphans: _,
+        orphans,
         durations,
         closes,
         resets,
@@ -75,6 +76,15 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
                         .flat_map(|found| found.programs.clone()),
                 )
                 .map(|(name, runs)| series([name], u64::from(runs))),
+        ),
+        family(
+            &own::SOURCE_UP,
+            [
+                (Source::Sockstat, orphans.is_some()),
+                (Source::Sysctl, max_orphans.is_some()),
+                (Source::Fdinfo, missed.is_some() || transitions.is_none()),
+            ]
+            .map(|(source, is_up)| series([source.name()], u64::from(is_up))),
         ),
     ];
     families.extend(namespaces.map(|count| family(&own::NAMESPACES, [series([], count)])));
@@ -202,6 +212,16 @@ fn faults(sums: &FaultSums) -> [MetricFamily; 4] {
     ]
 }
 
+/// What is not in the log.
+pub(super) fn unlogged(unlogged: Unlogged) -> MetricFamily {
+    let Unlogged { repeated, not_read } = unlogged;
+    let all = [("repeated", repeated), ("not_read", not_read)];
+    family(
+        &own::LOG_DROPPED,
+        all.map(|(reason, count)| series([reason], count)),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -272,6 +292,7 @@ mod tests {
         let mut filled: Vec<String> = families(&reading(), &mut Spare::default())
             .iter()
             .chain(&http::families(&HttpReading::default()))
+            .chain([&unlogged(Unlogged::default())])
             .map(|family| family.name().to_owned())
             .collect();
         filled.sort_unstable();

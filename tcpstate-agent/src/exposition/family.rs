@@ -108,6 +108,8 @@ fn written_over<'a, const LABELS: usize>(
         count += 1;
     }
     all.truncate(count);
+    // What a peak took is not kept.
+    all.shrink_to(2 * count);
     all
 }
 

@@ -7,10 +7,15 @@ use prometheus::{
 };
 use thiserror::Error;
 
-use super::{families::families, family::Spare, http};
+use super::{
+    families::{families, unlogged},
+    family::Spare,
+    http,
+};
 use crate::{
-    collect::listeners::{ListenerKey, metrics as listeners},
+    collect::listeners::metrics::{self as listeners, ListenerLabels},
     engine::{ListenersReading, Stopped, Watch},
+    logging::Log,
     serve::HttpReading,
 };
 
@@ -32,9 +37,10 @@ pub enum PageError {
 /// and no value is kept in between, so no series is ever stale.
 pub struct MetricsPage {
     watch: Arc<Watch>,
+    log: Option<Log>,
     process: ProcessCollector,
     /// With nothing in it while a page is made; another one at that time does without.
-    spare: Mutex<Spare<ListenerKey>>,
+    spare: Mutex<Spare<ListenerLabels>>,
 }
 
 impl MetricsPage {
@@ -43,8 +49,18 @@ impl MetricsPage {
     pub fn new(watch: Arc<Watch>) -> Self {
         Self {
             watch,
+            log: None,
             process: ProcessCollector::for_self(),
             spare: Mutex::default(),
+        }
+    }
+
+    /// The same, with what is not in the agent's log.
+    #[must_use]
+    pub fn with_log(self, log: Log) -> Self {
+        Self {
+            log: Some(log),
+            ..self
         }
     }
 
@@ -56,6 +72,7 @@ impl MetricsPage {
         let mut spare = std::mem::take(&mut *lock());
         let mut families = families(&reading, &mut spare);
         families.extend(http::families(http));
+        families.extend(self.log.iter().map(|log| unlogged(log.unlogged())));
         families.extend(self.process.collect());
         let page = text(families, &mut spare);
         *lock() = spare;
@@ -66,7 +83,7 @@ impl MetricsPage {
 /// The part of the page that tells what listens: where there are many, nearly all of it.
 pub fn of_listeners(
     reading: &ListenersReading,
-    spare: &mut Spare<ListenerKey>,
+    spare: &mut Spare<ListenerLabels>,
 ) -> Result<String, PageError> {
     let families = listeners::families(reading, spare);
     text(families, spare)
@@ -74,7 +91,7 @@ pub fn of_listeners(
 
 fn text(
     mut families: Vec<MetricFamily>,
-    spare: &mut Spare<ListenerKey>,
+    spare: &mut Spare<ListenerLabels>,
 ) -> Result<String, PageError> {
     // The encoder refuses a metric that has no series.
     families.retain(|family| !family.get_metric().is_empty());

@@ -1,5 +1,6 @@
 //! What is asked of the host besides the kernel's tables.
 
+pub mod descriptors;
 #[cfg_attr(
     target_env = "gnu",
     expect(unsafe_code, reason = "the allocator is asked in C's terms")
@@ -8,5 +9,9 @@ pub(crate) mod memory;
 pub mod netlink;
 mod orphans;
 pub mod process;
+mod service_manager;
+mod source;
 
 pub use orphans::Orphans;
+pub use service_manager::ServiceManager;
+pub use source::Source;

@@ -2,6 +2,8 @@
 
 use std::{fs, io};
 
+use super::Source;
+
 /// How many there are, and may be, on the whole host.
 pub struct Orphans;
 
@@ -11,14 +13,14 @@ impl Orphans {
     ///
     /// [show]: https://github.com/torvalds/linux/blob/v6.12/net/ipv4/proc.c
     pub fn read() -> io::Result<u64> {
-        let text = fs::read_to_string("/proc/thread-self/net/sockstat")?;
+        let text = fs::read_to_string(Source::Sockstat.path())?;
         orphans(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// How many there may be, `tcp_max_orphans`. Only the first network namespace shows it.
     #[must_use]
     pub fn limit() -> Option<u64> {
-        let text = fs::read_to_string("/proc/sys/net/ipv4/tcp_max_orphans").ok()?;
+        let text = fs::read_to_string(Source::Sysctl.path()).ok()?;
         text.trim_ascii().parse().ok()
     }
 }

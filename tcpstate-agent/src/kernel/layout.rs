@@ -62,6 +62,21 @@ impl Fields<'_> {
         size.ok_or(FieldError::NoStruct { structure })
     }
 
+    /// Bit `number` of a field that is a byte, or some bits of one in older kernels.
+    fn flag(&self, structure: &'static str, path: &'static str, number: u32) -> Option<Bit> {
+        let bits = match self.0.offset_of(structure, path, 1) {
+            Ok(byte) => byte * 8,
+            Err(_) => self.0.offset_of(structure, path, 0).ok()?,
+        } + number;
+        Some(Bit {
+            byte: Field {
+                offset: bits / 8,
+                size: 1,
+            },
+            number: bits % 8,
+        })
+    }
+
     fn bit(&self, structure: &'static str, path: &'static str) -> Result<Bit, FieldError> {
         let bits = self.0.offset_of(structure, path, 0)?;
         Ok(Bit {
@@ -104,14 +119,17 @@ macro_rules! layout {
     (@type any) => { Field };
     (@type bit) => { Bit };
     (@type maybe) => { Option<Field> };
+    (@type flag) => { Option<Bit> };
     (@type member) => { bool };
     (@type size) => { u32 };
     (@made_up $next:ident size) => { 8 };
     (@made_up $next:ident member) => { false };
+    (@made_up $next:ident flag) => { Some(Bit { byte: made_up_field($next), number: 3 }) };
     (@made_up $next:ident maybe) => { Some(made_up_field($next)) };
     (@made_up $next:ident bit) => { Bit { byte: made_up_field($next), number: 1 } };
     (@made_up $next:ident $kind:ident) => { made_up_field($next) };
     (@find $fields:ident maybe $arguments:tt) => { $fields.any $arguments.ok() };
+    (@find $fields:ident flag $arguments:tt) => { $fields.flag $arguments };
     (@find $fields:ident $kind:ident $arguments:tt) => { $fields.$kind $arguments? };
 }
 
@@ -149,6 +167,8 @@ layout! {
         probes: one("inet_connection_sock", "icsk_probes_out", 1),
         accept_queue: one("sock", "sk_ack_backlog", 4),
         accept_limit: one("sock", "sk_max_ack_backlog", 4),
+        /// `SOCK_BINDPORT_LOCK`: `bind()` has asked for this port.
+        port_asked_for: flag("sock", "sk_userlocks", 3),
         drops: any("sock", &["sk_drops.counter"], &[4]),
         half_open: one("inet_connection_sock", "icsk_accept_queue.qlen.counter", 4),
         defer_accept: one("inet_connection_sock", "icsk_accept_queue.rskq_defer_accept", 1),

@@ -33,6 +33,8 @@ pub use pass::{
     OwnerWalk, OwnersError, OwnersReader, Progress, ReadError, Stopwatch, TableWalk, WalkAccount,
 };
 pub use reset_table::{ResetTable, Resets};
-pub use segments::{DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode};
+pub use segments::{
+    DeviceError, SegmentOptions, SegmentProgram, Segments, Trial, XdpMode, is_linked,
+};
 pub use stack_samples::{AcceptHook, Hooks, ReadHook, StackSampleError, StackSamples};
 pub use synack_table::SynAckTable;

@@ -3,8 +3,8 @@
 
 use std::{
     collections::BTreeMap,
-    io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
@@ -342,6 +342,22 @@ impl Segments {
     }
 }
 
+/// Whether a link to an interface still leads there: its owner keeps it when somebody detaches it.
+pub fn is_linked(link: &OwnedFd) -> io::Result<bool> {
+    let path = format!("/proc/self/fdinfo/{}", link.as_raw_fd());
+    Ok(is_linked_by(&fs::read_to_string(path)?))
+}
+
+/// The kernel tells 0 where there is no interface any more ([`bpf_xdp_link_show_fdinfo()`],
+/// `tcx_link_fdinfo()`).
+///
+/// [`bpf_xdp_link_show_fdinfo()`]: https://github.com/torvalds/linux/blob/v6.12/net/core/dev.c
+fn is_linked_by(fdinfo: &str) -> bool {
+    let mut lines = fdinfo.lines();
+    let interface = lines.find_map(|line| line.strip_prefix("ifindex:"));
+    interface.is_none_or(|interface| interface.trim() != "0")
+}
+
 fn trial(
     packet: &[u8],
     repeat: u32,
@@ -463,6 +479,17 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_told_by_its_interface() {
+        let fdinfo = |interface: &str| {
+            format!("pos:\t0\nlink_type:\txdp\nlink_id:\t7\nprog_id:\t9\nifindex:\t{interface}\n")
+        };
+        assert!(is_linked_by(&fdinfo("10")));
+        assert!(!is_linked_by(&fdinfo("0")));
+        // A kernel that does not tell.
+        assert!(is_linked_by("pos:\t0\nlink_type:\txdp\n"));
+    }
 
     #[test]
     fn the_counters_stay_within_their_memory() {

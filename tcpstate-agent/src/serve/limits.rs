@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use crate::host::descriptors;
 
 /// Limits of the server. No scraper that behaves comes near any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: connections(),
+            connections: connections(descriptors::limit()),
             request: Duration::from_secs(10),
             answer: Duration::from_mins(1),
             // Prometheus itself closes what it has not used for five minutes.
@@ -37,11 +37,26 @@ impl Default for Limits {
     }
 }
 
-/// Half of them, from one address, is far more than all Prometheus servers that anybody has. Where
-/// few descriptors are allowed, three in eight are left to the agent's own work.
-fn connections() -> usize {
+/// Descriptors that no connection gets: those of programs and maps, of the control socket and who
+/// asks there, and what is opened for a moment to read something.
+const OWN_DESCRIPTORS: u64 = 128;
+
+/// Half of them, from one address, is far more than all Prometheus servers that anybody has.
+fn connections(descriptors: u64) -> usize {
     const MOST: usize = 640;
-    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let share = descriptors.saturating_mul(5) / 8;
-    usize::try_from(share).map_or(MOST, |share| share.clamp(2, MOST))
+    let left = descriptors.saturating_sub(OWN_DESCRIPTORS);
+    usize::try_from(left).map_or(MOST, |left| left.clamp(2, MOST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_own_work_keeps_its_descriptors() {
+        assert_eq!(connections(u64::MAX), 640);
+        assert_eq!(connections(1024), 640);
+        assert_eq!(connections(256), 128);
+        assert_eq!(connections(64), 2);
+    }
 }

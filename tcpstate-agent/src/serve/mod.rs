@@ -24,8 +24,9 @@ use std::{path::PathBuf, sync::Arc};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch as signal},
+    task::JoinError,
 };
-use tracing::{error, info};
+use tracing::info;
 
 use self::{connection::Serving, counters::Counters, routes::App, scrapes::Scrapes};
 pub use self::{
@@ -49,14 +50,14 @@ pub struct WebSettings {
     pub limits: Limits,
 }
 
-/// Serves `subject` on `listeners` until `shutdown` ends.
+/// Serves `subject` on `listeners` until `shutdown` ends. An error says that the server has panicked.
 pub async fn run(
     listeners: Vec<TcpListener>,
     subject: Arc<dyn Subject>,
     config: Option<WebConfig>,
     settings: &WebSettings,
     shutdown: impl Future<Output = ()>,
-) {
+) -> Result<(), JoinError> {
     let tls = config.as_ref().is_some_and(WebConfig::speaks_tls);
     for address in listeners
         .iter()
@@ -89,14 +90,11 @@ pub async fn run(
     // A task like those of the connections: the runtime polls what it was started with more often,
     // and accepting would run ahead of all the connections that have to make room.
     let mut server = tokio::spawn(connections::run(listeners, serving, held_too_much));
-    let ended = tokio::select! {
+    tokio::select! {
         ended = &mut server => ended,
         () = shutdown => {
             stop.send_replace(true);
             server.await
         }
-    };
-    if let Err(error) = ended {
-        error!(%error, "the HTTP server failed");
     }
 }

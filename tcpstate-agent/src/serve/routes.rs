@@ -18,10 +18,7 @@ use super::{
     scrapes::{NoPage, Scrapes},
     subject::Subject,
 };
-use crate::exposition::CONTENT_TYPE;
-
-/// What is said when a part of the agent has ended.
-const DEAD: &str = "a part of the agent has stopped, see its log and restart it\n";
+use crate::{engine::Unwell, exposition::CONTENT_TYPE};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -58,9 +55,9 @@ async fn scrape(State(app): State<App>, headers: HeaderMap) -> Response {
 }
 
 async fn page(app: &App, headers: &HeaderMap) -> Response {
-    if !app.subject.is_alive() {
+    if let Err(unwell) = app.subject.health() {
         // Better no scrape than one with numbers that no longer move.
-        return (StatusCode::INTERNAL_SERVER_ERROR, DEAD).into_response();
+        return unhealthy(unwell).into_response();
     }
     let page = match app.scrapes.page().await {
         Ok(page) => page,
@@ -88,12 +85,16 @@ async fn page(app: &App, headers: &HeaderMap) -> Response {
     response
 }
 
-async fn healthy(State(app): State<App>) -> (StatusCode, &'static str) {
-    if app.subject.is_alive() {
-        (StatusCode::OK, "healthy\n")
-    } else {
-        (StatusCode::INTERNAL_SERVER_ERROR, DEAD)
+async fn healthy(State(app): State<App>) -> (StatusCode, String) {
+    match app.subject.health() {
+        Ok(()) => (StatusCode::OK, "healthy\n".to_owned()),
+        Err(unwell) => unhealthy(unwell),
     }
+}
+
+fn unhealthy(unwell: Unwell) -> (StatusCode, String) {
+    let text = format!("{unwell}, see the agent's log and restart it\n");
+    (StatusCode::INTERNAL_SERVER_ERROR, text)
 }
 
 async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     collect::{close_wait::Report, listeners::ListeningReport, outgoing::ConnectionsReport},
-    engine::Watch,
+    engine::{Unwell, Watch},
     exposition::MetricsPage,
+    logging::Log,
 };
 
 /// What is served. All of it may be called at any time, from several threads.
@@ -22,7 +23,7 @@ pub trait Subject: Send + Sync + 'static {
     fn landing_page(&self, telemetry_path: &str) -> String;
 
     /// Whether every part of the agent does its work.
-    fn is_alive(&self) -> bool;
+    fn health(&self) -> Result<(), Unwell>;
 
     /// Whether everything has been counted once.
     fn is_ready(&self) -> bool;
@@ -39,11 +40,11 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Serves what `watch` sees.
+    /// Serves what `watch` sees, and what is not in `log`.
     #[must_use]
-    pub fn new(watch: Arc<Watch>) -> Self {
+    pub fn new(watch: Arc<Watch>, log: Log) -> Self {
         Self {
-            page: MetricsPage::new(Arc::clone(&watch)),
+            page: MetricsPage::new(Arc::clone(&watch)).with_log(log),
             watch,
         }
     }
@@ -62,8 +63,8 @@ impl Subject for Watched {
         )
     }
 
-    fn is_alive(&self) -> bool {
-        self.watch.is_alive()
+    fn health(&self) -> Result<(), Unwell> {
+        self.watch.health()
     }
 
     fn is_ready(&self) -> bool {

@@ -75,7 +75,22 @@ impl Agent {
         Self::start_command(command)
     }
 
-    fn start_command(mut command: Command) -> Self {
+    /// An agent that finds these in its environment.
+    pub(crate) fn start_in<'a>(environment: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut command = Command::new(AGENT);
+        command.arg("run").envs(environment);
+        Self::start_command(command)
+    }
+
+    /// An agent that may have so many descriptors, whatever it does.
+    pub(crate) fn start_with_descriptors(limit: u32) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit} && exec {AGENT} run \"$@\"");
+        command.args(["-c", &script, "sh"]);
+        Self::start_command(command)
+    }
+
+    pub(crate) fn start_command(mut command: Command) -> Self {
         command
             .args(["--web.listen-address", "127.0.0.1:0"])
             .stderr(Stdio::piped());
@@ -161,6 +176,14 @@ impl Agent {
             }
         }
         own
+    }
+
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        self.process.pid()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     pub(crate) fn stop(self) -> Ended {

@@ -20,7 +20,7 @@ use std::{
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tcpstate_agent::{
-    collect::sockets::Census,
+    collect::{SeriesLimits, owners::Hidden, sockets::Census},
     engine::{Reading, Watch, WatchSettings},
     kernel::{self, KernelLogLevel, LoadOptions, Loaded, facts::Facts, plan::ProgramId},
 };
@@ -36,6 +36,8 @@ pub(crate) const SETTINGS: WatchSettings = WatchSettings {
     listeners_top: 200,
     destinations_top: 50,
     only_when_asked: false,
+    series: SeriesLimits::USUAL,
+    hidden: Hidden::NONE,
 };
 
 /// The same for every watch of a test. To gather them takes an emulated CPU a second.

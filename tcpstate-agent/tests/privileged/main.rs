@@ -21,6 +21,7 @@ mod closes;
 mod connections;
 mod documented;
 mod harness;
+mod hostile;
 mod kernel_counters;
 mod listeners;
 mod namespaces;

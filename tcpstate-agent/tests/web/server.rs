@@ -14,9 +14,12 @@ use std::{
     time::Duration,
 };
 
-use tcpstate_agent::serve::{
-    self, HttpReading, Limits, Subject, WebConfig, WebSettings,
-    control::{Answer, Question},
+use tcpstate_agent::{
+    engine::Unwell,
+    serve::{
+        self, HttpReading, Limits, Subject, WebConfig, WebSettings,
+        control::{Answer, Question},
+    },
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -71,8 +74,8 @@ impl Subject for Made {
         format!("<a href=\"{telemetry_path}\">Metrics</a>\n")
     }
 
-    fn is_alive(&self) -> bool {
-        true
+    fn health(&self) -> Result<(), Unwell> {
+        Ok(())
     }
 
     fn is_ready(&self) -> bool {
@@ -161,7 +164,8 @@ impl Server {
                 let stopped = async {
                     let _ = stopped.await;
                 };
-                serve::run(listeners, subject, config, &settings, stopped).await;
+                let served = serve::run(listeners, subject, config, &settings, stopped).await;
+                served.expect("the server panicked");
             });
         });
         Self {

@@ -3,10 +3,14 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    time::Instant,
 };
 
 use super::{Age, Cause, Role, Tally};
-use crate::collect::owners::OwnerLabels;
+use crate::collect::{Admission, LabelSet, owners::OwnerLabels};
+
+/// Series of one set of labels: four of the sockets, and two of the owner's descriptors.
+const SERIES_OF_A_GROUP: u32 = 4 + 2;
 
 /// What tells one series from another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,19 +60,25 @@ impl Series {
     }
 }
 
-/// Keeps the `limit` largest and the `limit` oldest, and folds the others together by role and
-/// cause. Also returns how many were folded.
+/// Keeps the `limit` largest and the `limit` oldest of those that are admitted, and folds the others
+/// together by role and cause. Also returns how many were folded.
 #[must_use]
-pub fn top(all: BTreeMap<SeriesKey, Series>, limit: usize) -> (BTreeMap<SeriesKey, Series>, u64) {
-    if all.len() <= limit {
-        return (all, 0);
-    }
-    let first = |rank: &dyn Fn(&Series) -> (u64, Option<Age>)| -> BTreeSet<SeriesKey> {
+pub fn top(
+    all: BTreeMap<SeriesKey, Series>,
+    limit: usize,
+    admission: &mut Admission,
+    now: Instant,
+) -> (BTreeMap<SeriesKey, Series>, u64) {
+    let mut first = |rank: &dyn Fn(&Series) -> (u64, Option<Age>)| -> BTreeSet<SeriesKey> {
         let mut ranked: Vec<_> = all.iter().collect();
         // Equal ones stay in the order of their labels, so that a series does not come and go.
         ranked.sort_by_key(|(_, series)| Reverse(rank(series)));
-        let keys = ranked.into_iter().map(|(key, _)| key.clone());
-        keys.take(limit).collect()
+        let keys = ranked.into_iter().map(|(key, _)| key);
+        let admitted = keys.filter(|key| {
+            let labels = LabelSet::of(&("close_wait", key));
+            admission.admits(labels, SERIES_OF_A_GROUP, now)
+        });
+        admitted.take(limit).cloned().collect()
     };
     let mut kept = first(&|series| (series.sockets, series.oldest));
     kept.extend(first(&|series| {
@@ -101,6 +111,33 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::collect::SeriesLimits;
+
+    fn top_of(
+        all: BTreeMap<SeriesKey, Series>,
+        limit: usize,
+    ) -> (BTreeMap<SeriesKey, Series>, u64) {
+        let now = Instant::now();
+        let mut admission = Admission::new(SeriesLimits::USUAL, now);
+        top(all, limit, &mut admission, now)
+    }
+
+    #[test]
+    fn what_is_not_admitted_is_summed_however_few_there_are() {
+        let now = Instant::now();
+        let limits = SeriesLimits {
+            burst: SERIES_OF_A_GROUP,
+            per_hour: 0,
+        };
+        let mut admission = Admission::new(limits, now);
+        let small = (key("small", Cause::EofRead), series(2, 3));
+        let all = BTreeMap::from([small.clone()]);
+        assert_eq!(top(all.clone(), 10, &mut admission, now), (all, 0));
+        let all = BTreeMap::from([small, (key("large", Cause::EofRead), series(100, 1))]);
+        let (shown, folded) = top(all, 10, &mut admission, now);
+        let names: Vec<_> = shown.keys().map(|key| &*key.owner.process).collect();
+        assert_eq!((names, folded), (vec![OTHER, "small"], 1));
+    }
 
     fn key(process: &str, cause: Cause) -> SeriesKey {
         SeriesKey {
@@ -135,7 +172,7 @@ mod tests {
             (key("tiny", Cause::EofRead), series(1, 2)),
             (key("tiny", Cause::FinUnread), series(1, 1)),
         ]);
-        let (shown, folded) = top(all, 1);
+        let (shown, folded) = top_of(all, 1);
         assert_eq!(folded, 3);
         let other = |cause| SeriesKey {
             port: None,
@@ -161,13 +198,13 @@ mod tests {
     #[test]
     fn nothing_is_folded_where_all_fit() {
         let all = BTreeMap::from([(key("one", Cause::Sending), series(1, 1))]);
-        assert_eq!(top(all.clone(), 1), (all, 0));
+        assert_eq!(top_of(all.clone(), 1), (all, 0));
     }
 
     #[test]
     fn with_no_series_of_their_own_all_are_folded() {
         let all = BTreeMap::from([(key("one", Cause::Sending), series(1, 1))]);
-        let (shown, folded) = top(all, 0);
+        let (shown, folded) = top_of(all, 0);
         assert_eq!((shown.len(), folded), (1, 1));
     }
 }

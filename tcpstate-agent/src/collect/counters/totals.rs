@@ -34,8 +34,15 @@ impl KernelTotals {
 
     /// Adds what a namespace's counters rose since they were last read.
     pub fn add(&mut self, namespace: NamespaceId, origin: Origin, now: &KernelCounters) {
+        let before = self.known.get(&namespace).copied();
+        // What cannot be read now goes on from what it was.
+        let known = self.known.entry(namespace).or_default();
+        for counter in KernelCounter::ALL {
+            if let Some(now) = now.get(counter) {
+                known.set(counter, Some(now));
+            }
+        }
         // Where a counter has fallen, another namespace has got the number.
-        let before = self.known.insert(namespace, *now);
         let is_another = before.is_some_and(|before| has_fallen(&before, now));
         for counter in KernelCounter::ALL {
             let Some(now) = now.get(counter) else {
@@ -138,6 +145,18 @@ mod tests {
                 prop_assert!(now >= before);
                 before = now;
             }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_for_a_moment_neither_falls_nor_counts_twice() {
+        let mut totals = KernelTotals::default();
+        for (overflows, expected) in [(Some(5), 5), (None, 5), (Some(7), 7)] {
+            let mut now = counters(&[(ListenDrops, 1)]);
+            now.set(ListenOverflows, overflows);
+            totals.add(id(1, 1), SinceAgent, &now);
+            assert_eq!(totals.totals().get(ListenOverflows), Some(expected));
+            assert_eq!(totals.totals().get(ListenDrops), Some(1));
         }
     }
 }

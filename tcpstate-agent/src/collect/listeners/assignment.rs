@@ -6,7 +6,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use tcpstate_common::ListenAddress;
 
 use super::{ListenerKey, ListeningSocket};
-use crate::collect::owners::OwnerLabels;
+use crate::collect::{LabelSet, owners::OwnerLabels};
 
 /// The labels of who holds a socket.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +23,18 @@ pub struct Labelled<'a> {
 pub struct Assignment {
     of_sockets: Vec<Option<u32>>,
     /// In the order of their labels.
-    series: Vec<(Arc<OwnerLabels>, SocketAddr)>,
+    series: Vec<Assigned>,
     of_connections: FxHashMap<ListenAddress, u32>,
+}
+
+/// A series that sockets are assigned to.
+#[derive(Debug)]
+struct Assigned {
+    labels: Arc<OwnerLabels>,
+    address: SocketAddr,
+    set: LabelSet,
+    /// Of all its sockets the kernel has chosen the port.
+    is_any_port: bool,
 }
 
 /// What tells one series from another, in numbers that rise with the labels.
@@ -59,7 +69,9 @@ impl Assignment {
         for (socket, holder) in sockets.clone() {
             if let Some(Labelled { labels, order }) = holder {
                 let key = Key::new(order, &socket.listen_address());
-                found.entry(key).or_insert((labels, socket.address));
+                let (_, _, is_any_port) =
+                    found.entry(key).or_insert((labels, socket.address, true));
+                *is_any_port &= socket.is_any_port;
             }
         }
         let mut series: Vec<_> = found.iter().map(|(key, of)| (*key, *of)).collect();
@@ -81,7 +93,12 @@ impl Assignment {
             of_sockets: of_sockets.collect(),
             series: series
                 .iter()
-                .map(|(_, (labels, address))| (Arc::clone(labels), *address))
+                .map(|(_, (labels, address, is_any_port))| Assigned {
+                    labels: Arc::clone(labels),
+                    address: *address,
+                    set: LabelSet::of(&("listener", labels, address)),
+                    is_any_port: *is_any_port,
+                })
                 .collect(),
             of_connections,
         }
@@ -108,10 +125,25 @@ impl Assignment {
     /// What tells a series from all others. They come in this order.
     #[must_use]
     pub fn key(&self, series: usize) -> ListenerKey {
-        let (labels, address) = &self.series[series];
+        let Assigned {
+            labels, address, ..
+        } = &self.series[series];
         ListenerKey {
             owner: Arc::clone(labels),
             address: Some((address.ip(), address.port())),
         }
+    }
+
+    /// The labels of a series, in short.
+    #[must_use]
+    pub fn set(&self, series: usize) -> LabelSet {
+        self.series[series].set
+    }
+
+    /// Whether the kernel has chosen the port of all its sockets, so that it is another one each
+    /// time.
+    #[must_use]
+    pub fn is_any_port(&self, series: usize) -> bool {
+        self.series[series].is_any_port
     }
 }

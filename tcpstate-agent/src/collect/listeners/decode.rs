@@ -20,6 +20,8 @@ pub struct ListeningSocket {
     pub family: Family,
     /// What it listens on.
     pub address: SocketAddr,
+    /// The kernel has chosen its port: whoever made it asked for any.
+    pub is_any_port: bool,
     /// Connections that wait to be accepted.
     pub accept_queue: u32,
     /// How many may wait; the kernel lets in one more.
@@ -72,6 +74,9 @@ pub fn listener_of(
         namespace,
         family: socket.family,
         address: SocketAddr::new(local, socket.local_port),
+        is_any_port: sock
+            .port_asked_for
+            .is_some_and(|bit| object.number(bit.byte).is_some() && !object.is_set(bit)),
         accept_queue: object.number32(sock.accept_queue),
         accept_limit: object.number32(sock.accept_limit),
         half_open: object.number32(sock.half_open),
@@ -91,6 +96,7 @@ mod tests {
             namespace: 2,
             family: Family::Ipv4,
             address: "127.0.0.1:80".parse().unwrap(),
+            is_any_port: false,
             accept_queue: 129,
             accept_limit: 128,
             half_open: 0,

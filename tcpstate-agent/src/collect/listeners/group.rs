@@ -113,6 +113,7 @@ pub(super) mod tests {
             namespace: 1,
             family: Family::Ipv4,
             address: "0.0.0.0:80".parse().unwrap(),
+            is_any_port: false,
             accept_queue: queue,
             accept_limit: limit,
             half_open,

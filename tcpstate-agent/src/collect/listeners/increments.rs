@@ -128,6 +128,7 @@ mod tests {
             namespace: 1,
             family: Family::Ipv4,
             address: SocketAddr::from(([0, 0, 0, 0], port)),
+            is_any_port: false,
             accept_queue: 0,
             accept_limit: 0,
             half_open: 0,

@@ -3,7 +3,7 @@
 use prometheus::proto::MetricFamily;
 use tcpstate_common::{HALF_OPEN_AGES, HANDSHAKE_BOUNDS_NS, Handshakes, TcpState};
 
-use super::{HalfOpenKind, ListenerKey, ListenerSeries, catalogue};
+use super::{HalfOpenKind, ListenerKey, ListenerSeries, Seen, catalogue};
 use crate::{
     engine::ListenersReading,
     exposition::{
@@ -23,6 +23,9 @@ const STATES: [TcpState; 8] = [
     TcpState::LastAck,
     TcpState::TimeWait,
 ];
+
+/// What the labels of a listener's series are made of.
+pub(crate) type ListenerLabels = (ListenerKey, Seen);
 
 /// A series with the text of its address and port.
 struct Shown<'a> {
@@ -54,9 +57,14 @@ impl Shown<'_> {
 /// What listens. Where there is much, these series are nearly all of a page.
 pub(crate) fn families(
     reading: &ListenersReading,
-    spare: &mut Spare<ListenerKey>,
+    spare: &mut Spare<ListenerLabels>,
 ) -> Vec<MetricFamily> {
-    spare.begin(reading.series.iter().map(|(key, _)| key.clone()).collect());
+    let labelled = reading.series.iter();
+    spare.begin(
+        labelled
+            .map(|(key, values)| (key.clone(), values.seen))
+            .collect(),
+    );
     let shown: Vec<Shown<'_>> = reading
         .series
         .iter()
@@ -75,13 +83,19 @@ pub(crate) fn families(
         })
         .collect();
     let by_kind = shown.iter().flat_map(|shown| {
-        HalfOpenKind::ALL.map(|kind| {
+        let seen = HalfOpenKind::ALL
+            .into_iter()
+            .filter(|kind| shown.values.seen.has_kind(*kind));
+        seen.map(|kind| {
             let count = shown.values.queues.half_open.get(kind);
             series(shown.labels_and(kind.name()), count)
         })
     });
     let by_state = shown.iter().flat_map(|shown| {
-        STATES.map(|state| {
+        let seen = STATES
+            .into_iter()
+            .filter(|state| shown.values.seen.has_state(*state));
+        seen.map(|state| {
             let count = shown.values.connections(state);
             series(shown.labels_and(state.name()), count)
         })
@@ -196,13 +210,13 @@ pub(crate) mod tests {
         for line in [
             format!("tcpstate_listener_accept_queue{labels}}} 3"),
             format!("tcpstate_listener_accept_queue_limit{labels}}} 128"),
-            format!("tcpstate_listener_syn_recv{labels},kind=\"deferred\"}} 0"),
-            format!("tcpstate_listener_sockets{labels},state=\"time_wait\"}} 0"),
             "tcpstate_syn_recv_age_sockets{older_than=\"63\"} 1".to_owned(),
             "tcpstate_syn_recv_retransmits_sockets{at_least=\"1\"} 5".to_owned(),
         ] {
             assert!(text.contains(&line), "no {line} in\n{text}");
         }
+        // It never had any.
+        assert!(!text.contains("tcpstate_listener_sockets{"), "{text}");
     }
 
     #[test]

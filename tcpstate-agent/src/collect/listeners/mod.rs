@@ -25,7 +25,7 @@ pub use increments::{Increment, Increments};
 pub use kinds::{HalfOpenKind, HalfOpenKinds};
 pub use queues::QueueSums;
 pub use report::{ListenerTrouble, ListeningReport, ReportListener};
-pub use series::{ListenerKey, ListenerSeries, Totals, top};
+pub use series::{ListenerKey, ListenerSeries, Seen, Totals, top};
 pub use syn_queue::SynQueueLimits;
 pub use text::write_table;
 pub(crate) use text::write_troubles;

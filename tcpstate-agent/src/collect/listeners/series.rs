@@ -1,12 +1,12 @@
 //! Which listeners get series of their own.
 
-use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use rustc_hash::FxHashMap;
 use tcpstate_common::{STATE_SLOTS, TcpState};
 
-use super::{Assignment, Increment, ListeningSocket, QueueSums, Served};
-use crate::collect::{close_wait::OTHER, owners::OwnerLabels};
+use super::{Assignment, HalfOpenKind, Increment, ListeningSocket, QueueSums, Served};
+use crate::collect::{Admission, close_wait::OTHER, owners::OwnerLabels};
 
 /// Series that are not shown now and whose totals are remembered, in case they are shown again.
 const REMEMBERED: usize = 4096;
@@ -20,6 +20,41 @@ pub struct ListenerKey {
     pub address: Option<(IpAddr, u16)>,
 }
 
+/// Series of one set of labels at most: one for each metric of queues and counters, each kind of
+/// half-open connections, and each state.
+pub(crate) const SERIES_OF_A_LISTENER: u32 = 6 + 3 + 8;
+
+/// Which kinds of half-open connections and which states were ever seen at a listener: of the others,
+/// which at most are nearly all, there is nothing to show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    kinds: u8,
+    states: u16,
+}
+
+impl Seen {
+    fn note(&mut self, series: &ListenerSeries) {
+        for kind in HalfOpenKind::ALL {
+            self.kinds |= u8::from(series.queues.half_open.get(kind) > 0) << kind as u8;
+        }
+        for state in TcpState::ALL {
+            self.states |= u16::from(series.connections(state) > 0) << state as u8;
+        }
+    }
+
+    /// Whether there was ever one of this kind.
+    #[must_use]
+    pub const fn has_kind(self, kind: HalfOpenKind) -> bool {
+        self.kinds >> kind as u8 & 1 != 0
+    }
+
+    /// Whether there was ever one in this state.
+    #[must_use]
+    pub const fn has_state(self, state: TcpState) -> bool {
+        self.states >> state as u8 & 1 != 0
+    }
+}
+
 /// The values of one set of labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenerSeries {
@@ -29,6 +64,8 @@ pub struct ListenerSeries {
     pub by_state: [u64; STATE_SLOTS],
     /// What was counted since the agent's start.
     pub total: Increment,
+    /// What was ever seen of it.
+    pub seen: Seen,
 }
 
 impl ListenerSeries {
@@ -46,29 +83,45 @@ impl ListenerSeries {
 /// What was counted for each series since the agent's start.
 #[derive(Debug, Default)]
 pub struct Totals {
-    by_key: FxHashMap<ListenerKey, (Increment, u64)>,
+    by_key: FxHashMap<ListenerKey, Total>,
+    look: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Total {
+    increment: Increment,
+    seen: Seen,
+    /// The look that it was shown in last.
     look: u64,
 }
 
 impl Totals {
-    /// Adds what has come to a series that is shown; says what its total is then.
-    fn settle(&mut self, key: &ListenerKey, increment: Increment) -> Increment {
+    /// Adds what has come to a series that is shown, and tells it what its total is then.
+    fn settle(&mut self, key: &ListenerKey, increment: Increment, series: &mut ListenerSeries) {
         let known = self.by_key.entry(key.clone()).or_default();
-        known.0.add(increment);
-        known.1 = self.look;
-        known.0
+        known.increment.add(increment);
+        known.seen.note(series);
+        known.look = self.look;
+        (series.total, series.seen) = (known.increment, known.seen);
     }
 
     /// Ends a look.
     fn end_look(&mut self) {
         // The ones that were not shown for longest go first.
-        while self.by_key.len() > REMEMBERED {
-            let oldest = self.by_key.iter().min_by_key(|(_, (_, look))| *look);
-            let Some(oldest) = oldest.filter(|(_, (_, look))| *look != self.look) else {
-                break;
-            };
-            let key = oldest.0.clone();
-            self.by_key.remove(&key);
+        let surplus = self.by_key.len().saturating_sub(REMEMBERED);
+        if surplus > 0 {
+            let not_shown = self.by_key.values().map(|total| total.look);
+            let mut looks: Vec<u64> = not_shown.filter(|look| *look != self.look).collect();
+            looks.sort_unstable();
+            looks.truncate(surplus);
+            let (last, mut left) = (looks.last().copied(), looks.len());
+            self.by_key.retain(|_, total| {
+                let goes = left > 0 && last.is_some_and(|last| total.look <= last);
+                left -= usize::from(goes);
+                !goes
+            });
+            // What a peak took is not kept.
+            self.by_key.shrink_to(REMEMBERED);
         }
         self.look += 1;
     }
@@ -81,6 +134,8 @@ struct Rank {
     waiting: u64,
     lost: u64,
     connections: u64,
+    /// An accept queue is full.
+    is_full: bool,
 }
 
 impl Rank {
@@ -88,11 +143,17 @@ impl Rank {
         waiting: 0,
         lost: 0,
         connections: 0,
+        is_full: false,
     };
+
+    const fn is_in_trouble(self) -> bool {
+        self.lost > 0 || self.is_full
+    }
 }
 
-/// The `limit` busiest series, in the order of their labels, and behind them one of all others. Also
-/// returns how many were folded into that.
+/// The `limit` busiest series that are admitted, in the order of their labels, and behind them one of
+/// all others. Also returns how many were folded into that. A listener whose port the kernel has chosen
+/// is one of the others until it is in trouble: its labels are new each time that it starts.
 /// `sockets` come with what is new at each, as they were assigned; `served` has the namespaces
 /// that were passed over, by inode number.
 ///
@@ -105,9 +166,18 @@ pub fn top<'a>(
     served: &BTreeMap<u32, Served>,
     limit: usize,
     totals: &mut Totals,
+    admission: &mut Admission,
+    now: Instant,
 ) -> (Vec<(ListenerKey, ListenerSeries)>, u64) {
     let by_state = connections(assignment, served);
-    let shown = busiest(&ranks(assignment, sockets.clone(), &by_state), limit);
+    let ranks = ranks(assignment, sockets.clone(), &by_state);
+    let shown = busiest(&ranks, limit, |series| {
+        let set = assignment.set(series);
+        let is_for_others = assignment.is_any_port(series)
+            && !ranks[series].is_in_trouble()
+            && !admission.knows(set);
+        !is_for_others && admission.admits(set, SERIES_OF_A_LISTENER, now)
+    });
     let folded = assignment.series() - shown.len();
     // Behind those that are shown come all others.
     let mut places = vec![shown.len(); assignment.series()];
@@ -141,7 +211,7 @@ pub fn top<'a>(
     let keys = shown.iter().map(|series| assignment.key(*series));
     let all = keys.chain(other).zip(sums);
     let all = all.map(|(key, (mut series, increment))| {
-        series.total = totals.settle(&key, increment);
+        totals.settle(&key, increment, &mut series);
         (key, series)
     });
     let all = all.collect();
@@ -178,6 +248,7 @@ fn ranks<'a>(
             let rank = &mut ranks[series];
             rank.waiting += u64::from(socket.accept_queue) + u64::from(socket.half_open);
             rank.lost += new.drops + new.synack_retransmits;
+            rank.is_full |= socket.accept_queue > socket.accept_limit;
         }
     }
     for (series, found) in by_state {
@@ -186,20 +257,20 @@ fn ranks<'a>(
     ranks
 }
 
-/// The `limit` busiest, in the order of their labels. Of equally busy ones those are taken whose
-/// labels come first, so that none comes and goes.
-fn busiest(ranks: &[Rank], limit: usize) -> Vec<usize> {
+/// The `limit` busiest that are admitted, in the order of their labels. Of equally busy ones those are
+/// taken whose labels come first, so that none comes and goes.
+fn busiest(ranks: &[Rank], limit: usize, mut is_admitted: impl FnMut(usize) -> bool) -> Vec<usize> {
     // Most are idle, and need not be compared with each other.
-    let (idle, mut busiest): (Vec<usize>, Vec<usize>) =
+    let (idle, mut busy): (Vec<usize>, Vec<usize>) =
         (0..ranks.len()).partition(|series| ranks[*series] == Rank::IDLE);
-    if busiest.len() > limit {
-        busiest.select_nth_unstable_by_key(limit, |series| (Reverse(ranks[*series]), *series));
-        busiest.truncate(limit);
-    }
-    let room = limit - busiest.len();
-    busiest.extend(idle.into_iter().take(room));
-    busiest.sort_unstable();
-    busiest
+    busy.sort_unstable_by_key(|series| (Reverse(ranks[*series]), *series));
+    let in_turn = busy.into_iter().chain(idle);
+    let mut shown: Vec<usize> = in_turn
+        .filter(|series| is_admitted(*series))
+        .take(limit)
+        .collect();
+    shown.sort_unstable();
+    shown
 }
 
 #[cfg(test)]
@@ -211,6 +282,7 @@ mod tests {
         },
         *,
     };
+    use crate::collect::SeriesLimits;
 
     fn sockets(queues: &[(u16, u32)], drops: u32) -> Vec<ListeningSocket> {
         let sockets = queues.iter().map(|(port, queue)| ListeningSocket {
@@ -240,7 +312,21 @@ mod tests {
             let increment = looked().look([(*socket, true)])[0];
             (*socket, increment)
         });
-        top(&assignment, sockets, served, limit, totals)
+        let limits = SeriesLimits {
+            burst: u32::MAX,
+            per_hour: 0,
+        };
+        let now = Instant::now();
+        let mut admission = Admission::new(limits, now);
+        top(
+            &assignment,
+            sockets,
+            served,
+            limit,
+            totals,
+            &mut admission,
+            now,
+        )
     }
 
     fn shown(
@@ -344,6 +430,77 @@ mod tests {
             shown(&sockets(&[(port, 1)], 1), 10, &mut totals);
         }
         assert_eq!(totals.by_key.len(), REMEMBERED);
+    }
+
+    /// The ports that are shown of sockets of which the kernel has chosen every second port.
+    fn admitted(
+        admission: &mut Admission,
+        totals: &mut Totals,
+        ports: std::ops::Range<u16>,
+        drops: u32,
+    ) -> Vec<Option<u16>> {
+        let queues: Vec<_> = ports.map(|port| (port, 0)).collect();
+        let mut sockets = sockets(&queues, drops);
+        for socket in &mut sockets {
+            socket.is_any_port = socket.address.port() % 2 == 0;
+        }
+        let labels = Arc::default();
+        let owned = sockets.iter().map(|socket| {
+            let labels = &labels;
+            (socket, Some(Labelled { labels, order: 0 }))
+        });
+        let assignment = Assignment::new(owned);
+        let new = looked().look(sockets.iter().map(|socket| (socket, true)));
+        let sockets = sockets.iter().zip(new);
+        let nothing = BTreeMap::new();
+        let (shown, _) = top(
+            &assignment,
+            sockets,
+            &nothing,
+            100,
+            totals,
+            admission,
+            Instant::now(),
+        );
+        let ports = shown.iter().map(|(key, _)| key.address);
+        ports.map(|address| Some(address?.1)).collect()
+    }
+
+    #[test]
+    fn a_listener_on_a_port_that_the_kernel_chose_is_shown_in_trouble_and_from_then_on() {
+        let mut admission = Admission::new(SeriesLimits::USUAL, Instant::now());
+        let mut totals = Totals::default();
+        let mut shown = |ports, drops| admitted(&mut admission, &mut totals, ports, drops);
+        assert_eq!(shown(1..4, 0), [Some(1), Some(3), None]);
+        assert_eq!(shown(2..4, 1), [Some(2), Some(3)]);
+        assert_eq!(shown(1..6, 0), [Some(1), Some(2), Some(3), Some(5), None]);
+    }
+
+    #[test]
+    fn those_that_are_shown_stay_when_there_is_no_room_for_new_ones() {
+        let limits = SeriesLimits {
+            burst: 2 * SERIES_OF_A_LISTENER,
+            per_hour: 0,
+        };
+        let mut admission = Admission::new(limits, Instant::now());
+        let mut totals = Totals::default();
+        let mut shown = |ports, drops| admitted(&mut admission, &mut totals, ports, drops);
+        assert_eq!(shown(100..104, 0), [Some(101), Some(103), None]);
+        // The new ones are busier.
+        assert_eq!(shown(0..50, 9), [None]);
+        assert_eq!(shown(90..110, 0), [Some(101), Some(103), None]);
+    }
+
+    #[test]
+    fn what_was_ever_seen_of_a_listener_goes_on_being_shown() {
+        let mut seen = Seen::default();
+        let mut series = ListenerSeries::default();
+        series.queues.half_open.deferred = 1;
+        series.by_state[TcpState::NewSynRecv as usize] = 2;
+        seen.note(&series);
+        seen.note(&ListenerSeries::default());
+        assert!(seen.has_kind(HalfOpenKind::Deferred) && !seen.has_kind(HalfOpenKind::Waiting));
+        assert!(seen.has_state(TcpState::SynRecv) && !seen.has_state(TcpState::Established));
     }
 
     /// After a look that has met nothing: all that comes is new.

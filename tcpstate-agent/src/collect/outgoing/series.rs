@@ -1,8 +1,9 @@
 //! All namespaces together, as series.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
 
 use super::NamespaceOutgoing;
+use crate::collect::{Admission, LabelSet};
 
 /// What there is to show of outgoing connections. `None` stands for all destinations that have no
 /// series of their own.
@@ -20,11 +21,13 @@ pub struct OutgoingSeries {
     pub unplaced: u64,
 }
 
-/// Puts all namespaces together, and keeps `limit` destinations for each metric.
+/// Puts all namespaces together, and keeps `limit` destinations that are admitted for each metric.
 #[must_use]
 pub fn merge<'a>(
     namespaces: impl IntoIterator<Item = &'a NamespaceOutgoing>,
     limit: usize,
+    admission: &mut Admission,
+    now: Instant,
 ) -> OutgoingSeries {
     let mut time_wait = BTreeMap::<SocketAddr, u64>::new();
     let mut used = BTreeMap::<SocketAddr, f64>::new();
@@ -48,14 +51,21 @@ pub fn merge<'a>(
         forgotten += namespace.forgotten;
         series.unplaced += namespace.unplaced;
     }
-    let (shown, others) = top(time_wait, limit, Ord::cmp);
+    let mut admits = |metric: &str, remote: &SocketAddr| {
+        admission.admits(LabelSet::of(&(metric, remote)), 1, now)
+    };
+    let (shown, others) = top(time_wait, limit, Ord::cmp, |remote| {
+        admits("time_wait", remote)
+    });
     series.time_wait_folded = length(&others) + forgotten;
     series.time_wait = shown;
     let others: u64 = others.into_iter().map(|(_, count)| count).sum();
     if others + other_time_wait > 0 {
         series.time_wait.insert(None, others + other_time_wait);
     }
-    let (shown, others) = top(used, limit, f64::total_cmp);
+    let (shown, others) = top(used, limit, f64::total_cmp, |remote| {
+        admits("ports_used", remote)
+    });
     series.used_folded = length(&others) + forgotten;
     series.used = shown;
     let others = others.into_iter().map(|(_, part)| part);
@@ -68,16 +78,23 @@ pub fn merge<'a>(
 
 type Shown<T> = BTreeMap<Option<SocketAddr>, T>;
 
-/// The `limit` greatest, and the others. Of equal ones those that come first stay first.
+/// The `limit` greatest that are admitted, and the others. Of equal ones those that come first stay first.
 fn top<T: Copy>(
     all: BTreeMap<SocketAddr, T>,
     limit: usize,
     compare: impl Fn(&T, &T) -> std::cmp::Ordering,
+    mut is_admitted: impl FnMut(&SocketAddr) -> bool,
 ) -> (Shown<T>, Vec<(SocketAddr, T)>) {
     let mut all: Vec<_> = all.into_iter().collect();
     all.sort_by(|(_, one), (_, other)| compare(other, one));
-    let others = all.split_off(limit.min(all.len()));
-    let shown = all.into_iter().map(|(remote, value)| (Some(remote), value));
+    let mut room = limit;
+    let (shown, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(remote, _)| {
+        let is_shown = room > 0 && is_admitted(remote);
+        room -= usize::from(is_shown);
+        is_shown
+    });
+    let shown = shown.into_iter();
+    let shown = shown.map(|(remote, value)| (Some(remote), value));
     (shown.collect(), others)
 }
 
@@ -88,6 +105,41 @@ fn length<T>(of: &[T]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{super::Way, *};
+    use crate::collect::SeriesLimits;
+
+    fn merged<'a>(
+        namespaces: impl IntoIterator<Item = &'a NamespaceOutgoing>,
+        limit: usize,
+    ) -> OutgoingSeries {
+        let now = Instant::now();
+        let mut admission = Admission::new(SeriesLimits::USUAL, now);
+        merge(namespaces, limit, &mut admission, now)
+    }
+
+    #[test]
+    fn destinations_that_are_not_admitted_are_among_the_others() {
+        let now = Instant::now();
+        let limits = SeriesLimits {
+            burst: 2,
+            per_hour: 0,
+        };
+        let mut admission = Admission::new(limits, now);
+        let mut at = |number| {
+            let all = [namespace(100, vec![way(1, number, 50, 10)])];
+            let series = merge(&all, 10, &mut admission, now);
+            (series.time_wait, series.used, series.used_folded)
+        };
+        assert_eq!(
+            at(1),
+            (
+                [(Some(remote(1)), 10)].into(),
+                [(Some(remote(1)), 0.5)].into(),
+                0
+            )
+        );
+        assert_eq!(at(2), ([(None, 10)].into(), [(None, 0.5)].into(), 1));
+        assert_eq!(at(1).2, 0);
+    }
 
     fn remote(number: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, number], 443))
@@ -117,7 +169,7 @@ mod tests {
             namespace(100, vec![way(1, 1, 50, 10), way(2, 1, 60, 5)]),
             namespace(1000, vec![way(1, 1, 500, 100)]),
         ];
-        let series = merge(&all, 10);
+        let series = merged(&all, 10);
         assert_eq!(series.used, [(Some(remote(1)), 0.6)].into());
         assert_eq!(series.time_wait, [(Some(remote(1)), 115)].into());
         assert_eq!((series.used_folded, series.time_wait_folded), (0, 0));
@@ -133,7 +185,7 @@ mod tests {
             unplaced: 3,
             ..namespace(100, ways.collect())
         };
-        let series = merge([&one], 2);
+        let series = merged([&one], 2);
         assert_eq!(
             series.time_wait,
             [(None, 106), (Some(remote(4)), 4), (Some(remote(5)), 5),].into()
@@ -149,15 +201,15 @@ mod tests {
     #[test]
     fn of_equal_ones_always_the_same_are_shown() {
         let ways = |order: [u8; 3]| order.map(|number| way(1, number, 1, 1)).to_vec();
-        let one = merge(&[namespace(100, ways([3, 1, 2]))], 1);
-        let other = merge(&[namespace(100, ways([2, 3, 1]))], 1);
+        let one = merged(&[namespace(100, ways([3, 1, 2]))], 1);
+        let other = merged(&[namespace(100, ways([2, 3, 1]))], 1);
         assert_eq!(one, other);
     }
 
     #[test]
     fn with_nothing_there_is_nothing_to_show() {
-        assert_eq!(merge([], 10), OutgoingSeries::default());
+        assert_eq!(merged([], 10), OutgoingSeries::default());
         let idle = namespace(100, Vec::new());
-        assert_eq!(merge([&idle], 10), OutgoingSeries::default());
+        assert_eq!(merged([&idle], 10), OutgoingSeries::default());
     }
 }

@@ -3,9 +3,11 @@
 pub(crate) mod catalogue;
 mod cgroup;
 mod labels;
+mod naming;
 mod report;
 
 pub use cgroup::CgroupIdentity;
 pub use labels::OwnerLabels;
+pub use naming::{Hidden, Naming};
 pub(crate) use report::Reporter;
 pub use report::{ReportCgroup, ReportProcess};

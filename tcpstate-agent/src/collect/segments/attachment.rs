@@ -8,7 +8,7 @@ use tracing::warn;
 use super::plan::{DevicePlan, Way, xdp_refusal};
 use crate::{
     host::netlink::{Filter, FilterError, Interface, Netlink, NewFilter, before},
-    kernel::{Segments, XdpMode, plan::Obstacle},
+    kernel::{Segments, XdpMode, is_linked, plan::Obstacle},
 };
 
 /// The name of the filters, by which they are known again.
@@ -46,7 +46,7 @@ pub(super) struct Attachment {
     pub(super) without_xdp: Option<String>,
     /// Whose filters see packets before, and may decide on some.
     pub(super) behind: Vec<String>,
-    _links: Vec<OwnedFd>,
+    links: Vec<OwnedFd>,
 }
 
 impl Attachment {
@@ -99,7 +99,7 @@ impl Attachment {
             means: [egress; 2],
             without_xdp,
             behind: Vec::new(),
-            _links: links,
+            links,
         };
         match ingress {
             Ok(ingress) => {
@@ -117,6 +117,16 @@ impl Attachment {
                 Err(error)
             }
         }
+    }
+
+    /// Whether somebody has taken a program away that is there by a link. The link stays.
+    pub(super) fn is_detached(&self) -> io::Result<bool> {
+        for link in &self.links {
+            if !is_linked(link)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Sees to it that the filters are still there, and that none of another sees packets first, as

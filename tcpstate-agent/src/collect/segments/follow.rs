@@ -149,15 +149,15 @@ impl Follower {
                     self.let_go(index);
                     self.attach(interface, &all);
                 }
-                Ok(_) if is_due => self.go_first(interface, &all),
+                Ok(_) if is_due => self.look_after(interface, &all),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// Others may have put filters before ours.
-    fn go_first(&mut self, interface: &Interface, all: &[Interface]) {
+    /// Others may have taken ours away, or put filters before them.
+    fn look_after(&mut self, interface: &Interface, all: &[Interface]) {
         let Some(Followed {
             attachment: Ok(attachment),
             looked_at,
@@ -167,6 +167,20 @@ impl Follower {
             return;
         };
         *looked_at = Instant::now();
+        let device = &*interface.name;
+        match attachment.is_detached() {
+            Ok(true) => {
+                warn!(
+                    device,
+                    "somebody has detached a program, it is attached again"
+                );
+                self.let_go(interface.index);
+                self.attach(interface, all);
+                return;
+            }
+            Ok(false) => {}
+            Err(error) => warn!(device, %error, "cannot tell whether the programs are attached"),
+        }
         let before = attachment.behind.clone();
         match attachment.go_first(&self.segments, &mut self.netlink, self.claim.number) {
             Ok(()) if attachment.behind != before => {
@@ -174,7 +188,6 @@ impl Follower {
             }
             Ok(()) => {}
             Err(error) => {
-                let device = &*interface.name;
                 warn!(device, %error, "cannot look after the filters, they are made anew");
                 self.let_go(interface.index);
                 self.attach(interface, all);

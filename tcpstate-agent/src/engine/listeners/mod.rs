@@ -11,12 +11,16 @@ use std::{
 
 use tcpstate_common::HalfOpenCounts;
 
-pub(super) use self::owners::HolderWalk;
+pub(super) use self::owners::{HolderWalk, boottime};
 use self::owners::{Known, Owners};
 use crate::{
-    collect::listeners::{
-        Assignment, Increments, Labelled, Listener, ListenerKey, ListenerSeries, ListeningSocket,
-        Place, Served, Totals, group, top,
+    collect::{
+        Admission,
+        listeners::{
+            Assignment, Increments, Labelled, Listener, ListenerKey, ListenerSeries,
+            ListeningSocket, Place, Served, Totals, group, top,
+        },
+        owners::Naming,
     },
     host::process::{Process, ProcessId},
     kernel::HeldProcesses,
@@ -89,8 +93,7 @@ impl Assigned {
                 })
             });
             self.assignment = Assignment::new(sockets.iter().zip(labelled));
-            self.sockets.clear();
-            self.sockets.extend(known);
+            self.sockets = known.collect();
             self.owners = Arc::clone(owners);
         }
         &self.assignment
@@ -142,9 +145,10 @@ impl Listeners {
         &mut self,
         walk: HolderWalk,
         processes: &HeldProcesses,
+        naming: &mut Naming,
         at: Instant,
     ) {
-        self.owners = Arc::new(Owners::new(walk, processes, at));
+        self.owners = Arc::new(Owners::new(walk, processes, naming, at));
     }
 
     /// What a scrape shows of `sockets`, which took so long to read.
@@ -154,6 +158,7 @@ impl Listeners {
         served: &BTreeMap<u32, Served>,
         half_open: HalfOpenCounts,
         read_in: Duration,
+        admission: &mut Admission,
     ) -> ListenersReading {
         let begun = Instant::now();
         let assignment = self.assigned.refresh(&self.owners, sockets, self.walks);
@@ -166,6 +171,8 @@ impl Listeners {
             served,
             self.limit,
             &mut self.totals,
+            admission,
+            begun,
         );
         self.folded += newly_folded;
         ListenersReading {

@@ -1,11 +1,20 @@
 //! Who holds listening sockets, by the last walk over the descriptors of all processes.
 
-use std::{collections::hash_map::Entry, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::hash_map::Entry,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
-    collect::{listeners::ListeningSocket, owners::OwnerLabels},
+    collect::{
+        listeners::ListeningSocket,
+        owners::{Naming, OwnerLabels},
+    },
     decode::{Owner, Socket},
     host::process::{Process, ProcessId},
     kernel::HeldProcesses,
@@ -122,15 +131,21 @@ impl Owners {
     }
 
     /// What a walk has found that has met these processes.
-    pub(super) fn new(walk: HolderWalk, all: &HeldProcesses, at: Instant) -> Self {
+    pub(super) fn new(
+        walk: HolderWalk,
+        all: &HeldProcesses,
+        naming: &mut Naming,
+        at: Instant,
+    ) -> Self {
         let ids: FxHashSet<ProcessId> = walk.by_socket.values().copied().collect();
         let processes: HeldProcesses = ids
             .into_iter()
             .filter_map(|id| Some((id, Arc::clone(all.get(&id)?))))
             .collect();
+        let now = boottime();
         let by_process: FxHashMap<ProcessId, Arc<OwnerLabels>> = processes
             .iter()
-            .map(|(id, process)| (*id, Arc::new(OwnerLabels::of(process))))
+            .map(|(id, process)| (*id, naming.of(process, now)))
             .collect();
         let mut labels: Vec<_> = by_process.values().map(Arc::clone).collect();
         labels.push(Arc::default());
@@ -160,6 +175,11 @@ impl Owners {
             at: Some(at),
         }
     }
+}
+
+/// As the start of processes is told.
+pub(in super::super) fn boottime() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 /// A walk over all descriptors, as far as it is about listening sockets.
@@ -233,7 +253,12 @@ mod tests {
                 is_cut: false,
             });
         }
-        let owners = Owners::new(walk, &HeldProcesses::default(), Instant::now());
+        let owners = Owners::new(
+            walk,
+            &HeldProcesses::default(),
+            &mut Naming::default(),
+            Instant::now(),
+        );
         let expected: Vec<_> = (2..).take(MAX_CO_OWNERS).map(process).collect();
         assert_eq!(owners.co_owners(7), expected);
         assert!(owners.co_owners(8).is_empty());

@@ -19,8 +19,11 @@ use crate::{
 
 impl Engine {
     /// What could tell of a change is read before what it would change. `None` where it cannot be.
-    pub(super) fn before(&self) -> Option<Before> {
-        let missed = self.missed()?;
+    /// How many transitions were missed is what it was where that cannot be read: without `/proc` there
+    /// would be no look at all.
+    pub(super) fn before(&mut self) -> Option<Before> {
+        self.last_missed = self.missed().unwrap_or(self.last_missed);
+        let missed = self.last_missed;
         let live = self
             .namespaces
             .all()
@@ -145,10 +148,21 @@ impl Engine {
         }
         let mut owners_at = self.last.and_then(|last| last.owners_at);
         if let Some(owners) = owners {
-            self.close_waits
-                .learn(&found.close_wait, &owners, owners_took);
-            self.listeners
-                .learn_owners(owners.listeners, &owners.processes, began);
+            self.close_waits.learn(
+                &found.close_wait,
+                &owners,
+                owners_took,
+                &mut self.naming,
+                &mut self.admission,
+            );
+            self.listeners.learn_owners(
+                owners.listeners,
+                &owners.processes,
+                &mut self.naming,
+                began,
+            );
+            self.naming
+                .keep_only(|id| owners.processes.contains_key(id));
             owners_at = Some(began);
             self.owners_cost = owners_cpu;
         } else if found.close_wait.total().sockets == 0 {

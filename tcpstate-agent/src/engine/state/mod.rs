@@ -26,11 +26,12 @@ use super::{
     look::{Wants, WantsOwners},
     namespaces::{Namespaces, Watched},
     outgoing::Going,
+    pulse::Pulse,
     reader::{Fresh, Order, cpu_time},
     segments::Interfaces,
 };
 use crate::{
-    collect::{closes::RecentEnds, listeners::ListeningSocket},
+    collect::{Admission, closes::RecentEnds, listeners::ListeningSocket, owners::Naming},
     host::memory,
     kernel::{
         EventRing, Faults, Flow, KernelLog, ProgramStatus, ReadError, ResetTable, SynAckTable,
@@ -79,6 +80,11 @@ pub(super) struct Engine {
     pub(super) close_waits: CloseWaits,
     pub(super) going: Going,
     pub(super) recent_ends: RecentEnds,
+    /// Which series may be new.
+    pub(super) admission: Admission,
+    /// It was said that some may not.
+    has_told_refused: bool,
+    naming: Naming,
     pub(super) last: Option<LastLook>,
     pub(super) sums: FaultSums,
     budget: Budget,
@@ -89,6 +95,8 @@ pub(super) struct Engine {
     asking: Vec<(Wants, Question)>,
     is_ready: Arc<AtomicBool>,
     waiting_for_ready: Vec<Sender<()>>,
+    /// Transitions that the kernel side did not see, as it last said.
+    last_missed: u64,
     owners_cost: Duration,
     gave_back_at: Instant,
     /// When a look last failed, if the one after it has not gone well.
@@ -146,6 +154,9 @@ impl Engine {
             close_waits: CloseWaits::new(settings.close_wait_top),
             going: Going::new(settings.destinations_top),
             recent_ends: RecentEnds::default(),
+            admission: Admission::new(settings.series, Instant::now()),
+            has_told_refused: false,
+            naming: Naming::new(settings.hidden),
             last: None,
             sums: FaultSums::default(),
             budget: Budget::new(settings.cpu_percent, Instant::now()),
@@ -155,6 +166,7 @@ impl Engine {
             asking: Vec::new(),
             is_ready,
             waiting_for_ready: Vec::new(),
+            last_missed: 0,
             owners_cost: Duration::ZERO,
             gave_back_at: Instant::now(),
             failed_at: None,
@@ -163,7 +175,7 @@ impl Engine {
     }
 
     /// Does what comes, until it is told to stop.
-    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+    pub(super) fn run(mut self, inbox: &Receiver<Message>, pulse: &Pulse) {
         // Before the first look, so that it has counters to go by.
         if let Some(fresh) = self.fresh() {
             self.listeners.note(&fresh.listeners);
@@ -173,6 +185,7 @@ impl Engine {
             self.note_ready();
         }
         loop {
+            pulse.beat();
             let before = cpu_time();
             let nap = self.schedule(Instant::now());
             if self.gave_back_at.elapsed() >= GIVE_BACK_EVERY {
@@ -287,7 +300,9 @@ impl Engine {
             },
         };
         // One that is new gets counters to go by before it is counted.
-        self.fresh();
+        if let Some(fresh) = self.fresh() {
+            self.charge(fresh.cpu);
+        }
         let Some(before) = self.before() else {
             return BUSY_DUE;
         };
@@ -390,6 +405,16 @@ impl Engine {
         flow.missed()
             .inspect_err(|error| warn!(%error, "cannot read what the program missed"))
             .ok()
+    }
+
+    /// Says once that there are more new series than may be.
+    pub(super) fn tell_what_is_refused(&mut self) {
+        if self.admission.has_refused() && !std::mem::replace(&mut self.has_told_refused, true) {
+            warn!(
+                "more new series than --series.burst and --series.per-hour let in: further ones are \
+                 added to the series `other` (see tcpstate_series_folded_total)"
+            );
+        }
     }
 
     fn note_ready(&mut self) {

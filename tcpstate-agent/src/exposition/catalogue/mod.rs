@@ -56,7 +56,7 @@ pub struct Metric {
 }
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 78] = [
+pub const ALL: [&Metric; 80] = [
     &sockets::SOCKETS,
     &sockets::TRANSITIONS,
     &close_wait::SOCKETS,
@@ -111,6 +111,7 @@ pub const ALL: [&Metric; 78] = [
     &segments::SKIPPED,
     &own::BUILD_INFO,
     &own::PROGRAM_UP,
+    &own::SOURCE_UP,
     &own::EVENTS,
     &own::EVENTS_DECODED,
     &own::EVENTS_LOST,
@@ -128,6 +129,7 @@ pub const ALL: [&Metric; 78] = [
     &own::PASS_FREED,
     &own::PASS_MISMATCH,
     &own::SERIES_FOLDED,
+    &own::LOG_DROPPED,
     &http::CONNECTIONS,
     &http::ACCEPTED,
     &http::ACCEPT_ERRORS,
@@ -166,7 +168,22 @@ pub fn reference() -> String {
         }
     }
     text.push_str(
-        "\n## Zero and absent series\n\n\
+        "\n## How many series there can be\n\n\
+         Labels of processes, units, containers, pods, ports and destinations are chosen by whoever \
+         uses the host. The series of a set of such labels are charged all at once when it is first \
+         shown: 17 for a listener, 6 for sockets in CLOSE_WAIT of one owner, service and cause, 1 for \
+         each metric of a destination. There is room for `--series.burst` of them, 10,000, and for \
+         `--series.per-hour` more in each hour, 500: so on the worst day, whatever is done on the host, \
+         there are 10,000 + 24 × 500 = 22,000 new series, and 12,000 on each day after it. What there is \
+         no room for is added to the series `other`, the agent says so once in its log, and \
+         `tcpstate_series_folded_total` counts it. Labels that were shown within the last three hours \
+         cost nothing to be shown again.\n\n\
+         A process that has lived for 10 seconds keeps its labels to its end, whatever it calls itself and \
+         wherever it is moved. A listener whose port the kernel chose, because the process asked for any, \
+         is in the series `other` until its accept queue is full, it drops something, or sends a SYN-ACK \
+         again. `tcpstate_listener_syn_recv` and `tcpstate_listener_sockets` have no series for kinds and \
+         states that a listener has never had. `--labels.disable` leaves out labels of owners.\n\
+         \n## Zero and absent series\n\n\
          `tcpstate_sockets` has all 20 series at all times. `tcpstate_transitions_total` has a \
          series for every pair of states that the kernel can produce, from the start; another \
          pair appears should it ever occur. So have `tcpstate_closes_total` for every reason and \

@@ -12,6 +12,20 @@ const RING: Label = Label {
     values: "`transitions`",
 };
 
+/// What the agent is not let see.
+pub const SOURCE_UP: Metric = Metric {
+    name: "tcpstate_source_up",
+    kind: Kind::Gauge,
+    labels: &[Label {
+        name: "source",
+        values: "`sockstat`: /proc/thread-self/net/sockstat, for `tcpstate_orphaned_sockets`; \
+                 `sysctl`: /proc/sys/net/ipv4/tcp_max_orphans, for `tcpstate_tcp_max_orphans`; \
+                 `fdinfo`: /proc/self/fdinfo, for `tcpstate_missed_transitions_total`",
+    }],
+    help: "Whether a file that the agent reads beside its eBPF programs can be read. 0: what it is for \
+           is absent.",
+};
+
 /// Version of the agent.
 pub const BUILD_INFO: Metric = Metric {
     name: "tcpstate_build_info",
@@ -217,4 +231,16 @@ pub const SERIES_FOLDED: Metric = Metric {
     }],
     help: "Series that were added to the series `other` instead of being shown, summed over all \
            passes.",
+};
+
+/// Messages that are not in the log.
+pub const LOG_DROPPED: Metric = Metric {
+    name: "tcpstate_log_messages_dropped_total",
+    kind: Kind::Counter,
+    labels: &[Label {
+        name: "reason",
+        values: "`repeated`: five of its kind had been logged, and the log says each minute how many \
+                 more there were; `not_read`: nobody read stderr in time",
+    }],
+    help: "Messages of the agent that are not in its log.",
 };

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     identity::{ProcessId, in_proc},
+    patience::ask,
     printable::terminal_text,
 };
 
@@ -25,7 +26,7 @@ const MAX_BYTES: u64 = 1024;
 /// process is stuck changing it. Not for labels either: arguments may contain secrets.
 #[must_use]
 pub fn command_line(id: ProcessId) -> Option<String> {
-    in_proc(id, command_line_in)
+    ask(move || in_proc(id, command_line_in))
 }
 
 fn command_line_in(folder: &Path) -> Option<String> {

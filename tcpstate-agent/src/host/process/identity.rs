@@ -6,7 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-use super::descriptors::Descriptors;
+use super::{descriptors::Descriptors, patience::ask};
 use crate::collect::owners::CgroupIdentity;
 
 /// A process as the kernel knows it. Numbers are reused, start times are not.
@@ -39,7 +39,7 @@ pub struct Process {
 /// CAP_SYS_PTRACE for processes of other users.
 #[must_use]
 pub fn executable(id: ProcessId) -> Option<PathBuf> {
-    in_proc(id, |folder| fs::read_link(folder.join("exe")).ok())
+    ask(move || in_proc(id, |folder| fs::read_link(folder.join("exe")).ok()))
 }
 
 /// Asks the folder of a process in `/proc`, if it is there that of this one: in another PID

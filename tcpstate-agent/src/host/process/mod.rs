@@ -10,6 +10,7 @@
 mod command_line;
 mod descriptors;
 mod identity;
+mod patience;
 mod printable;
 
 pub use command_line::command_line;

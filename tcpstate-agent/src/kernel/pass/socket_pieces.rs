@@ -40,6 +40,14 @@ impl SocketPieces {
             sock.last_ack,
         ];
         of_close_wait.extend(sock.cgroup);
+        let mut of_listener = vec![
+            sock.accept_queue,
+            sock.accept_limit,
+            sock.drops,
+            sock.half_open,
+            sock.defer_accept,
+        ];
+        of_listener.extend(sock.port_asked_for.map(|bit| bit.byte));
         let answers = [
             sock.retransmits,
             sock.probes,
@@ -49,16 +57,7 @@ impl SocketPieces {
         ];
         Ok(Self {
             close_wait: find("struct tcp_sock", &of_close_wait)?,
-            listener: find(
-                "struct sock",
-                &[
-                    sock.accept_queue,
-                    sock.accept_limit,
-                    sock.drops,
-                    sock.half_open,
-                    sock.defer_accept,
-                ],
-            )?,
+            listener: find("struct sock", &of_listener)?,
             half_open: find(
                 "struct request_sock",
                 &[request.retransmits, request.acked.byte, request.sent],

@@ -48,6 +48,9 @@ impl Default for Patience {
     }
 }
 
+/// How long an answer that is being found may keep the agent from ending.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
 /// The listening end. It ends with [`Control::stop`].
 #[derive(Debug)]
 pub struct Control {
@@ -91,16 +94,24 @@ impl Control {
         })
     }
 
+    /// Whether both its parts do their work.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.listening.is_finished() && !self.answering.is_finished()
+    }
+
     /// Ends at once, whoever asks, and takes the socket away. Only an answer that is being found is
-    /// waited for: its walk is under way.
+    /// waited for, for a while: its walk is under way.
     pub async fn stop(self) {
         self.listening.abort();
         // It says that it was ended, which is no news.
         let _ = self.listening.await;
         // It ends when the last who asks is gone, for which this thread must go on.
         let answering = tokio::task::spawn_blocking(|| self.answering.join());
-        if !matches!(answering.await, Ok(Ok(()))) {
-            error!("the control thread panicked");
+        match timeout(LAST_ANSWER, answering).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(_) => error!("the control thread panicked"),
+            Err(_) => warn!("an answer to a terminal command does not come, and is not waited for"),
         }
     }
 }

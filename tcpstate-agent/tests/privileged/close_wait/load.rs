@@ -68,7 +68,7 @@ fn processes_that_end_while_their_sockets_are_looked_at_leave_no_wrong_sum_and_n
             let own = total(&look.groups(&namespace));
             assert!(own <= 2 * (COUNT * AT_A_TIME) as u64, "{own}");
             look.page();
-            assert!(look.watch.is_alive(), "a thread of the watch has ended");
+            assert_eq!(look.watch.health(), Ok(()));
             looks += 1;
             seen += own;
         }

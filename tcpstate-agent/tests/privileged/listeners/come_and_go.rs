@@ -155,7 +155,7 @@ fn listeners_that_are_closed_during_snapshots_and_scrapes_leave_nothing_and_brea
         while scrapes < enough || opened.load(Ordering::Relaxed) < enough_opened {
             let page = look.page();
             scrapes += 1;
-            assert!(look.watch.is_alive(), "a thread of the watch has ended");
+            assert_eq!(look.watch.health(), Ok(()));
             of_staying(&page).unwrap();
             // Both are open at most once.
             for port in PORTS {

@@ -5,6 +5,7 @@ mod conversation;
 mod counting;
 mod devices;
 mod empty_program;
+mod hostile;
 mod others;
 mod packets;
 mod parsing;
