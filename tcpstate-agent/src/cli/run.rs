@@ -350,17 +350,23 @@ async fn run(settings: &RunSettings, log_settings: LogSettings, log: &Log) -> an
         }
         manager.stopping();
     };
-    let served = Arc::clone(&subject);
-    let served = serve::run(listeners, served, config, &settings.web, shutdown).await;
+    let outcome = serve::run(
+        listeners,
+        Arc::clone(&subject),
+        config,
+        &settings.web,
+        shutdown,
+    )
+    .await;
     control.stop().await;
     // Said in the log and not by whoever called: stderr may have nobody who reads it.
-    match (served, died) {
+    match (outcome, died) {
         (Ok(()), None) => {
             info!("stopped");
             Ok(0)
         }
-        (served, died) => {
-            let server = served.err().map(|error| error.to_string());
+        (outcome, died) => {
+            let server = outcome.err().map(|error| error.to_string());
             let part = died.map(|unwell| unwell.to_string());
             let error = server.or(part).unwrap_or_default();
             error!(

@@ -143,7 +143,7 @@ impl Namespaces {
             }
         }
         // Not into what was there: that may have had room for very many.
-        self.listeners = fresh.listeners.iter().copied().collect();
+        self.listeners.clone_from(&fresh.listeners);
     }
 
     /// Whether what a look has found in one may be shown, which agrees with what the kernel counts or

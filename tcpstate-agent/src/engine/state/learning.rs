@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::warn;
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     Before, Engine, LastLook, Running,
 };
 use crate::{
-    collect::{listeners::Served, sockets::Pass, unanswered::UnansweredSurvey},
+    collect::{NamespaceFound, listeners::Served, sockets::Pass, unanswered::UnansweredSurvey},
     kernel::ReadError,
 };
 
@@ -64,36 +64,22 @@ impl Engine {
         }
     }
 
-    /// Learns from a look. Before it the counters were `before`. What cannot be believed is not
-    /// learned.
-    pub(super) fn learn(&mut self, looked: Looked, before: &Before) -> Result<(), ReadError> {
-        let Looked {
-            found,
-            listeners,
-            owners,
-            began,
-            took,
-            owners_took,
-            cpu,
-            owners_cpu,
-            faults,
-            expected_after,
-            lacks_half_open,
-        } = looked;
-        self.sums.looks.add(faults);
-        if faults.given_up > 0 {
-            // Sockets are missing, and nobody knows of which namespaces.
-            return Err(ReadError::Restless(faults.given_up));
-        }
-        self.failed_at = None;
-        self.namespaces.note_listeners(listeners);
+    /// Learns what was found in each namespace, and what the kernel said itself. Returns how many
+    /// connections are half open in those that can be believed.
+    fn learn_namespaces(
+        &mut self,
+        found: Vec<NamespaceFound>,
+        before: &Before,
+        expected_after: &[(u32, u64, u64)],
+        lacks_half_open: &FxHashSet<u32>,
+    ) -> u64 {
         let expected: FxHashMap<u32, (u64, u64)> = expected_after
-            .into_iter()
-            .map(|(inode, full, minisockets)| (inode, (full, minisockets)))
+            .iter()
+            .map(|&(inode, full, minisockets)| (inode, (full, minisockets)))
             .collect();
         let at = Instant::now();
         let mut half_open = 0;
-        for namespace in found.namespaces {
+        for namespace in found {
             let inode = namespace.inode;
             let Some(&live_before) = before.live.get(&inode) else {
                 // New: the next look has counters to go by.
@@ -146,6 +132,34 @@ impl Engine {
             self.namespaces
                 .learn(inode, namespace.cookie, &pass, namespace.outgoing, served);
         }
+        half_open
+    }
+
+    /// Learns from a look. Before it the counters were `before`. What cannot be believed is not
+    /// learned.
+    pub(super) fn learn(&mut self, looked: Looked, before: &Before) -> Result<(), ReadError> {
+        let Looked {
+            found,
+            listeners,
+            owners,
+            began,
+            took,
+            owners_took,
+            cpu,
+            owners_cpu,
+            faults,
+            expected_after,
+            lacks_half_open,
+        } = looked;
+        self.sums.looks.add(faults);
+        if faults.given_up > 0 {
+            // Sockets are missing, and nobody knows of which namespaces.
+            return Err(ReadError::Restless(faults.given_up));
+        }
+        self.failed_at = None;
+        self.namespaces.note_listeners(listeners);
+        let half_open =
+            self.learn_namespaces(found.namespaces, before, &expected_after, &lacks_half_open);
         let mut owners_at = self.last.and_then(|last| last.owners_at);
         if let Some(owners) = owners {
             self.close_waits.learn(
