@@ -109,6 +109,8 @@ fn holders(times: u32) -> Outcome {
         written: 1576,
         acknowledged: 1672,
         last_ack: 1724,
+        last_data: 1264,
+        last_sent: 1584,
         accept_queue: 600,
         references: References::FromZero,
     };

@@ -1,8 +1,7 @@
 //! `diagnose`: who keeps sockets in CLOSE_WAIT, why, and what to do.
 
 use std::{
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -19,10 +18,8 @@ use super::{
 };
 use crate::{
     code_location::helper::Helpers,
-    collect::{
-        close_wait::comes_of_waiting, listeners::ListeningReport, outgoing::ConnectionsReport,
-    },
-    diagnosis::{Diagnosis, Filter, Report, write_text},
+    collect::{listeners::ListeningReport, outgoing::ConnectionsReport},
+    diagnosis::{Diagnosis, Filter, NamespacePaths, Report, write_text},
     engine::Watch,
     host::process::{command_line, executable},
     kernel::plan::ProgramId,
@@ -157,24 +154,25 @@ fn diagnose(
     } else {
         (None, connections)
     };
-    let own_namespace = std::fs::metadata("/proc/self/ns/net")
-        .context("cannot open one's own network namespace")?
-        .ino();
-    let own_namespace = u32::try_from(own_namespace).unwrap_or_default();
+    let namespaces = NamespacePaths::find();
     let mut diagnosis = Diagnosis::new(
         first.as_ref().map(|(report, interval)| (report, *interval)),
         second,
         &settings.filter,
         matches!(source, Source::Agent(_)),
-        own_namespace,
+        &namespaces,
     );
+    diagnosis.process_exists = settings
+        .filter
+        .pid
+        .map(|pid| Path::new("/proc").join(pid.to_string()).exists());
     if let Some(listening) = source.listening() {
-        diagnosis = diagnosis.with_listeners(listening, &settings.filter, own_namespace);
+        diagnosis = diagnosis.with_listeners(listening, &settings.filter, &namespaces);
     }
     if let Some(connections) = connections {
         let first = first_connections.as_ref();
         let first = first.map(|(report, interval)| (report, *interval));
-        diagnosis = diagnosis.with_connections(first, connections, &settings.filter, own_namespace);
+        diagnosis = diagnosis.with_connections(first, connections, &settings.filter, &namespaces);
     }
     let mut helpers = Helpers::with_program("/proc/self/exe");
     for group in &mut diagnosis.groups {
@@ -186,7 +184,7 @@ fn diagnose(
         if process.executable.is_none() {
             process.executable = executable(process.id());
         }
-        if comes_of_waiting(group.group.cause) {
+        if group.verdict.comes_of_waiting() {
             group.threads_wait = helpers.what_most_threads_wait_for(process.pid);
         }
     }

@@ -1,28 +1,32 @@
 //! From two looks to a diagnosis: how fast each group grows, and when descriptors run out.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use super::{Report, ReportGroup, ReportProcess};
-use crate::collect::{
-    close_wait::{Advice, Cause, Role},
-    listeners::{ListenerTrouble, ListeningReport, ReportListener},
-    outgoing::{ConnectionsReport, DiagnosedDestination, DiagnosedUnanswered},
+use super::{
+    NamespacePaths, Report, ReportGroup,
+    alike::put_together,
+    growth::{Growth, exhausted_in},
+};
+use crate::{
+    collect::{
+        close_wait::{Role, Verdict, advice::Advice},
+        listeners::{ListenerTrouble, ListeningReport, ReportListener},
+        outgoing::{ConnectionsReport, DiagnosedDestination, DiagnosedUnanswered},
+    },
+    host::process::ProcessId,
 };
 
 /// Version of the JSON object.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 /// More sockets than that, and `ss -p` takes seconds to find their processes.
 const SS_FINDS_PROCESSES: u64 = 10_000;
-/// Where so many should have come and none did, none come any more: by chance that happens once
-/// in twenty times.
-const SURELY_SEEN: f64 = 3.0;
 /// Sockets this young are on their way: closing takes a moment.
 const PASSING: f64 = 1.0;
 
 /// What to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Filter {
     /// Only groups that this process holds, alone or with others.
     pub pid: Option<u32>,
@@ -57,6 +61,19 @@ pub struct Diagnosis {
     pub unanswered: Option<Vec<DiagnosedUnanswered>>,
     /// How many more there are of the last three, beyond the filter's limit.
     pub not_shown: NotShown,
+    /// What was asked for.
+    pub filter: Filter,
+    /// Whether the process exists that was asked for; `None` where none was, or that is not known.
+    pub process_exists: Option<bool>,
+    /// How much passes the filter, whether or not anything is wrong with it: groups in CLOSE_WAIT,
+    /// listeners, destinations, and groups that wait for their peers.
+    pub matching: usize,
+    /// Sockets that are closed, whose peers do not answer, and that are too few to be listed.
+    pub too_few: u64,
+    /// Whether any group that passes the filter, shown or not, is more than connections that are just
+    /// being closed.
+    #[serde(skip)]
+    pub(super) has_lasting: bool,
 }
 
 /// What passes the filter and is not shown because of its limit.
@@ -94,9 +111,13 @@ pub struct DiagnosedGroup {
     pub command_line: Option<String>,
     /// What most of its threads wait for, where that is why the sockets stay.
     pub threads_wait: Option<String>,
-    /// Sockets that it has gained a second; `None` for one look only.
+    /// What is wrong, most likely.
+    pub verdict: Verdict,
+    /// How many more each second, between the two looks or steadily before; `None` where that is not
+    /// known.
     pub growth_per_second: Option<f64>,
-    /// In how long the process has no descriptor left at this rate.
+    /// In how long the process has no descriptor left, where it goes on like that; 0 where it has
+    /// none.
     pub fds_exhausted_in_seconds: Option<f64>,
     /// What the process has not done, in words.
     pub meaning: &'static str,
@@ -109,24 +130,29 @@ pub struct DiagnosedGroup {
 }
 
 impl Diagnosis {
-    /// Compares two looks that are `interval` apart, or judges one. `own_namespace` is that of the
-    /// person who asks.
+    /// Compares two looks that are `interval` apart, or judges one.
     #[must_use]
     pub fn new(
         first: Option<(&Report, Duration)>,
         second: Report,
         filter: &Filter,
         from_agent: bool,
-        own_namespace: u32,
+        namespaces: &NamespacePaths,
     ) -> Self {
         let sockets = second.sockets;
-        let mut groups: Vec<DiagnosedGroup> = second
+        let groups: Vec<_> = second
             .groups
             .into_iter()
             .filter(|group| filter.passes(group))
-            .map(|group| DiagnosedGroup::new(group, first, own_namespace))
             .collect();
+        let mut groups: Vec<_> = put_together(groups)
+            .into_iter()
+            .map(|group| DiagnosedGroup::new(group, first, namespaces))
+            .collect();
+        forecast(&mut groups);
+        let mut groups: Vec<DiagnosedGroup> = groups.into_iter().map(|(group, _)| group).collect();
         let groups_found = groups.len();
+        let has_lasting = groups.iter().any(DiagnosedGroup::is_lasting);
         groups.truncate(filter.limit);
         Self {
             schema_version: SCHEMA_VERSION,
@@ -140,6 +166,11 @@ impl Diagnosis {
             destinations: None,
             unanswered: None,
             not_shown: NotShown::default(),
+            filter: filter.clone(),
+            process_exists: None,
+            matching: groups_found,
+            too_few: 0,
+            has_lasting,
         }
     }
 
@@ -149,55 +180,64 @@ impl Diagnosis {
         mut self,
         found: ListeningReport,
         filter: &Filter,
-        own_namespace: u32,
+        namespaces: &NamespacePaths,
     ) -> Self {
         let listeners = found.listeners.into_iter();
+        let listeners = listeners.filter(|listener| filter.passes_listener(listener));
+        let listeners: Vec<_> = listeners.collect();
+        self.matching += listeners.len();
         let in_trouble = listeners
-            .filter(|listener| filter.passes_listener(listener))
-            .filter_map(|listener| DiagnosedListener::new(listener, own_namespace));
+            .into_iter()
+            .filter_map(|listener| DiagnosedListener::new(listener, namespaces));
         let (shown, not_shown) = filter.cut(in_trouble);
         self.listeners = Some(shown);
         self.not_shown.listeners = not_shown;
         self
     }
 
-    /// The same with what is wrong with connections. Not for one process alone: whose they are is
-    /// not known.
+    /// The same with what is wrong with connections. Of one process alone where local ports are taken
+    /// is not known.
     #[must_use]
     pub fn with_connections(
         mut self,
         first: Option<(&ConnectionsReport, Duration)>,
         found: ConnectionsReport,
         filter: &Filter,
-        own_namespace: u32,
+        namespaces: &NamespacePaths,
     ) -> Self {
-        if filter.pid.is_some() {
-            return self;
+        if filter.pid.is_none() {
+            let destinations = found.destinations.into_iter();
+            let destinations =
+                destinations.filter(|destination| filter.passes_destination(destination));
+            let destinations: Vec<_> = destinations.collect();
+            self.matching += destinations.len();
+            let destinations = destinations
+                .into_iter()
+                .filter_map(|found| DiagnosedDestination::new(found, first, namespaces));
+            let (shown, not_shown) = filter.cut(destinations);
+            self.destinations = Some(shown);
+            self.not_shown.destinations = not_shown;
         }
-        let destinations = found.destinations.into_iter();
-        let destinations = destinations
-            .filter(|destination| filter.passes_destination(destination))
-            .filter_map(|destination| DiagnosedDestination::new(destination, first, own_namespace));
         let unanswered = found.unanswered.into_iter();
-        let unanswered = unanswered
-            .filter(|group| filter.passes_unanswered(group))
-            .filter_map(|group| DiagnosedUnanswered::new(group, own_namespace));
-        let (shown, not_shown) = filter.cut(destinations);
-        self.destinations = Some(shown);
-        self.not_shown.destinations = not_shown;
-        let (shown, not_shown) = filter.cut(unanswered);
+        let unanswered = unanswered.filter(|group| filter.passes_unanswered(group));
+        let unanswered: Vec<_> = unanswered.collect();
+        self.matching += unanswered.len();
+        let (listed, too_few): (Vec<_>, Vec<_>) = unanswered
+            .into_iter()
+            .partition(DiagnosedUnanswered::matters);
+        self.too_few = too_few.iter().map(|group| group.sockets).sum();
+        let listed = listed.into_iter();
+        let listed = listed.map(|group| DiagnosedUnanswered::new(group, namespaces));
+        let (shown, not_shown) = filter.cut(listed);
         self.unanswered = Some(shown);
         self.not_shown.unanswered = not_shown;
         self
     }
 
-    /// Whether any of the groups is more than connections that are just being closed.
+    /// Whether any of the shown groups is more than connections that are just being closed.
     #[must_use]
     pub fn is_something_wrong(&self) -> bool {
-        self.groups.iter().any(|group| {
-            let group = &group.group;
-            group.age_lower_bound_sockets > 0 || group.oldest_age_seconds >= PASSING
-        })
+        self.groups.iter().any(DiagnosedGroup::is_lasting)
     }
 }
 
@@ -227,81 +267,74 @@ impl Filter {
 }
 
 impl DiagnosedListener {
-    fn new(listener: ReportListener, own_namespace: u32) -> Option<Self> {
+    fn new(listener: ReportListener, namespaces: &NamespacePaths) -> Option<Self> {
         let trouble = listener.trouble?;
         Some(Self {
             fault: trouble.fault(),
             check: trouble.check(),
-            command: listener_command(&listener, trouble, own_namespace),
+            command: listener_command(&listener, trouble, namespaces),
             listener,
         })
     }
 }
 
 impl DiagnosedGroup {
-    fn new(group: ReportGroup, first: Option<(&Report, Duration)>, own_namespace: u32) -> Self {
+    fn new(
+        mut group: ReportGroup,
+        first: Option<(&Report, Duration)>,
+        namespaces: &NamespacePaths,
+    ) -> (Self, Growth) {
         let before = first.map(|(report, interval)| {
             let same = report.groups.iter().find(|before| before.is_same(&group));
-            (same, interval.as_secs_f64())
+            (same, interval)
         });
-        let growth_per_second = before.map(|(same, seconds)| {
-            per_second(group.sockets, same.map_or(0, |same| same.sockets), seconds)
-        });
-        let fd_growth = before.and_then(|(same, seconds)| {
-            let open = |group: &ReportGroup| group.process.as_ref()?.open_fds;
-            Some(per_second(open(&group)?, open(same?)?, seconds))
-        });
-        let seen = [growth_per_second, fd_growth].into_iter().flatten();
-        let seen = seen.filter(|rate| *rate > 0.0).reduce(f64::max);
-        let rate = match group.cause {
-            // Those that wait to be accepted take no descriptor.
-            Cause::Unaccepted => 0.0,
-            _ => seen.unwrap_or_else(|| slow_growth(&group, before.map(|(_, seconds)| seconds))),
-        };
-        let process = group.process.as_ref();
-        let advice = Advice::of(group.cause, group.role);
-        Self {
-            fds_exhausted_in_seconds: process.and_then(|process| exhausted_in(process, rate)),
-            command: command(&group, own_namespace),
+        let growth = Growth::of(&group, before);
+        group.facts.is_growing |= growth.lasting.is_some();
+        let verdict = group.verdict();
+        let Advice { fault, check, .. } = verdict.advice();
+        let diagnosed = Self {
+            verdict,
+            fds_exhausted_in_seconds: None,
+            command: command(&group, namespaces),
             command_line: None,
             threads_wait: None,
-            growth_per_second,
-            meaning: advice.meaning,
-            fault: advice.fault,
-            check: advice.check,
+            growth_per_second: growth.per_second,
+            meaning: group.cause.meaning(),
+            fault,
+            check,
             group,
+        };
+        (diagnosed, growth)
+    }
+}
+
+impl DiagnosedGroup {
+    /// Whether it is more than connections that are just being closed.
+    fn is_lasting(&self) -> bool {
+        let group = &self.group;
+        group.age_lower_bound_sockets > 0 || group.oldest_age_seconds >= PASSING
+    }
+}
+
+/// When the processes have no descriptor left, by how fast all of their groups grow.
+fn forecast(groups: &mut [(DiagnosedGroup, Growth)]) {
+    let mut lasting = BTreeMap::<ProcessId, f64>::new();
+    for (group, growth) in groups.iter() {
+        if let Some(process) = &group.group.process {
+            *lasting.entry(process.id()).or_default() += growth.lasting.unwrap_or(0.0);
         }
     }
-}
-
-/// What a look of seconds does not show, a minute may: how many came a second, unless so many
-/// that some would have come between the two looks too.
-fn slow_growth(group: &ReportGroup, seconds: Option<f64>) -> f64 {
-    let rate = per_second(group.last_minute, 0, 60.0);
-    let would_have_come = seconds.unwrap_or(0.0) * rate;
-    if would_have_come < SURELY_SEEN {
-        rate
-    } else {
-        0.0
+    for (group, _) in groups {
+        let process = group.group.process.as_ref();
+        group.fds_exhausted_in_seconds = process.and_then(|process| {
+            let left = process.max_fds?.saturating_sub(process.open_fds?);
+            exhausted_in(left, *lasting.get(&process.id())?)
+        });
     }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of sockets and descriptors, far below 2^53"
-)]
-fn per_second(now: u64, before: u64, seconds: f64) -> f64 {
-    (now as f64 - before as f64) / seconds
-}
-
-#[expect(clippy::cast_precision_loss, reason = "descriptors, far below 2^53")]
-fn exhausted_in(process: &ReportProcess, rate: f64) -> Option<f64> {
-    let left = process.max_fds?.saturating_sub(process.open_fds?);
-    (rate > 0.0).then(|| left as f64 / rate)
 }
 
 /// What shows these sockets: `ss`, in their namespace.
-fn command(group: &ReportGroup, own_namespace: u32) -> String {
+fn command(group: &ReportGroup, namespaces: &NamespacePaths) -> String {
     let filter = match (group.port, group.role) {
         (0, _) => String::new(),
         (port, Role::Server) => format!(" '( sport = :{port} )'"),
@@ -312,35 +345,27 @@ fn command(group: &ReportGroup, own_namespace: u32) -> String {
     } else {
         "-tanp"
     };
-    let way_in = way_in(group.namespace, group.process.as_ref(), own_namespace);
-    format!("sudo {way_in}ss {options} state close-wait{filter}")
+    namespaces.command(
+        group.namespace,
+        &format!("ss {options} state close-wait{filter}"),
+    )
 }
 
 /// What shows the queues of a listener, or the connections that are half open.
 fn listener_command(
     listener: &ReportListener,
     trouble: ListenerTrouble,
-    own_namespace: u32,
+    namespaces: &NamespacePaths,
 ) -> String {
-    let way_in = way_in(listener.namespace, listener.process.as_ref(), own_namespace);
     let what = match trouble {
         ListenerTrouble::AcceptQueueFull | ListenerTrouble::AcceptQueueFilling => "-tlnp",
         ListenerTrouble::ManyPeersSilent | ListenerTrouble::FewPeersSilent => "-tno state syn-recv",
     };
     let port = listener.address.port();
-    format!("sudo {way_in}ss {what} '( sport = :{port} )'")
-}
-
-pub(crate) fn way_in(
-    namespace: u32,
-    process: Option<&ReportProcess>,
-    own_namespace: u32,
-) -> String {
-    match process {
-        _ if namespace == own_namespace => String::new(),
-        Some(process) => format!("nsenter --net=/proc/{}/ns/net ", process.pid),
-        None => format!("nsenter --net=NAMESPACE_{namespace} "),
-    }
+    namespaces.command(
+        listener.namespace,
+        &format!("ss {what} '( sport = :{port} )'"),
+    )
 }
 
 #[cfg(test)]
@@ -348,13 +373,14 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         collect::{
+            close_wait::{Cause, verdict::tests::facts},
             listeners::report::tests::stuck,
             outgoing::{
-                UnansweredState,
+                ReportUnanswered, UnansweredState,
                 report::tests::{destination, unanswered},
             },
         },
-        diagnosis::ReportPeer,
+        diagnosis::{ReportPeer, ReportProcess, namespace_paths::tests::paths},
     };
 
     pub(crate) const HERE: u32 = 4_026_531_833;
@@ -377,7 +403,9 @@ pub(crate) mod tests {
         ReportGroup {
             process: Some(process(pid, sockets + 12)),
             made_in: None,
+            alike: Vec::new(),
             shared_with: vec![pid + 1],
+            shared_names: vec!["helper".to_owned()],
             namespace: HERE,
             role: Role::Server,
             port,
@@ -386,10 +414,14 @@ pub(crate) mod tests {
             last_minute: 0,
             oldest_age_seconds: 3_723.0,
             oldest_descriptor: Some(17),
+            youngest_age_seconds: 0.5,
             median_age_seconds: 61.0,
             age_lower_bound_sockets: 0,
             oldest_age_is_lower_bound: false,
             unread_bytes: 0,
+            unacknowledged_bytes: 0,
+            arrivals_per_second: None,
+            facts: facts(),
             peers: vec![ReportPeer {
                 address: "10.0.0.7".parse().unwrap(),
                 sockets,
@@ -411,49 +443,66 @@ pub(crate) mod tests {
         }
     }
 
-    #[test]
-    fn growth_and_exhaustion_follow_from_two_looks() {
-        let first = report(vec![group(1, 80, 100)]);
-        let second = report(vec![group(1, 80, 120), group(2, 80, 5)]);
-        let interval = Duration::from_secs(2);
-        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE);
-        let [grown, new] = &diagnosis.groups[..] else {
-            panic!("{diagnosis:?}");
+    /// As one that leaks at this rate.
+    pub(crate) fn leaking(group: ReportGroup, per_second: f64) -> ReportGroup {
+        let mut group = ReportGroup {
+            arrivals_per_second: Some(per_second),
+            ..group
         };
-        assert_eq!(grown.growth_per_second, Some(10.0));
-        // 892 descriptors are left.
-        assert_eq!(grown.fds_exhausted_in_seconds, Some(89.2));
-        assert_eq!(new.growth_per_second, Some(2.5));
+        group.facts.is_growing = true;
+        group
     }
 
     #[test]
-    fn one_look_knows_no_growth_but_the_last_minute() {
-        let slow = ReportGroup {
-            last_minute: 6,
-            ..group(1, 80, 100)
+    fn growth_and_exhaustion_follow_from_two_looks() {
+        let first = report(vec![group(1, 80, 100)]);
+        let second = report(vec![
+            leaking(group(1, 80, 120), 10.0),
+            leaking(group(1, 81, 30), 1.0),
+            group(2, 80, 5),
+        ]);
+        let interval = Duration::from_secs(2);
+        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, &paths());
+        let [grown, new, still] = &diagnosis.groups[..] else {
+            panic!("{diagnosis:?}");
         };
-        let diagnosis = Diagnosis::new(None, report(vec![slow]), &all(), true, HERE);
-        assert_eq!(diagnosis.groups[0].growth_per_second, None);
-        assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, Some(9_120.0));
+        assert_eq!(grown.growth_per_second, Some(10.0));
+        // 892 descriptors are left, and both groups take some.
+        assert_eq!(grown.fds_exhausted_in_seconds, Some(892.0 / 11.0));
+        assert_eq!(new.growth_per_second, Some(1.0));
+        assert_eq!(still.growth_per_second, None);
+        assert_eq!(still.fds_exhausted_in_seconds, None);
+    }
+
+    #[test]
+    fn where_no_descriptor_is_left_it_is_not_a_forecast() {
+        let mut full = group(1, 80, 100);
+        full.process.as_mut().unwrap().open_fds = Some(1024);
+        let diagnosis = Diagnosis::new(None, report(vec![full]), &all(), true, &paths());
+        assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, Some(0.0));
     }
 
     #[test]
     fn the_json_is_as_documented() {
         let first = report(vec![group(1, 80, 100)]);
-        let second = report(vec![group(1, 80, 120)]);
+        let second = report(vec![leaking(group(1, 80, 120), 10.0)]);
         let interval = Duration::from_secs(2);
         let listening = ListeningReport {
             listeners: vec![stuck()],
         };
-        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE)
-            .with_listeners(listening, &all(), HERE);
+        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, &paths())
+            .with_listeners(listening, &all(), &paths());
         let connections = |held| ConnectionsReport {
             destinations: vec![destination(held, 700, 50)],
             unanswered: vec![unanswered(UnansweredState::LastAck, 20)],
         };
         let first = connections(850);
-        let diagnosis =
-            diagnosis.with_connections(Some((&first, interval)), connections(950), &all(), HERE);
+        let diagnosis = diagnosis.with_connections(
+            Some((&first, interval)),
+            connections(950),
+            &all(),
+            &paths(),
+        );
         let documented = include_str!("../../../docs/json.md");
         let section = documented.split("## `diagnose`").nth(1).unwrap();
         let example = section.split("```json").nth(1).unwrap();
@@ -463,30 +512,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn growth_that_has_stopped_exhausts_nothing_and_slow_growth_does() {
-        let interval = Duration::from_secs(2);
-        for (last_minute, exhausted) in [(6, Some(9_120.0)), (600, None)] {
-            let group = ReportGroup {
-                last_minute,
-                ..group(1, 80, 100)
-            };
-            let first = report(vec![group.clone()]);
-            let second = report(vec![group]);
-            let first = Some((&first, interval));
-            let diagnosis = Diagnosis::new(first, second, &all(), true, HERE);
-            assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, exhausted);
-        }
-    }
-
-    #[test]
     fn a_process_of_the_same_number_is_not_the_same_process() {
         let first = report(vec![group(1, 80, 100)]);
         let mut later = group(1, 80, 120);
         later.process.as_mut().unwrap().start_boottime_ns = 2;
         let interval = Duration::from_secs(2);
         let second = report(vec![later]);
-        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE);
-        assert_eq!(diagnosis.groups[0].growth_per_second, Some(60.0));
+        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, &paths());
+        // Its sockets are older than the interval, and were not found at the first look.
+        assert_eq!(diagnosis.groups[0].growth_per_second, None);
     }
 
     #[test]
@@ -501,7 +535,7 @@ pub(crate) mod tests {
             (Some(21), Some(81), 10, 0, 0),
         ] {
             let filter = Filter { pid, port, limit };
-            let diagnosis = Diagnosis::new(None, found.clone(), &filter, true, HERE);
+            let diagnosis = Diagnosis::new(None, found.clone(), &filter, true, &paths());
             assert_eq!(
                 (diagnosis.sockets_shown, diagnosis.groups_found),
                 (shown, groups_found),
@@ -512,27 +546,32 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whose_connections_they_are_is_not_known_and_so_not_asked() {
+    fn connections_are_those_of_a_process_where_that_is_known() {
         let found = || ConnectionsReport {
             destinations: vec![destination(950, 0, 0)],
-            unanswered: vec![unanswered(UnansweredState::Established, 1)],
+            unanswered: vec![ReportUnanswered {
+                process: Some(process(8, 20)),
+                ..unanswered(UnansweredState::Established, 1)
+            }],
         };
         for (pid, port, shown) in [
-            (None, None, Some((1, 1))),
-            (None, Some(443), Some((1, 1))),
-            (None, Some(444), Some((0, 0))),
-            (Some(1), None, None),
+            (None, None, (Some(1), 1)),
+            (None, Some(443), (Some(1), 1)),
+            (None, Some(444), (Some(0), 0)),
+            // Process 8 holds the connection, and ports are not known by process.
+            (Some(8), None, (None, 1)),
+            (Some(1), None, (None, 0)),
         ] {
             let filter = Filter {
                 pid,
                 port,
                 limit: 10,
             };
-            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, HERE)
-                .with_connections(None, found(), &filter, HERE);
-            let lengths = diagnosis.destinations.zip(diagnosis.unanswered);
-            let lengths = lengths.map(|(one, other)| (one.len(), other.len()));
-            assert_eq!(lengths, shown, "{filter:?}");
+            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, &paths())
+                .with_connections(None, found(), &filter, &paths());
+            let destinations = diagnosis.destinations.as_ref().map(Vec::len);
+            let unanswered = diagnosis.unanswered.unwrap().len();
+            assert_eq!((destinations, unanswered), shown, "{filter:?}");
         }
     }
 
@@ -547,8 +586,8 @@ pub(crate) mod tests {
                 limit,
                 ..Filter::default()
             };
-            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, HERE)
-                .with_connections(None, found(), &filter, HERE);
+            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, &paths())
+                .with_connections(None, found(), &filter, &paths());
             let destinations = diagnosis.destinations.as_deref().map(<[_]>::len);
             assert_eq!(destinations, Some(shown));
             assert_eq!(diagnosis.not_shown.destinations, not_shown);
@@ -584,7 +623,7 @@ pub(crate) mod tests {
         ] {
             let mut group = group(1, 80, 5);
             change(&mut group);
-            assert_eq!(command(&group, HERE), expected);
+            assert_eq!(command(&group, &paths()), expected);
         }
     }
 
@@ -599,7 +638,7 @@ pub(crate) mod tests {
             ..passing.clone()
         };
         for (group, is_wrong) in [(passing, false), (unknown, true), (group(1, 80, 5), true)] {
-            let diagnosis = Diagnosis::new(None, report(vec![group]), &all(), true, HERE);
+            let diagnosis = Diagnosis::new(None, report(vec![group]), &all(), true, &paths());
             assert_eq!(diagnosis.is_something_wrong(), is_wrong);
         }
     }

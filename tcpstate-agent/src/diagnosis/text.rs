@@ -7,16 +7,17 @@ use std::{
 
 use super::{
     DiagnosedGroup, Diagnosis, ReportCgroup, ReportGroup, ReportProcess,
-    words::{bytes, count, counted, duration, grouped, shared_with, terminal},
+    nothing::write_nothing,
+    words::{bytes, count, counted, duration, grouped, pace, shared_with, some_of, terminal},
 };
-use crate::collect::{
-    close_wait::Role,
-    listeners::write_troubles,
-    outgoing::{write_destinations, write_unanswered},
+use crate::{
+    collect::{
+        close_wait::{Role, Verdict},
+        listeners::write_troubles,
+        outgoing::{write_destinations, write_unanswered},
+    },
+    host::process::RunState,
 };
-
-/// Processes of one name that are numbered in the verdict.
-const NAMED: usize = 5;
 
 /// Writes what there is to say, and what to do about it.
 pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
@@ -70,15 +71,8 @@ fn write_not_shown(out: &mut dyn Write, number: usize, what: &str) -> io::Result
 }
 
 fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    if diagnosis.groups.is_empty() {
-        return write_nothing(out, diagnosis);
-    }
     if !diagnosis.is_something_wrong() {
-        return writeln!(
-            out,
-            "nothing wrong: {} in CLOSE_WAIT, none for longer than a second",
-            counted(diagnosis.sockets_shown, "socket")
-        );
+        return write_nothing(out, diagnosis);
     }
     writeln!(
         out,
@@ -101,35 +95,33 @@ fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()
              them exact."
         )?;
     }
+    let mut said = Said::default();
     for (number, group) in diagnosis.groups.iter().enumerate() {
         writeln!(out)?;
-        write_group(out, number + 1, group)?;
+        write_group(out, number + 1, group, &mut said)?;
     }
     writeln!(out, "\nWHAT TO DO")?;
     write_verdict(out, diagnosis)
 }
 
-fn write_nothing(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    match diagnosis.sockets {
-        0 if diagnosis.listeners.is_some() && diagnosis.destinations.is_some() => writeln!(
-            out,
-            "nothing wrong: no socket is in CLOSE_WAIT, no listener is in trouble, no destination \
-             runs out of ports, and no peer is found silent"
-        ),
-        0 if diagnosis.listeners.is_some() => writeln!(
-            out,
-            "nothing wrong: no socket is in CLOSE_WAIT, and no listener is in trouble"
-        ),
-        0 => writeln!(out, "nothing wrong: no socket is in CLOSE_WAIT"),
-        sockets => writeln!(
-            out,
-            "nothing wrong there; {} in CLOSE_WAIT elsewhere",
-            are(sockets)
-        ),
+/// What was printed of which process, so that it is printed once.
+#[derive(Default)]
+struct Said(BTreeSet<(Option<u32>, String)>);
+
+impl Said {
+    /// Whether this line of a process is new.
+    fn is_new(&mut self, group: &ReportGroup, line: &str) -> bool {
+        let pid = group.process.as_ref().map(|process| process.pid);
+        !line.is_empty() && self.0.insert((pid, line.to_owned()))
     }
 }
 
-fn write_group(out: &mut dyn Write, number: usize, diagnosed: &DiagnosedGroup) -> io::Result<()> {
+fn write_group(
+    out: &mut dyn Write,
+    number: usize,
+    diagnosed: &DiagnosedGroup,
+    said: &mut Said,
+) -> io::Result<()> {
     let group = &diagnosed.group;
     writeln!(
         out,
@@ -139,54 +131,70 @@ fn write_group(out: &mut dyn Write, number: usize, diagnosed: &DiagnosedGroup) -
         counted(group.sockets, "socket"),
         growth(diagnosed),
     )?;
-    let mut line = |name: &str, text: String| writeln!(out, "   {name:<10}{text}");
-    line(
-        "cause",
-        format!("{}: {}", group.cause.name(), diagnosed.meaning),
-    )?;
-    line("age", ages(group))?;
+    let mut line = |name: &str, text: &str| writeln!(out, "   {name:<10}{text}");
+    line("verdict", diagnosed.verdict.name())?;
+    let cause = format!("{}: {}", group.cause.name(), diagnosed.meaning);
+    line("cause", &cause)?;
+    line("age", &ages(group))?;
     if !group.peers.is_empty() {
-        line("peers", peers(group))?;
+        line("peers", &peers(group))?;
     }
     if group.unread_bytes > 0 {
-        line("unread", bytes(group.unread_bytes))?;
+        line("unread", &unread(group))?;
     }
-    if let Some(process) = &group.process {
-        line("process", process_text(process, diagnosed))?;
-        let place = place(process);
-        if !place.is_empty() {
-            line("in", place)?;
-        }
-        if let Some(files) = files(process, diagnosed) {
-            line("files", files)?;
-        }
-        if let Some(wait) = &diagnosed.threads_wait {
-            line(
+    if group.unacknowledged_bytes > 0 {
+        line("unacked", &unacknowledged(group))?;
+    }
+    let of_process = group.process.as_ref().map(|process| {
+        [
+            ("state", state(group).to_owned()),
+            ("process", process_text(process, diagnosed)),
+            ("in", place(process)),
+            ("files", files(process, diagnosed).unwrap_or_default()),
+            (
                 "threads",
-                format!("{wait} (all: where --pid {})", process.pid),
-            )?;
+                diagnosed
+                    .threads_wait
+                    .as_ref()
+                    .map_or_else(String::new, |wait| {
+                        format!("{wait} (all: where --pid {})", process.pid)
+                    }),
+            ),
+        ]
+    });
+    for (name, text) in of_process.into_iter().flatten() {
+        if said.is_new(group, &text) {
+            line(name, &text)?;
         }
     }
     if !group.shared_with.is_empty() {
-        line("shared", shared_with(&group.shared_with))?;
+        let shared = shared_with(&group.shared_with, &group.shared_names);
+        if said.is_new(group, &shared) {
+            line("shared", &shared)?;
+        }
     }
-    line("look", diagnosed.command.clone())
+    if said.is_new(group, &diagnosed.command) {
+        line("look", &diagnosed.command)?;
+    }
+    Ok(())
 }
 
-/// What is wrong, once for all processes of one name and each fault.
+/// What is wrong, once for all processes of one name and each verdict; those first that cannot run.
 fn write_verdict(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    let mut groups: Vec<&DiagnosedGroup> = diagnosis.groups.iter().collect();
+    groups.sort_by_key(|group| group.verdict != Verdict::Stopped);
     let mut said = BTreeSet::new();
-    for diagnosed in &diagnosis.groups {
+    for diagnosed in &groups {
         let group = &diagnosed.group;
         let name = group.process.as_ref().map(|process| &process.name);
-        if !said.insert((name, diagnosed.fault)) {
+        if !said.insert((name, diagnosed.verdict)) {
             continue;
         }
-        let alike = |other: &&DiagnosedGroup| {
+        let alike = |other: &&&DiagnosedGroup| {
             let other_name = other.group.process.as_ref().map(|process| &process.name);
-            (other_name, other.fault) == (name, diagnosed.fault)
+            (other_name, other.verdict) == (name, diagnosed.verdict)
         };
-        let alike: Vec<&DiagnosedGroup> = diagnosis.groups.iter().filter(alike).collect();
+        let alike: Vec<&DiagnosedGroup> = groups.iter().filter(alike).copied().collect();
         match name {
             Some(name) => {
                 let who = processes(name, &alike);
@@ -195,8 +203,9 @@ fn write_verdict(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
             }
             None => writeln!(
                 out,
-                "- {} on port {} belong to no descriptor of any process: they are on the way from \
-                 one to another (SCM_RIGHTS), registered with io_uring, or the kernel's own.",
+                "- {} on port {} belong to no descriptor of any process that this kernel shows: \
+                 they are on the way from one to another (SCM_RIGHTS), registered with io_uring, or \
+                 the kernel's own.",
                 counted(group.sockets, "socket"),
                 group.port
             )?,
@@ -205,7 +214,12 @@ fn write_verdict(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
             .iter()
             .filter_map(|group| group.fds_exhausted_in_seconds);
         let left = left.fold(f64::INFINITY, f64::min);
-        if left < 86_400.0 {
+        if left == 0.0 {
+            writeln!(
+                out,
+                "  No descriptor is left: it can accept and open nothing more."
+            )?;
+        } else if left < 86_400.0 {
             writeln!(
                 out,
                 "  No descriptor is left in about {}; then it can accept and open nothing more.",
@@ -221,21 +235,30 @@ fn write_verdict(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
 
 /// `name (pid 1, 2 and 3 more)`.
 fn processes(name: &str, groups: &[&DiagnosedGroup]) -> String {
-    let pids: BTreeSet<u32> = groups
-        .iter()
-        .filter_map(|group| Some(group.group.process.as_ref()?.pid))
-        .collect();
-    let named: Vec<String> = pids.iter().take(NAMED).map(u32::to_string).collect();
-    let more = match pids.len() - named.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!("{} (pid {}{more})", terminal(name), named.join(", "))
+    let pids: BTreeSet<u32> = groups.iter().flat_map(|group| pids(&group.group)).collect();
+    format!("{} (pid {})", terminal(name), some_of(pids.into_iter()))
+}
+
+/// The numbers of all processes of a group that are alike.
+fn pids(group: &ReportGroup) -> impl Iterator<Item = u32> {
+    let first = group.process.as_ref().map(|process| process.pid);
+    first.into_iter().chain(group.alike.iter().copied())
 }
 
 fn owner(group: &ReportGroup) -> String {
     if let Some(process) = &group.process {
-        return format!("{} (pid {})", terminal(&process.name), process.pid);
+        let name = terminal(&process.name);
+        return match group.alike.len() {
+            0 => format!("{name} (pid {})", process.pid),
+            others => {
+                let pids: BTreeSet<u32> = pids(group).collect();
+                format!(
+                    "{name} ({} processes, pid {})",
+                    grouped(count(others + 1)),
+                    some_of(pids.into_iter())
+                )
+            }
+        };
     }
     let made_in = group.made_in.as_ref();
     match made_in.and_then(ReportCgroup::innermost) {
@@ -259,8 +282,8 @@ fn growth(diagnosed: &DiagnosedGroup) -> String {
         sockets => format!(", {} came in the last minute", grouped(sockets)),
     };
     let now = match diagnosed.growth_per_second {
-        Some(rate) if rate > 0.0 => format!(", growing by {rate:.1} a second"),
-        Some(rate) if rate < 0.0 => format!(", shrinking by {:.1} a second", -rate),
+        Some(rate) if rate > 0.0 => format!(", growing by {}", pace(rate)),
+        Some(rate) if rate < 0.0 => format!(", shrinking by {}", pace(-rate)),
         Some(_) => ", not growing now".to_owned(),
         None => String::new(),
     };
@@ -280,11 +303,45 @@ fn ages(group: &ReportGroup) -> String {
     let descriptor = group
         .oldest_descriptor
         .map_or_else(String::new, |number| format!(" (descriptor {number})"));
+    let oldest = duration(group.oldest_age_seconds);
+    if group.sockets == 1 {
+        return format!("{at_least}{oldest}{descriptor}");
+    }
     format!(
-        "oldest {at_least}{}{descriptor}, median about {}{inexact}",
-        duration(group.oldest_age_seconds),
+        "oldest {at_least}{oldest}{descriptor}, median about {}{inexact}",
         duration(group.median_age_seconds)
     )
+}
+
+fn unread(group: &ReportGroup) -> String {
+    let facts = &group.facts;
+    let each = match (facts.least_unread_bytes, facts.most_unread_bytes) {
+        _ if group.sockets == 1 => String::new(),
+        (0, 0) => String::new(),
+        (least, most) if least == most => format!(", {} on each", bytes(least.into())),
+        (least, most) => format!(
+            ", {} to {} on each",
+            bytes(least.into()),
+            bytes(most.into())
+        ),
+    };
+    format!("{}{each}", bytes(group.unread_bytes))
+}
+
+fn unacknowledged(group: &ReportGroup) -> String {
+    format!(
+        "{} that the peers have not acknowledged",
+        bytes(group.unacknowledged_bytes)
+    )
+}
+
+/// Why the process cannot go on.
+fn state(group: &ReportGroup) -> &'static str {
+    match group.facts.holder.map(|holder| holder.run_state) {
+        Some(RunState::Stopped) => "stopped: by a signal or a debugger, or frozen",
+        Some(RunState::Uninterruptible) => "sleeps where no signal wakes it (D)",
+        Some(RunState::Runs) | None => "",
+    }
 }
 
 fn peers(group: &ReportGroup) -> String {
@@ -306,7 +363,8 @@ fn process_text(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> String {
         .join(" ")
 }
 
-fn place(process: &ReportProcess) -> String {
+/// Where a process runs; empty where that is not known.
+pub(crate) fn place(process: &ReportProcess) -> String {
     [
         ("unit", &process.unit),
         ("container", &process.container_id),
@@ -328,17 +386,13 @@ fn files(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> Option<String> 
     let exhausted = diagnosed
         .fds_exhausted_in_seconds
         .map_or_else(String::new, |seconds| {
-            format!(", none left in about {} at this rate", duration(seconds))
+            if seconds == 0.0 {
+                ": none is left".to_owned()
+            } else {
+                format!(", none left in about {} at this rate", duration(seconds))
+            }
         });
     Some(format!("{open} {limit}{exhausted}"))
-}
-
-fn are(number: u64) -> String {
-    if number == 1 {
-        "1 socket is".to_owned()
-    } else {
-        format!("{} sockets are", grouped(number))
-    }
 }
 
 #[cfg(test)]
@@ -347,10 +401,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        collect::close_wait::{Cause, comes_of_waiting},
+        collect::close_wait::Cause,
         diagnosis::{
             Filter, Report,
-            compare::tests::{HERE, group, report},
+            compare::tests::{group, leaking, report},
+            namespace_paths::tests::paths,
         },
     };
 
@@ -360,10 +415,12 @@ mod tests {
             ..Filter::default()
         };
         let first = first.map(|report| (report, Duration::from_secs(2)));
-        let mut diagnosis = Diagnosis::new(first, second, &filter, from_agent, HERE);
+        let mut diagnosis = Diagnosis::new(first, second, &filter, from_agent, &paths());
         for group in &mut diagnosis.groups {
             group.command_line = Some("python3 app.py".to_owned());
-            group.threads_wait = comes_of_waiting(group.group.cause)
+            group.threads_wait = group
+                .verdict
+                .comes_of_waiting()
                 .then(|| "2 of 2 threads wait in futex".to_owned());
         }
         let mut text = Vec::new();
@@ -383,25 +440,26 @@ mod tests {
     #[test]
     fn the_report_is_as_documented() {
         let first = report(vec![group(4711, 8080, 880)]);
-        let second = report(vec![group(4711, 8080, 900)]);
+        let second = report(vec![leaking(group(4711, 8080, 900), 10.0)]);
         assert_eq!(
             text(Some(&first), second, true),
             "\
 CLOSE_WAIT: 900 sockets in 1 group. The peers have closed, these processes have not.
 
 1. python3 (pid 4711), server on port 8080: 900 sockets, growing by 10.0 a second
+   verdict   leak
    cause     eof_read: the process has read everything and has not called close()
    age       oldest 1 h 2 min (descriptor 17), median about 1 min 1 s
    peers     10.0.0.7 (900)
    process   /usr/bin/python3.11 [python3 app.py]
    in        unit shop.service
    files     912 open of 1,024, none left in about 11 s at this rate
-   shared    with pid 4712
+   shared    with helper (pid 4712)
    look      sudo ss -tanp state close-wait '( sport = :8080 )'
 
 WHAT TO DO
 - python3 (pid 4711) leaks descriptors: there is nothing more to read, and it does not close.
-  Check every way out of the code that reads from the connection: errors, returns and exceptions without close(), responses whose body is never closed.
+  Check every way out of the code that reads from the connection: errors, returns and exceptions without close().
   No descriptor is left in about 11 s; then it can accept and open nothing more.
 Only the processes can end these sockets: by close(), or by being restarted.
 "
@@ -409,17 +467,12 @@ Only the processes can end these sockets: by close(), or by being restarted.
     }
 
     #[test]
-    fn with_nothing_wrong_it_is_one_line() {
-        assert_eq!(
-            text(None, report(Vec::new()), true),
-            "nothing wrong: no socket is in CLOSE_WAIT\n"
-        );
+    fn what_is_just_being_closed_is_nothing_wrong() {
         let mut passing = group(1, 80, 1);
         passing.oldest_age_seconds = 0.01;
-        assert_eq!(
-            text(None, report(vec![passing]), true),
-            "nothing wrong: 1 socket in CLOSE_WAIT, none for longer than a second\n"
-        );
+        let text = text(None, report(vec![passing]), true);
+        let expected = "nothing wrong: 1 socket in CLOSE_WAIT, none for longer than a second\n";
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]
@@ -440,6 +493,155 @@ Only the processes can end these sockets: by close(), or by being restarted.
             |letter: char| letter != '\n' && (letter.is_control() || letter == '\u{202e}');
         assert!(!text.contains(strange), "{text:?}");
         assert!(text.contains("b\\nc"), "{text}");
+    }
+
+    #[test]
+    fn a_backslash_is_no_line_break() {
+        let mut strange = group(1, 80, 5);
+        strange.process.as_mut().unwrap().name = "b\\nc".to_owned();
+        let text = text(None, report(vec![strange]), true);
+        assert!(text.contains("b\\\\nc"), "{text}");
+    }
+
+    #[test]
+    fn what_is_the_same_of_one_process_is_printed_once() {
+        let mut other = group(1, 80, 3);
+        other.cause = Cause::FinUnread;
+        let text = text(None, report(vec![group(1, 80, 5), other]), true);
+        for line in [
+            "   process ",
+            "   in ",
+            "   files ",
+            "   shared ",
+            "   look ",
+        ] {
+            assert_eq!(text.matches(line).count(), 1, "{line}: {text}");
+        }
+        assert_eq!(text.matches("   cause ").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn of_one_socket_there_is_no_median() {
+        let text = text(None, report(vec![group(1, 80, 1)]), true);
+        assert!(
+            text.contains("   age       1 h 2 min (descriptor 17)\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn five_hundred_processes_of_one_connection_each_fit_on_a_screen() {
+        let groups = (1..=500).map(|pid| group(pid, 5432, 1)).collect();
+        let text = text(None, report(groups), true);
+        let head = "1. python3 (500 processes, pid 1, 2, 3, 4, 5 and 495 more), server on port 5432: \
+                    500 sockets\n";
+        assert!(text.contains(head), "{text}");
+        assert!(text.lines().count() < 24, "{text}");
+    }
+
+    #[test]
+    fn it_is_never_not_growing_with_a_forecast() {
+        for rate in [0.001, 0.1, 10.0] {
+            let leak = || leaking(group(1, 80, 100), rate);
+            let first = report(vec![leak()]);
+            let text = text(Some(&first), report(vec![leak()]), true);
+            let stays = text.contains("not growing");
+            let forecast = text.contains("none left in");
+            assert!(stays != forecast, "{rate}: {text}");
+        }
+    }
+
+    #[test]
+    fn where_no_descriptor_is_left_that_is_said_and_no_time() {
+        let mut full = group(1, 80, 100);
+        full.process.as_mut().unwrap().open_fds = Some(1_024);
+        let text = text(None, report(vec![full]), true);
+        assert!(
+            text.contains("1,024 open of 1,024: none is left\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("  No descriptor is left: it can accept"),
+            "{text}"
+        );
+        assert!(!text.contains(" ms"), "{text}");
+    }
+
+    /// A group to which this verdict comes.
+    fn judged(verdict: Verdict) -> Option<ReportGroup> {
+        let mut found = group(4711, 8080, 30);
+        let facts = &mut found.facts;
+        let mut holder = facts.holder.unwrap_or_default();
+        match verdict {
+            Verdict::Stopped => holder.run_state = RunState::Stopped,
+            Verdict::DescriptorsExhausted => {
+                found.cause = Cause::Unaccepted;
+                holder.is_out_of_descriptors = true;
+            }
+            Verdict::QueueOfDead => {
+                found.cause = Cause::Unaccepted;
+                facts.accepts = Some(true);
+            }
+            Verdict::BlockedAccept => found.cause = Cause::Unaccepted,
+            Verdict::Inherited => {
+                holder.listens = false;
+                holder.is_kin_of_listener = false;
+            }
+            Verdict::Draining => facts.is_listened = false,
+            Verdict::SendBlocked => {
+                found.cause = Cause::FinUnread;
+                facts.unacknowledged_sockets = 30;
+                found.unacknowledged_bytes = 30 * 2_500_000;
+            }
+            Verdict::HalfClose => facts.answered_sockets = 30,
+            Verdict::ProxyWaits => holder.other_sides = 30,
+            Verdict::InService => {
+                found.cause = Cause::FinUnread;
+                found.oldest_age_seconds = 20.0;
+            }
+            Verdict::IdlePool => {
+                found.role = Role::Client;
+                found.cause = Cause::DataUnread;
+                found.unread_bytes = 30 * 31;
+                facts.least_unread_bytes = 31;
+                facts.most_unread_bytes = 31;
+            }
+            Verdict::UnreadResponse => {
+                found.role = Role::Client;
+                found.cause = Cause::FinUnread;
+                facts.is_growing = true;
+            }
+            Verdict::StuckConsumer => found.cause = Cause::FinUnread,
+            Verdict::Leak => {}
+            Verdict::Other => {
+                facts.holder = None;
+                found.process = None;
+                return Some(found);
+            }
+            // Not of sockets in CLOSE_WAIT.
+            Verdict::FinWait2Held | Verdict::Connecting => return None,
+        }
+        facts.holder = Some(holder);
+        Some(found)
+    }
+
+    #[test]
+    fn each_verdict_is_named_and_what_to_do_is_its_own_advice() {
+        for verdict in Verdict::ALL {
+            let Some(found) = judged(verdict) else {
+                continue;
+            };
+            let has_process = found.process.is_some();
+            let text = text(None, report(vec![found]), true);
+            let line = format!("   verdict   {}\n", verdict.name());
+            assert!(text.contains(&line), "{text}");
+            if has_process {
+                let advice = verdict.advice();
+                let fault = format!("- python3 (pid 4711) {}.\n", advice.fault);
+                let check = format!("  Check {}.\n", advice.check);
+                assert!(text.contains(&fault) && text.contains(&check), "{text}");
+            }
+        }
     }
 
     #[test]

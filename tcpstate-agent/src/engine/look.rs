@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::PortSet;
 
 use super::{
@@ -15,8 +15,10 @@ use super::{
 use crate::{
     collect::{
         Found, Look, close_wait::Holdings, listeners::ListeningSocket, owners::CgroupIdentity,
+        unanswered::UnansweredSurvey,
     },
-    decode::{KernelNamespace, Owner},
+    decode::{KernelNamespace, Owner, Socket},
+    host::process::ProcessId,
     kernel::{
         Contents, Details, Faults, HeldProcesses, OwnerWalk, OwnersError, Progress, ReadError,
         TableWalk,
@@ -42,6 +44,8 @@ pub(super) enum WantsOwners {
     OfCloseWait,
     /// In any case.
     Always,
+    /// In any case, and sockets in every other state too.
+    OfEveryState,
 }
 
 impl Wants {
@@ -119,6 +123,9 @@ struct Walk {
     listeners: HolderWalk,
     /// Descriptors of sockets that several may hold: they are put in order.
     shared: Vec<Owner>,
+    /// Sockets that wait for their peers, and who holds them.
+    unanswered: FxHashSet<u64>,
+    holders: FxHashMap<u64, ProcessId>,
 }
 
 /// Descriptors of shared sockets that are put in order at most.
@@ -257,7 +264,7 @@ impl Job {
         let is_wanted = match self.wants.owners {
             WantsOwners::No => false,
             WantsOwners::OfCloseWait => found.close_wait.total().sockets > 0,
-            WantsOwners::Always => true,
+            WantsOwners::Always | WantsOwners::OfEveryState => true,
         };
         if !is_wanted {
             return true;
@@ -268,15 +275,29 @@ impl Job {
             holdings: Holdings::default(),
             listeners: HolderWalk::new(&self.listeners),
             shared: Vec::new(),
+            unanswered: found
+                .unanswered
+                .as_ref()
+                .map(UnansweredSurvey::sampled)
+                .unwrap_or_default(),
+            holders: FxHashMap::default(),
         });
+        owners.want_every_state(self.wants.owners == WantsOwners::OfEveryState);
         let Walk {
             begun,
             progress,
             holdings,
             listeners,
             shared,
+            unanswered,
+            holders,
         } = walk;
         let mut add = |owner: &Owner| {
+            if let Socket::Other(socket) = owner.socket
+                && unanswered.contains(&socket)
+            {
+                holders.entry(socket).or_insert(owner.process);
+            }
             holdings.add(owner, &found.close_wait);
             listeners.add(owner);
         };
@@ -307,6 +328,10 @@ impl Job {
         if let Some(walk) = self.walk.take() {
             match ended {
                 Ok((processes, cgroups)) => {
+                    let survey = self.found.as_mut();
+                    if let Some(survey) = survey.and_then(|found| found.unanswered.as_mut()) {
+                        survey.name(&walk.holders, &processes);
+                    }
                     self.owners = Some(FoundOwners {
                         holdings: walk.holdings,
                         listeners: walk.listeners,

@@ -252,7 +252,7 @@ impl Engine {
             },
             Question::Connections(_) => Wants {
                 unanswered: true,
-                ..Wants::default()
+                owners: WantsOwners::OfEveryState,
             },
         };
         if self.kernel.orders.is_none() {

@@ -176,6 +176,7 @@ mod tests {
             }),
             is_shared: false,
             unaccepted: 0,
+            living: 0,
             descriptor: None,
             is_cut: false,
         }

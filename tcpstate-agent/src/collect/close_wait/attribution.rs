@@ -30,6 +30,8 @@ pub struct Group {
     pub made_in: Option<u64>,
     /// How many, and since when.
     pub tally: Tally,
+    /// Of those that were not accepted: how many others wait with them.
+    pub living: u64,
 }
 
 /// Gives every socket of the survey to an owner. The groups' counts sum up to the survey's, for
@@ -97,6 +99,7 @@ impl Side<'_> {
             oldest_descriptor: None,
             made_in: None,
             tally,
+            living: 0,
         }));
         groups
     }
@@ -218,6 +221,7 @@ impl Side<'_> {
                 oldest_descriptor: None,
                 made_in: None,
                 tally: found.part(share),
+                living: queue.living,
             })
             .collect();
         (groups, left)
@@ -251,6 +255,8 @@ mod tests {
             namespace: NAMESPACE,
             since_ns: Some(since),
             last_ack_jiffies: 0,
+            last_data_jiffies: None,
+            last_sent_jiffies: None,
             unread,
             unsent: 0,
             is_accepted,
@@ -284,6 +290,7 @@ mod tests {
             socket: Socket::CloseWait(socket),
             is_shared,
             unaccepted: 0,
+            living: 0,
             descriptor: u32::try_from(socket.socket).ok(),
             is_cut: false,
         }
@@ -298,6 +305,7 @@ mod tests {
             }),
             is_shared: false,
             unaccepted,
+            living: 0,
             descriptor: None,
             is_cut,
         }

@@ -25,6 +25,8 @@ pub struct Holdings {
     groups: FxHashMap<(ProcessId, Service, Cause), Holding>,
     queues: FxHashMap<(ProcessId, Service), Queue>,
     shared: FxHashMap<u64, ProcessId>,
+    /// Who listens, by namespace and port.
+    listening: FxHashMap<(u32, u16), BTreeSet<ProcessId>>,
 }
 
 /// A group of sockets that one process holds, and perhaps others with it.
@@ -47,6 +49,7 @@ impl Holding {
             oldest_descriptor: self.descriptor,
             made_in: None,
             tally: self.tally,
+            living: 0,
         }
     }
 }
@@ -56,6 +59,8 @@ impl Holding {
 pub(super) struct Queue {
     /// Sockets in CLOSE_WAIT that were found in them.
     pub(super) unaccepted: u64,
+    /// Others that wait with them.
+    pub(super) living: u64,
     /// There may be more.
     pub(super) is_cut: bool,
     pub(super) co_owners: BTreeSet<ProcessId>,
@@ -71,12 +76,15 @@ impl Holdings {
                     self.add_socket(owner, socket, service, survey);
                 }
             }
-            Socket::Listener(listener) if owner.unaccepted > 0 || owner.is_cut => {
-                if let Some(service) = survey.listened_on(listener) {
+            Socket::Listener(listener) => {
+                self.add_listener(owner, listener);
+                if (owner.unaccepted > 0 || owner.is_cut)
+                    && let Some(service) = survey.listened_on(listener)
+                {
                     self.add_queue(owner, listener, service);
                 }
             }
-            Socket::Listener(_) | Socket::Other(_) => {}
+            Socket::Other(_) => {}
         }
     }
 
@@ -100,6 +108,22 @@ impl Holdings {
 
     pub(super) const fn queues(&self) -> &FxHashMap<(ProcessId, Service), Queue> {
         &self.queues
+    }
+
+    /// Who has a listening socket on a port of a namespace, as far as remembered.
+    #[must_use]
+    pub fn listeners(&self, service: Service) -> Option<&BTreeSet<ProcessId>> {
+        self.listening.get(&(service.namespace, service.port))
+    }
+
+    fn add_listener(&mut self, owner: &Owner, listener: &Listener) {
+        let key = (listener.namespace, listener.port);
+        if self.listening.len() < MAX_GROUPS || self.listening.contains_key(&key) {
+            let holders = self.listening.entry(key).or_default();
+            if holders.len() < MAX_CO_OWNERS {
+                holders.insert(owner.process);
+            }
+        }
     }
 
     fn add_socket(
@@ -126,12 +150,12 @@ impl Holdings {
                 return;
             }
         }
-        let age = survey.age(socket);
+        let times = survey.times(socket);
         let holding = self.groups.entry(key).or_default();
-        if Some(age) > holding.tally.oldest {
+        if Some(times.age) > holding.tally.oldest {
             holding.descriptor = owner.descriptor;
         }
-        holding.tally.add(socket, age);
+        holding.tally.add(socket, &times);
     }
 
     fn add_queue(&mut self, owner: &Owner, listener: &Listener, service: Service) {
@@ -147,6 +171,7 @@ impl Holdings {
         if self.queues.len() < MAX_GROUPS {
             let queue = self.queues.entry((owner.process, service)).or_default();
             queue.unaccepted += u64::from(owner.unaccepted);
+            queue.living += u64::from(owner.living);
             queue.is_cut |= owner.is_cut;
         }
     }

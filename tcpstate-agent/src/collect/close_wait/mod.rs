@@ -7,7 +7,7 @@
 //!
 //! What is kept grows with the number of groups, which is bounded, never with that of sockets.
 
-mod advice;
+pub mod advice;
 mod age;
 mod attribution;
 pub mod catalogue;
@@ -15,18 +15,21 @@ mod cause;
 mod holdings;
 pub(crate) mod metrics;
 mod peers;
+mod queues;
 mod survey;
 mod tally;
 mod tick_rate;
 mod top;
+pub(crate) mod verdict;
 
-pub use advice::{Advice, comes_of_waiting};
 pub use age::{Age, Ages, OLDER_THAN_SECONDS};
 pub use attribution::{Group, attribute};
 pub use cause::Cause;
 pub use holdings::Holdings;
 pub use peers::Peers;
+pub use queues::{Queues, Times};
 pub use survey::{Role, Service, Survey};
 pub use tally::Tally;
 pub use tick_rate::TickRate;
-pub use top::{OTHER, Series, SeriesKey, top};
+pub use top::{OTHER, Series, SeriesKey, VerdictKey, top};
+pub use verdict::{Facts, HolderFacts, Verdict};

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::{Age, Cause, Role, Tally};
+use super::{Age, Cause, Role, Tally, Verdict};
 use crate::collect::owners::OwnerLabels;
 
 /// What tells one series from another.
@@ -21,6 +21,34 @@ pub struct SeriesKey {
     pub cause: Cause,
 }
 
+/// What tells one series of verdicts from another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VerdictKey {
+    /// Whose sockets.
+    pub owner: OwnerLabels,
+    /// Which side of the connections.
+    pub role: Role,
+    /// The service's port; `None` for several together.
+    pub port: Option<u16>,
+    /// What is wrong.
+    pub verdict: Verdict,
+}
+
+impl SeriesKey {
+    /// That of the series in which this one is where it has none of its own.
+    #[must_use]
+    pub fn folded(self) -> Self {
+        Self {
+            owner: OwnerLabels {
+                process: OTHER.to_owned(),
+                ..OwnerLabels::default()
+            },
+            port: None,
+            ..self
+        }
+    }
+}
+
 /// The values of one set of labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Series {
@@ -32,6 +60,8 @@ pub struct Series {
     pub oldest: Option<Age>,
     /// Unread bytes.
     pub unread_bytes: u64,
+    /// Bytes that are not acknowledged.
+    pub unacknowledged_bytes: u64,
 }
 
 /// What stands in the place of the process in the series of all that have none of their own.
@@ -45,6 +75,7 @@ impl Series {
             lower_bound: tally.lower_bound,
             oldest: tally.oldest,
             unread_bytes: tally.unread_bytes,
+            unacknowledged_bytes: tally.queues.unacknowledged_bytes,
         });
     }
 
@@ -53,6 +84,7 @@ impl Series {
         self.lower_bound += other.lower_bound;
         self.oldest = self.oldest.max(other.oldest);
         self.unread_bytes += other.unread_bytes;
+        self.unacknowledged_bytes += other.unacknowledged_bytes;
     }
 }
 
@@ -82,14 +114,7 @@ pub fn top(all: BTreeMap<SeriesKey, Series>, limit: usize) -> (BTreeMap<SeriesKe
             key
         } else {
             folded += 1;
-            SeriesKey {
-                owner: OwnerLabels {
-                    process: OTHER.to_owned(),
-                    ..OwnerLabels::default()
-                },
-                port: None,
-                ..key
-            }
+            key.folded()
         };
         shown.entry(key).or_default().merge(&series);
     }
@@ -123,6 +148,7 @@ mod tests {
                 is_exact: true,
             }),
             unread_bytes: 10,
+            unacknowledged_bytes: 5,
         }
     }
 
@@ -145,6 +171,7 @@ mod tests {
             sockets: 3,
             lower_bound: 2,
             unread_bytes: 20,
+            unacknowledged_bytes: 10,
             ..series(0, 3)
         };
         assert_eq!(

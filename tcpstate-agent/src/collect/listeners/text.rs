@@ -137,7 +137,7 @@ pub(crate) fn write_troubles(
         writeln!(out, "   It {}.", diagnosed.fault)?;
         let mut line = |name: &str, text: String| writeln!(out, "   {name:<10}{text}");
         if !listener.shared_with.is_empty() {
-            line("shared", shared_with(&listener.shared_with))?;
+            line("shared", shared_with(&listener.shared_with, &[]))?;
         }
         line("accept", accept_queue(listener))?;
         line("half open", half_open(listener))?;
@@ -221,7 +221,7 @@ mod tests {
         super::report::tests::{flooded, stuck},
         *,
     };
-    use crate::diagnosis::{Diagnosis, Filter, Report, compare::tests::HERE, write_text};
+    use crate::diagnosis::{Diagnosis, Filter, Report, namespace_paths::tests::paths, write_text};
 
     fn report() -> ListeningReport {
         ListeningReport {
@@ -261,8 +261,8 @@ ADDRESS                         ACCEPT  LIMIT              SYN  LIMIT  RESENT  E
             sockets: 0,
             groups: Vec::new(),
         };
-        let diagnosis = Diagnosis::new(None, nothing, &filter, true, HERE);
-        let diagnosis = diagnosis.with_listeners(report(), &filter, HERE);
+        let diagnosis = Diagnosis::new(None, nothing, &filter, true, &paths());
+        let diagnosis = diagnosis.with_listeners(report(), &filter, &paths());
         let mut text = Vec::new();
         write_text(&mut text, &diagnosis).unwrap();
         assert_eq!(

@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 
 use super::{DiagnosedDestination, DiagnosedUnanswered, UnansweredState};
-use crate::diagnosis::words::{bytes, count, counted, duration, grouped};
+use crate::diagnosis::{
+    text::place,
+    words::{bytes, count, counted, duration, grouped, shared_with, terminal},
+};
 
 /// Writes for which destinations ports are running out.
 pub(crate) fn write_destinations(
@@ -33,6 +36,10 @@ pub(crate) fn write_destinations(
         line("reuse", reuse(diagnosed))?;
         line("left", left(diagnosed))?;
         line("check", diagnosed.check.to_owned())?;
+        line(
+            "who",
+            format!("sudo tcpstate-agent trace --port {}", way.remote_port),
+        )?;
         line("look", diagnosed.command.clone())?;
     }
     Ok(())
@@ -72,7 +79,7 @@ pub(crate) fn write_unanswered(
     let sockets = groups.iter().map(|group| group.group.sockets).sum();
     writeln!(
         out,
-        "NO ANSWER: {} whose peers acknowledge nothing.",
+        "NO ANSWER: {} whose peers do not answer, or do not close.",
         counted(sockets, "connection")
     )?;
     for diagnosed in groups {
@@ -88,16 +95,35 @@ pub(crate) fn write_unanswered(
             counted(group.sockets, "socket"),
             group.state.name()
         )?;
-        writeln!(out, "   Dead: {}.", diagnosed.fault)?;
+        let owner = match &group.process {
+            Some(process) => format!("{} (pid {})", terminal(&process.name), process.pid),
+            None if group.state.has_process() => "A process that is not known".to_owned(),
+            None => "The process".to_owned(),
+        };
+        writeln!(out, "   {owner} {}.", diagnosed.fault)?;
         let mut line = |name: &str, text: String| writeln!(out, "   {name:<10}{text}");
+        if let Some(process) = &group.process {
+            let place = place(process);
+            if !place.is_empty() {
+                line("in", place)?;
+            }
+        }
+        if !group.shared_with.is_empty() {
+            line("also", shared_with(&group.shared_with, &group.shared_names))?;
+        }
+        if group.local_port != 0 {
+            line("local", format!("port {}", group.local_port))?;
+        }
         line(
             "silent",
             format!("for {} at most", duration(group.silent_seconds)),
         )?;
-        line(
-            "unsent",
-            unacknowledged(group.state, group.unacknowledged_bytes),
-        )?;
+        if group.unacknowledged_bytes > 0 {
+            line(
+                "unacked",
+                unacknowledged(group.state, group.unacknowledged_bytes),
+            )?;
+        }
         line("check", diagnosed.check.to_owned())?;
         line("look", diagnosed.command.clone())?;
     }
@@ -107,7 +133,9 @@ pub(crate) fn write_unanswered(
 fn unacknowledged(state: UnansweredState, number: u64) -> String {
     let what = bytes(number);
     match state {
-        UnansweredState::Established => format!("{what} not acknowledged"),
+        UnansweredState::SynSent | UnansweredState::Established | UnansweredState::FinWait2 => {
+            format!("{what} not acknowledged")
+        }
         _ => format!("{what} not acknowledged, FINs included"),
     }
 }
@@ -118,7 +146,7 @@ mod tests {
 
     use super::{
         super::{
-            ConnectionsReport,
+            ConnectionsReport, ReportUnanswered,
             report::tests::{destination, unanswered},
         },
         *,
@@ -127,7 +155,8 @@ mod tests {
         collect::listeners::ListeningReport,
         diagnosis::{
             Diagnosis, Filter, Report,
-            compare::tests::{HERE, group, report},
+            compare::tests::{group, process, report},
+            namespace_paths::tests::paths,
             write_text,
         },
     };
@@ -140,25 +169,12 @@ mod tests {
         let listening = ListeningReport {
             listeners: Vec::new(),
         };
-        let diagnosis = Diagnosis::new(None, close_wait, &filter, true, HERE)
-            .with_listeners(listening, &filter, HERE)
-            .with_connections(None, connections, &filter, HERE);
+        let diagnosis = Diagnosis::new(None, close_wait, &filter, true, &paths())
+            .with_listeners(listening, &filter, &paths())
+            .with_connections(None, connections, &filter, &paths());
         let mut text = Vec::new();
         write_text(&mut text, &diagnosis).unwrap();
         String::from_utf8(text).unwrap()
-    }
-
-    #[test]
-    fn with_nothing_wrong_it_is_one_line_that_says_what_was_looked_at() {
-        let passable = ConnectionsReport {
-            destinations: vec![destination(100, 50, 0)],
-            unanswered: vec![unanswered(UnansweredState::FinWait1, 3)],
-        };
-        assert_eq!(
-            whole(report(Vec::new()), passable),
-            "nothing wrong: no socket is in CLOSE_WAIT, no listener is in trouble, no destination \
-             runs out of ports, and no peer is found silent\n"
-        );
     }
 
     #[test]
@@ -197,7 +213,7 @@ mod tests {
             unanswered: Vec::new(),
         };
         let first = Some((&first, Duration::from_secs(2)));
-        let found = DiagnosedDestination::new(destination(900, 700, 0), first, HERE).unwrap();
+        let found = DiagnosedDestination::new(destination(900, 700, 0), first, &paths()).unwrap();
         let mut text = Vec::new();
         write_destinations(&mut text, &[found]).unwrap();
         let text = String::from_utf8(text).unwrap();
@@ -224,7 +240,7 @@ PORTS: 1 destination is running out of local ports.
             (900, 50, "150"),
         ] {
             let found =
-                DiagnosedDestination::new(destination(held, 0, reusable), None, HERE).unwrap();
+                DiagnosedDestination::new(destination(held, 0, reusable), None, &paths()).unwrap();
             assert_eq!(left(&found), expected);
         }
     }
@@ -232,19 +248,47 @@ PORTS: 1 destination is running out of local ports.
     #[test]
     fn peers_that_do_not_answer_are_named() {
         let groups = [UnansweredState::Established, UnansweredState::LastAck]
-            .map(|state| DiagnosedUnanswered::new(unanswered(state, 20), HERE).unwrap());
+            .map(|state| DiagnosedUnanswered::new(unanswered(state, 20), &paths()));
         let mut text = Vec::new();
         write_unanswered(&mut text, &groups).unwrap();
         let text = String::from_utf8(text).unwrap();
         let expected = "\
-NO ANSWER: 40 connections whose peers acknowledge nothing.
+NO ANSWER: 40 connections whose peers do not answer, or do not close.
 
 ! 10.0.0.3:443: 20 sockets in ESTABLISHED
-   Dead: the peer is gone, or the way to it: it acknowledges nothing of what is sent, and the process still waits.
+   A process that is not known waits for a peer that is gone, or the way to it: it acknowledges nothing of what is sent.
    silent    for 1 min 15 s at most
-   unsent    1.0 KiB not acknowledged
+   unacked   1.0 KiB not acknowledged
 ";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("20 sockets in LAST_ACK"), "{text}");
+    }
+
+    #[test]
+    fn who_waits_is_named() {
+        let group = ReportUnanswered {
+            process: Some(process(4711, 30)),
+            shared_with: vec![4712],
+            shared_names: vec!["worker".to_owned()],
+            unacknowledged_bytes: 0,
+            ..unanswered(UnansweredState::SynSent, 300)
+        };
+        let mut text = Vec::new();
+        write_unanswered(&mut text, &[DiagnosedUnanswered::new(group, &paths())]).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let expected = "\
+NO ANSWER: 300 connections whose peers do not answer, or do not close.
+
+! 10.0.0.3:443: 300 sockets in SYN_SENT
+   python3 (pid 4711) waits for connections that nobody answers.
+   in        unit shop.service
+   also      with worker (pid 4712)
+   silent    for 1 min 15 s at most
+";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(
+            text.contains("   look      sudo ss -tnpo state syn-sent dst 10.0.0.3\n"),
+            "{text}"
+        );
     }
 }

@@ -229,6 +229,7 @@ mod tests {
                 }),
                 is_shared: true,
                 unaccepted: 0,
+                living: 0,
                 descriptor: None,
                 is_cut: false,
             });
