@@ -140,7 +140,10 @@ impl HeldLayout {
         let family = family(raw_family)?;
         let local_port = u16::from_ne_bytes(copied.bytes(self.local_port));
         let mut queued = None;
-        let socket = match state(raw_state)? {
+        let state = state(raw_state)?;
+        let established =
+            (state == TcpState::Established).then_some((record.namespace, local_port));
+        let socket = match state {
             TcpState::Listen => {
                 if copied.word(self.accept_queue) > 0 {
                     queued = Some(Queued {
@@ -185,6 +188,7 @@ impl HeldLayout {
             is_shared: self.is_shared(record.references),
             unaccepted: 0,
             living: 0,
+            established,
             descriptor,
             is_cut: false,
         };

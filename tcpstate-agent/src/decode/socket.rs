@@ -65,6 +65,8 @@ pub struct Owner {
     pub process: ProcessId,
     /// What the descriptor is.
     pub socket: Socket,
+    /// For an established connection: the inode number of its network namespace, and its local port.
+    pub established: Option<(u32, u16)>,
     /// Other descriptors may be the same socket.
     pub is_shared: bool,
     /// For a listener: sockets in CLOSE_WAIT that wait to be accepted.

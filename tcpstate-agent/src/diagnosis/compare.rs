@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     collect::{
-        close_wait::{Role, Verdict, advice::Advice},
+        close_wait::{Cause, Role, Verdict, advice::Advice},
         listeners::{ListenerTrouble, ListeningReport, ReportListener},
         outgoing::{ConnectionsReport, DiagnosedDestination, DiagnosedUnanswered},
     },
@@ -93,6 +93,8 @@ pub struct DiagnosedListener {
     /// The listener.
     #[serde(flatten)]
     pub listener: ReportListener,
+    /// What is wrong with the process, where its accept queue fills and that is known.
+    pub verdict: Option<Verdict>,
     /// What is wrong, most likely.
     pub fault: &'static str,
     /// What to check.
@@ -186,13 +188,25 @@ impl Diagnosis {
         let listeners = listeners.filter(|listener| filter.passes_listener(listener));
         let listeners: Vec<_> = listeners.collect();
         self.matching += listeners.len();
-        let in_trouble = listeners
-            .into_iter()
-            .filter_map(|listener| DiagnosedListener::new(listener, namespaces));
+        let in_trouble = listeners.into_iter().filter_map(|listener| {
+            let verdict = self.unaccepted_by(&listener);
+            DiagnosedListener::new(listener, verdict, namespaces)
+        });
         let (shown, not_shown) = filter.cut(in_trouble);
         self.listeners = Some(shown);
         self.not_shown.listeners = not_shown;
         self
+    }
+
+    /// The verdict of what was not accepted of a listener.
+    fn unaccepted_by(&self, listener: &ReportListener) -> Option<Verdict> {
+        let mut groups = self.groups.iter();
+        let group = groups.find(|group| {
+            let group = &group.group;
+            group.cause == Cause::Unaccepted
+                && (group.namespace, group.port) == (listener.namespace, listener.address.port())
+        });
+        group.map(|group| group.verdict)
     }
 
     /// The same with what is wrong with connections. Of one process alone where local ports are taken
@@ -267,11 +281,29 @@ impl Filter {
 }
 
 impl DiagnosedListener {
-    fn new(listener: ReportListener, namespaces: &NamespacePaths) -> Option<Self> {
+    /// `verdict` is that of what waits in its queue and has been given up.
+    fn new(
+        listener: ReportListener,
+        verdict: Option<Verdict>,
+        namespaces: &NamespacePaths,
+    ) -> Option<Self> {
         let trouble = listener.trouble?;
+        let is_full = listener.process.as_ref().is_some_and(|process| {
+            process
+                .open_fds
+                .zip(process.max_fds)
+                .is_some_and(|(open, max)| open >= max)
+        });
+        let verdict = match trouble {
+            ListenerTrouble::ManyPeersSilent | ListenerTrouble::FewPeersSilent => None,
+            _ if is_full => Some(Verdict::DescriptorsExhausted),
+            _ => verdict.filter(|verdict| *verdict != Verdict::Other),
+        };
+        let advice = verdict.map(Verdict::advice);
         Some(Self {
-            fault: trouble.fault(),
-            check: trouble.check(),
+            verdict,
+            fault: advice.map_or_else(|| trouble.fault(), |advice| advice.fault),
+            check: advice.map_or_else(|| trouble.check(), |advice| advice.check),
             command: listener_command(&listener, trouble, namespaces),
             listener,
         })
@@ -373,7 +405,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         collect::{
-            close_wait::{Cause, verdict::tests::facts},
+            close_wait::verdict::tests::facts,
             listeners::report::tests::stuck,
             outgoing::{
                 ReportUnanswered, UnansweredState,
@@ -480,6 +512,32 @@ pub(crate) mod tests {
         full.process.as_mut().unwrap().open_fds = Some(1024);
         let diagnosis = Diagnosis::new(None, report(vec![full]), &all(), true, &paths());
         assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, Some(0.0));
+    }
+
+    #[test]
+    fn a_listener_without_descriptors_is_not_told_to_accept_faster() {
+        let listener = |open_fds| {
+            let mut listener = stuck();
+            listener.process.as_mut().unwrap().open_fds = Some(open_fds);
+            ListeningReport {
+                listeners: vec![listener],
+            }
+        };
+        let mut waiting = group(4711, 8080, 29);
+        waiting.cause = Cause::Unaccepted;
+        for (open_fds, groups, expected) in [
+            (1_024, vec![], Some(Verdict::DescriptorsExhausted)),
+            (141, vec![waiting], Some(Verdict::BlockedAccept)),
+            (141, vec![], None),
+        ] {
+            let diagnosis = Diagnosis::new(None, report(groups), &all(), true, &paths())
+                .with_listeners(listener(open_fds), &all(), &paths());
+            let found = &diagnosis.listeners.unwrap()[0];
+            assert_eq!(found.verdict, expected);
+            if let Some(verdict) = expected {
+                assert_eq!(found.fault, verdict.advice().fault);
+            }
+        }
     }
 
     #[test]

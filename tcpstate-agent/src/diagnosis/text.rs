@@ -167,7 +167,7 @@ fn write_group(
             line(name, &text)?;
         }
     }
-    if !group.shared_with.is_empty() {
+    if !group.shared_with.is_empty() && !group.facts.is_one_of {
         let shared = shared_with(&group.shared_with, &group.shared_names);
         if said.is_new(group, &shared) {
             line("shared", &shared)?;
@@ -249,6 +249,19 @@ fn owner(group: &ReportGroup) -> String {
     if let Some(process) = &group.process {
         let name = terminal(&process.name);
         return match group.alike.len() {
+            0 if group.facts.is_one_of => {
+                let others = some_of(group.shared_with.iter().copied());
+                let names: Vec<String> = group
+                    .shared_names
+                    .iter()
+                    .map(|name| terminal(name))
+                    .collect();
+                format!(
+                    "one of {name} (pid {}) and {} (pid {others})",
+                    process.pid,
+                    names.join(", ")
+                )
+            }
             0 => format!("{name} (pid {})", process.pid),
             others => {
                 let pids: BTreeSet<u32> = pids(group).collect();
@@ -518,6 +531,19 @@ Only the processes can end these sockets: by close(), or by being restarted.
             assert_eq!(text.matches(line).count(), 1, "{line}: {text}");
         }
         assert_eq!(text.matches("   cause ").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn where_it_is_not_known_who_accepts_all_are_named() {
+        let mut waiting = group(20, 8026, 17);
+        waiting.cause = Cause::Unaccepted;
+        waiting.shared_names = vec!["activator".to_owned()];
+        waiting.shared_with = vec![10];
+        waiting.facts.is_one_of = true;
+        let text = text(None, report(vec![waiting]), true);
+        let head = "1. one of python3 (pid 20) and activator (pid 10), server on port 8026: 17";
+        assert!(text.contains(head), "{text}");
+        assert!(!text.contains("   shared "), "{text}");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct OwnedGroup {
     pub tally: Tally,
     /// Of those that were not accepted: how many others wait with them.
     pub waiting_alive: u64,
+    /// Of those that were not accepted: it is not known which of the owners accepts.
+    pub is_one_of: bool,
     /// What tells what is wrong.
     pub facts: Facts,
     /// What is wrong, most likely.
@@ -205,6 +207,7 @@ fn named(groups: Vec<Group>, owners: &FoundOwners) -> Vec<OwnedGroup> {
                     cause: group.cause,
                     tally: group.tally,
                     waiting_alive: group.living,
+                    is_one_of: group.is_one_of,
                     facts: Facts::default(),
                     verdict: Verdict::Other,
                 });
@@ -297,6 +300,7 @@ mod tests {
             oldest_descriptor: tgid,
             made_in: tgid.is_none().then_some(7),
             living: 0,
+            is_one_of: false,
             tally: Tally {
                 sockets,
                 oldest: Some(Age {

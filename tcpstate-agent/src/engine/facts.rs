@@ -107,6 +107,7 @@ impl Memory {
             answered_sockets: queues.answered,
             accepts: holder.and_then(|process| self.accepts(process, group, now)),
             waiting_alive: group.waiting_alive,
+            is_one_of: group.is_one_of,
             holder: holder.map(|process| self.holder(process, group.service, owners)),
         }
     }

@@ -282,7 +282,10 @@ impl Job {
                 .unwrap_or_default(),
             holders: FxHashMap::default(),
         });
-        owners.want_every_state(self.wants.owners == WantsOwners::OfEveryState);
+        // Who accepts is known by the connections that they have.
+        owners.want_every_state(
+            self.wants.owners == WantsOwners::OfEveryState || found.close_wait.has_unaccepted(),
+        );
         let Walk {
             begun,
             progress,

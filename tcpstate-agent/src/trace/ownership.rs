@@ -177,6 +177,7 @@ mod tests {
             is_shared: false,
             unaccepted: 0,
             living: 0,
+            established: None,
             descriptor: None,
             is_cut: false,
         }

@@ -32,6 +32,8 @@ pub struct Group {
     pub tally: Tally,
     /// Of those that were not accepted: how many others wait with them.
     pub living: u64,
+    /// Of those that were not accepted: it is not known which of the owners accepts.
+    pub is_one_of: bool,
 }
 
 /// Gives every socket of the survey to an owner. The groups' counts sum up to the survey's, for
@@ -60,7 +62,7 @@ pub fn attribute(survey: &Survey, holdings: &Holdings, took: Duration) -> Vec<Gr
     }
     services
         .into_iter()
-        .flat_map(|(service, side)| side.attribute(service, took))
+        .flat_map(|(service, side)| side.attribute(service, holdings, took))
         .map(|group| Group {
             made_in: match group.owner {
                 Some(_) => None,
@@ -81,8 +83,8 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    fn attribute(mut self, service: Service, took: Duration) -> Vec<Group> {
-        let (mut groups, left) = self.unaccepted(service);
+    fn attribute(mut self, service: Service, holdings: &Holdings, took: Duration) -> Vec<Group> {
+        let (mut groups, left) = self.unaccepted(service, holdings);
         let mut ownerless = self.balance(took);
         let in_no_queue = self.explain(Cause::Unaccepted, left, took);
         ownerless.extend(in_no_queue.map(|rest| (Cause::Unaccepted, rest)));
@@ -100,6 +102,7 @@ impl Side<'_> {
             made_in: None,
             tally,
             living: 0,
+            is_one_of: false,
         }));
         groups
     }
@@ -186,7 +189,7 @@ impl Side<'_> {
 
     /// Divides the sockets that were not accepted among the processes whose queues they are in.
     /// Also returns how many are in no queue that was seen.
-    fn unaccepted(&self, service: Service) -> (Vec<Group>, u64) {
+    fn unaccepted(&self, service: Service, holdings: &Holdings) -> (Vec<Group>, u64) {
         let Some(&found) = self.found.get(&Cause::Unaccepted) else {
             return (Vec::new(), 0);
         };
@@ -213,18 +216,69 @@ impl Side<'_> {
         }
         let groups = shares
             .into_iter()
-            .map(|(process, queue, share)| Group {
-                owner: Some(process),
-                co_owners: queue.co_owners.clone(),
-                service,
-                cause: Cause::Unaccepted,
-                oldest_descriptor: None,
-                made_in: None,
-                tally: found.part(share),
-                living: queue.living,
+            .map(|(process, queue, share)| {
+                let accepters = Accepters::of(process, queue, service, holdings);
+                Group {
+                    owner: Some(accepters.first),
+                    co_owners: accepters.others,
+                    service,
+                    cause: Cause::Unaccepted,
+                    oldest_descriptor: None,
+                    made_in: None,
+                    tally: found.part(share),
+                    living: queue.living,
+                    is_one_of: accepters.is_one_of,
+                }
             })
             .collect();
         (groups, left)
+    }
+}
+
+/// Who accepts what comes to a listening socket.
+struct Accepters {
+    first: ProcessId,
+    others: BTreeSet<ProcessId>,
+    is_one_of: bool,
+}
+
+impl Accepters {
+    /// Of those that hold the socket, those that have connections of the service, the one with most of
+    /// them first. Where none has, it is not known: whoever started last has been handed the socket,
+    /// and whoever was there before mostly keeps it for its successors.
+    fn of(process: ProcessId, queue: &Queue, service: Service, holdings: &Holdings) -> Self {
+        let mut holders = queue.co_owners.clone();
+        holders.insert(process);
+        let accepted = |process: &ProcessId| holdings.accepted(*process, service);
+        let accepters: BTreeSet<ProcessId> = holders
+            .iter()
+            .copied()
+            .filter(|holder| accepted(holder) > 0)
+            .collect();
+        let is_one_of = accepters.is_empty() && holders.len() > 1;
+        let mut others = if accepters.is_empty() {
+            holders
+        } else {
+            accepters
+        };
+        let first = others
+            .iter()
+            .copied()
+            .max_by_key(|holder| {
+                let last = (holder.start_boottime_ns, holder.tgid);
+                (
+                    accepted(holder),
+                    if is_one_of { last } else { (0, 0) },
+                    Reverse(*holder),
+                )
+            })
+            .unwrap_or(process);
+        others.remove(&first);
+        Self {
+            first,
+            others,
+            is_one_of,
+        }
     }
 }
 
@@ -291,6 +345,7 @@ mod tests {
             is_shared,
             unaccepted: 0,
             living: 0,
+            established: None,
             descriptor: u32::try_from(socket.socket).ok(),
             is_cut: false,
         }
@@ -306,6 +361,7 @@ mod tests {
             is_shared: false,
             unaccepted,
             living: 0,
+            established: None,
             descriptor: None,
             is_cut,
         }
@@ -387,6 +443,50 @@ mod tests {
             groups[0].co_owners,
             BTreeSet::from([process(11), process(12)])
         );
+    }
+
+    #[test]
+    fn who_has_connections_of_a_service_accepts_and_not_whoever_has_the_lowest_number() {
+        let waiting = socket(1, OLD, 80, false);
+        let held = socket(2, OLD, 1, true);
+        let survey = survey(&[waiting, held]);
+        let shared = |tgid: u32| Owner {
+            process: ProcessId {
+                tgid,
+                start_boottime_ns: tgid.into(),
+            },
+            is_shared: true,
+            ..listens(tgid, 77, 1, false)
+        };
+        let established = |tgid: u32| Owner {
+            socket: Socket::Other(9),
+            established: Some((NAMESPACE, PORT)),
+            is_shared: false,
+            ..shared(tgid)
+        };
+        let first_and_others = |owners: &[Owner]| {
+            let mut holdings = Holdings::default();
+            for owner in owners {
+                holdings.add(owner, &survey);
+            }
+            let groups = attribute(&survey, &holdings, TOOK);
+            let group = groups
+                .iter()
+                .find(|group| group.cause == Cause::Unaccepted)
+                .unwrap();
+            let others: Vec<u32> = group.co_owners.iter().map(|other| other.tgid).collect();
+            (group.owner.unwrap().tgid, others, group.is_one_of)
+        };
+        // A master with two workers, of which one has a connection; none has; both have.
+        let all = [shared(10), shared(11), shared(12)];
+        let mut owners = all.to_vec();
+        assert_eq!(first_and_others(&owners), (12, vec![10, 11], true));
+        owners.push(established(11));
+        assert_eq!(first_and_others(&owners), (11, vec![], false));
+        owners.push(established(12));
+        owners.push(established(12));
+        assert_eq!(first_and_others(&owners), (12, vec![11], false));
+        assert_eq!(first_and_others(&all[..1]), (10, vec![], false));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::exposition::catalogue::{Kind, Label, Metric};
 const PROCESS: Label = Label {
     name: "process",
     values: "name of the process (comm of its first thread), of several owners the one with the \
-             lowest number; empty where no process holds the sockets; `other` for all that have no \
+             lowest number, and of those that hold a listening socket one that has connections of it; empty where no process holds the sockets; `other` for all that have no \
              series of their own",
 };
 pub(crate) const UNIT: Label = Label {

@@ -27,6 +27,8 @@ pub struct Holdings {
     shared: FxHashMap<u64, ProcessId>,
     /// Who listens, by namespace and port.
     listening: FxHashMap<(u32, u16), BTreeSet<ProcessId>>,
+    /// How many connections each has, of those that came to a port on which some wait to be accepted.
+    accepted: FxHashMap<(u32, u16, ProcessId), u64>,
 }
 
 /// A group of sockets that one process holds, and perhaps others with it.
@@ -50,6 +52,7 @@ impl Holding {
             made_in: None,
             tally: self.tally,
             living: 0,
+            is_one_of: false,
         }
     }
 }
@@ -70,6 +73,17 @@ impl Holdings {
     /// Adds a descriptor. They must come in the order of their processes, so that of several
     /// owners the one with the lowest number counts.
     pub fn add(&mut self, owner: &Owner, survey: &Survey) {
+        let accepted = match &owner.socket {
+            Socket::CloseWait(socket) => Some((socket.namespace, socket.local_port)),
+            _ => owner.established,
+        };
+        if let Some((namespace, port)) = accepted
+            && survey.is_waited_for(namespace, port)
+            && self.accepted.len() < MAX_GROUPS
+        {
+            let key = (namespace, port, owner.process);
+            *self.accepted.entry(key).or_default() += 1;
+        }
         match &owner.socket {
             Socket::CloseWait(socket) => {
                 if let Some(service) = survey.service(socket) {
@@ -114,6 +128,12 @@ impl Holdings {
     #[must_use]
     pub fn listeners(&self, service: Service) -> Option<&BTreeSet<ProcessId>> {
         self.listening.get(&(service.namespace, service.port))
+    }
+
+    /// How many connections a process has of a service on which others wait to be accepted.
+    pub(super) fn accepted(&self, process: ProcessId, service: Service) -> u64 {
+        let key = (service.namespace, service.port, process);
+        self.accepted.get(&key).copied().unwrap_or(0)
     }
 
     fn add_listener(&mut self, owner: &Owner, listener: &Listener) {

@@ -178,6 +178,25 @@ impl Survey {
         })
     }
 
+    /// Whether anything waits on a port to be accepted, and its peer has closed.
+    #[must_use]
+    pub fn is_waited_for(&self, namespace: u32, port: u16) -> bool {
+        let service = Service {
+            namespace,
+            role: Role::Server,
+            port,
+        };
+        self.found.contains_key(&(service, Cause::Unaccepted))
+    }
+
+    /// Whether that is so anywhere.
+    #[must_use]
+    pub fn has_unaccepted(&self) -> bool {
+        self.found
+            .keys()
+            .any(|(_, cause)| *cause == Cause::Unaccepted)
+    }
+
     /// What was found, by service and cause.
     #[must_use]
     pub const fn found(&self) -> &FxHashMap<(Service, Cause), Tally> {

@@ -85,6 +85,9 @@ pub struct Facts {
     pub accepts: Option<bool>,
     /// Of those that were not accepted: how many wait with them whose peers have not closed.
     pub waiting_alive: u64,
+    /// Of those that were not accepted: it is not known which of the processes that hold the listening
+    /// socket accepts.
+    pub is_one_of: bool,
     /// What is known of the process that holds them, or should accept them.
     pub holder: Option<HolderFacts>,
 }
@@ -212,9 +215,10 @@ impl Verdict {
     ) -> Self {
         // One process for each connection, or each request.
         let is_for_one = sockets == 1 && (!holder.listens || cause != Cause::EofRead);
-        let is_at_work = is_for_one || (oldest < REQUEST && !facts.is_growing);
+        // It has read its request, and not since.
+        let is_young = cause == Cause::FinUnread && oldest < REQUEST && !facts.is_growing;
         match cause {
-            _ if is_at_work => Self::InService,
+            _ if is_for_one || is_young => Self::InService,
             Cause::EofRead => Self::Leak,
             _ => Self::StuckConsumer,
         }
@@ -263,6 +267,7 @@ pub(crate) mod tests {
             answered_sockets: 0,
             accepts: None,
             waiting_alive: 0,
+            is_one_of: false,
             holder: Some(HolderFacts {
                 listens: true,
                 is_kin_of_listener: true,
@@ -377,7 +382,8 @@ pub(crate) mod tests {
         for (cause, sockets, seconds, change, expected) in [
             (Cause::EofRead, 100, 3_600, usual, Verdict::Leak),
             (Cause::EofRead, 1, 3_600, usual, Verdict::Leak),
-            (Cause::EofRead, 100, 5, usual, Verdict::InService),
+            (Cause::EofRead, 100, 5, usual, Verdict::Leak),
+            (Cause::DataUnread, 8, 5, usual, Verdict::StuckConsumer),
             (Cause::EofRead, 100, 5, growing, Verdict::Leak),
             // One process for each connection, as PostgreSQL has.
             (Cause::EofRead, 1, 3_600, backend, Verdict::InService),
