@@ -11,8 +11,8 @@
     reason = "in the programs a call that is not inlined costs the verifier its knowledge"
 )]
 
+mod clock;
 mod close;
-mod close_wait;
 mod counters;
 mod due;
 mod duration;
@@ -30,8 +30,8 @@ mod stack_sample;
 mod state;
 pub mod stopwatch;
 
+pub use clock::ClockSample;
 pub use close::{CloseCounters, CloseReason};
-pub use close_wait::{ClockSample, SocketFlags, SocketRecord};
 pub use counters::{CpuCounters, EventCounters, NamespaceCounters, StateFlow, TransitionMatrix};
 pub use due::Due;
 pub use duration::{Durations, STATE_BOUNDS_NS, StateDurations, TimedState, UNKNOWN};

@@ -1,8 +1,8 @@
 //! The live counters: what happened to the sockets of each network namespace.
 //!
 //! The agent gives each namespace that it finds an element of `LIVE`, before it counts the
-//! namespace for the first time. One that the agent has not found shows up in `NAMESPACES`
-//! without an element, which tells the agent to look for it.
+//! namespace for the first time. One that the agent has not found yet is in `NAMESPACES` without an
+//! element, until it has.
 //!
 //! A hash lookup costs more than all else that a transition needs together, so each CPU
 //! remembers where it found the counters of the last namespaces. What it remembers need not be

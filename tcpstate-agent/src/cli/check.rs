@@ -91,7 +91,10 @@ fn write_program(out: &mut dyn io::Write, status: &ProgramStatus) -> io::Result<
 fn write_capabilities(out: &mut dyn io::Write, facts: &Facts) -> io::Result<()> {
     for (capability, purpose) in [
         (Capability::Bpf, "load programs"),
-        (Capability::Perfmon, "attach them"),
+        (
+            Capability::Perfmon,
+            "attach them, and read the kernel's tables",
+        ),
         (Capability::NetAdmin, "count segments on network interfaces"),
     ] {
         let answer = if facts.capabilities.has(capability) {

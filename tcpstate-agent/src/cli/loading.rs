@@ -20,10 +20,28 @@ const ONCE: WatchSettings = WatchSettings {
     close_wait_top: 0,
     listeners_top: 0,
     destinations_top: 0,
+    only_when_asked: false,
 };
 
 /// A watch for a command that looks once: with `programs`, and with everything counted.
 pub(super) fn watch_once(programs: &[ProgramId]) -> anyhow::Result<Watch> {
+    let watch = start(programs, ONCE)?;
+    if !watch.wait_until_ready(PATIENCE) {
+        anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
+    }
+    Ok(watch)
+}
+
+/// A watch for a command that asks for what it wants to know: one look finds out all of it.
+pub(super) fn watch_to_ask(programs: &[ProgramId]) -> anyhow::Result<Watch> {
+    let settings = WatchSettings {
+        only_when_asked: true,
+        ..ONCE
+    };
+    start(programs, settings)
+}
+
+fn start(programs: &[ProgramId], settings: WatchSettings) -> anyhow::Result<Watch> {
     let loaded = kernel::load(
         &Facts::gather(),
         &LoadOptions {
@@ -39,11 +57,7 @@ pub(super) fn watch_once(programs: &[ProgramId]) -> anyhow::Result<Watch> {
         loaded.tables.is_some(),
         "cannot read the kernel's tables of sockets (`tcpstate-agent check` says why)"
     );
-    let watch = Watch::start(loaded, ONCE).context("cannot start counting")?;
-    if !watch.wait_until_ready(PATIENCE) {
-        anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
-    }
-    Ok(watch)
+    Watch::start(loaded, settings).context("cannot start counting")
 }
 
 /// Fails if no program of `loaded` runs, and warns of each that does not.
@@ -52,7 +66,8 @@ pub(super) fn require_any(loaded: &Loaded) -> anyhow::Result<()> {
     for ProgramStatus { program, outcome } in &loaded.programs {
         let Err(obstacle) = outcome else { continue };
         reasons.push(format!(
-            "cannot run {}: {} ({})",
+            "cannot run {} ({}): {} ({})",
+            program.name(),
             program.hook(),
             obstacle.cause,
             obstacle.remedy

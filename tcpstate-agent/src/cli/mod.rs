@@ -62,7 +62,7 @@ enum Command {
     Snapshot(SnapshotArgs),
     /// Tell who keeps sockets in CLOSE_WAIT, why, and what to do about it
     Diagnose(DiagnoseArgs),
-    /// Print what listens, with its queues and half-open connections, the busiest first
+    /// Print listening sockets with their queues and half-open connections, the busiest first
     Listeners(ListenersArgs),
     /// Print state transitions as they happen
     Trace(TraceArgs),

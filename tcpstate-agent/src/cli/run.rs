@@ -75,8 +75,8 @@ pub(super) struct RunArgs {
         value_parser = percent
     )]
     pub(super) cpu_percent: f64,
-    /// Groups of sockets in CLOSE_WAIT that get series of their own: so many of the largest and so
-    /// many of the oldest. The others are summed
+    /// Number of largest, and of oldest, CLOSE_WAIT groups exported as separate series; the rest are
+    /// summed
     #[arg(
         long = "close-wait.top",
         env = "TCPSTATE_CLOSE_WAIT_TOP",
@@ -194,6 +194,7 @@ impl TryFrom<RunArgs> for RunSettings {
                 close_wait_top,
                 listeners_top,
                 destinations_top,
+                only_when_asked: false,
             },
             segments: (!segments.devices.is_empty()).then_some(segments),
             control_socket: control.socket,

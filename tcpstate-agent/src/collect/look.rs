@@ -46,6 +46,13 @@ impl SocketCounts {
             .sum()
     }
 
+    /// Half-open connections of both families.
+    #[must_use]
+    pub fn half_open_sockets(&self) -> u64 {
+        let half_open = |by_state: &[u64; STATE_SLOTS]| by_state[TcpState::NewSynRecv.slot()];
+        self.by_state.iter().map(half_open).sum()
+    }
+
     /// Timewait minisockets, whatever they stand for.
     #[must_use]
     pub fn minisockets(&self) -> u64 {

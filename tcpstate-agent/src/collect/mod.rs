@@ -6,8 +6,8 @@
 //! from the snapshot and from the kernel's own cheap counts. One pass over the kernel's tables tells of
 //! all subjects; a [`Look`] sorts what it meets.
 //!
-//! What is here is pure, but for following network interfaces ([`segments`]): values in, values out,
-//! time passed in.
+//! What is here is pure: values in, values out, time passed in. But for two: [`segments`] follows
+//! network interfaces, and reports look up in `/proc` what the processes run.
 
 pub mod close_wait;
 pub mod closes;

@@ -1,29 +1,19 @@
-//! From two looks to a diagnosis: how fast each group grows, and when descriptors run out.
+//! From two looks to a diagnosis of everything.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{
-    NamespacePaths, Report, ReportGroup,
-    alike::put_together,
-    growth::{Growth, exhausted_in},
-};
-use crate::{
-    collect::{
-        close_wait::{Cause, Role, Verdict, advice::Advice},
-        listeners::{ListenerTrouble, ListeningReport, ReportListener},
-        outgoing::{ConnectionsReport, DiagnosedDestination, DiagnosedUnanswered},
-    },
-    host::process::ProcessId,
+use super::NamespacePaths;
+use crate::collect::{
+    close_wait::{Cause, DiagnosedGroup, Report, Verdict, diagnosed::diagnose},
+    listeners::{DiagnosedListener, ListeningReport, ReportListener},
+    outgoing::{ConnectionsReport, DiagnosedDestination},
+    unanswered::DiagnosedUnanswered,
 };
 
 /// Version of the JSON object.
 const SCHEMA_VERSION: u32 = 2;
-/// More sockets than that, and `ss -p` takes seconds to find their processes.
-const SS_FINDS_PROCESSES: u64 = 10_000;
-/// Sockets this young are on their way: closing takes a moment.
-const PASSING: f64 = 1.0;
 
 /// What to show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -87,50 +77,6 @@ pub struct NotShown {
     pub unanswered: usize,
 }
 
-/// A listener that is in trouble, and what follows.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct DiagnosedListener {
-    /// The listener.
-    #[serde(flatten)]
-    pub listener: ReportListener,
-    /// What is wrong with the process, where its accept queue fills and that is known.
-    pub verdict: Option<Verdict>,
-    /// What is wrong, most likely.
-    pub fault: &'static str,
-    /// What to check.
-    pub check: &'static str,
-    /// A command that shows the sockets.
-    pub command: String,
-}
-
-/// A group and what follows.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct DiagnosedGroup {
-    /// The group, at the second look.
-    #[serde(flatten)]
-    pub group: ReportGroup,
-    /// Command line of the process. It may hold secrets: for the terminal only.
-    pub command_line: Option<String>,
-    /// What most of its threads wait for, where that is why the sockets stay.
-    pub threads_wait: Option<String>,
-    /// What is wrong, most likely.
-    pub verdict: Verdict,
-    /// How many more each second, between the two looks or steadily before; `None` where that is not
-    /// known.
-    pub growth_per_second: Option<f64>,
-    /// In how long the process has no descriptor left, where it goes on like that; 0 where it has
-    /// none.
-    pub fds_exhausted_in_seconds: Option<f64>,
-    /// What the process has not done, in words.
-    pub meaning: &'static str,
-    /// What is wrong in the program, most likely.
-    pub fault: &'static str,
-    /// What to check in it.
-    pub check: &'static str,
-    /// A command that shows the sockets.
-    pub command: String,
-}
-
 impl Diagnosis {
     /// Compares two looks that are `interval` apart, or judges one.
     #[must_use]
@@ -142,17 +88,7 @@ impl Diagnosis {
         namespaces: &NamespacePaths,
     ) -> Self {
         let sockets = second.sockets;
-        let groups: Vec<_> = second
-            .groups
-            .into_iter()
-            .filter(|group| filter.passes(group))
-            .collect();
-        let mut groups: Vec<_> = put_together(groups)
-            .into_iter()
-            .map(|group| DiagnosedGroup::new(group, first, namespaces))
-            .collect();
-        forecast(&mut groups);
-        let mut groups: Vec<DiagnosedGroup> = groups.into_iter().map(|(group, _)| group).collect();
+        let mut groups = diagnose(second.groups, first, filter, namespaces);
         let groups_found = groups.len();
         let has_lasting = groups.iter().any(DiagnosedGroup::is_lasting);
         groups.truncate(filter.limit);
@@ -256,148 +192,12 @@ impl Diagnosis {
 }
 
 impl Filter {
-    fn passes(&self, group: &ReportGroup) -> bool {
-        let holds = |pid: u32| {
-            let owner = group.process.as_ref().map(|process| process.pid);
-            owner == Some(pid) || group.shared_with.contains(&pid)
-        };
-        self.pid.is_none_or(holds) && self.port.is_none_or(|port| group.port == port)
-    }
-
     /// As many of `all` as are shown, and how many are not.
     fn cut<T>(&self, all: impl Iterator<Item = T>) -> (Vec<T>, usize) {
         let mut all = all;
         let shown = all.by_ref().take(self.limit).collect();
         (shown, all.count())
     }
-
-    fn passes_listener(&self, listener: &ReportListener) -> bool {
-        let holds = |pid: u32| {
-            let owner = listener.process.as_ref().map(|process| process.pid);
-            owner == Some(pid) || listener.shared_with.contains(&pid)
-        };
-        self.pid.is_none_or(holds) && self.port.is_none_or(|port| listener.address.port() == port)
-    }
-}
-
-impl DiagnosedListener {
-    /// `verdict` is that of what waits in its queue and has been given up.
-    fn new(
-        listener: ReportListener,
-        verdict: Option<Verdict>,
-        namespaces: &NamespacePaths,
-    ) -> Option<Self> {
-        let trouble = listener.trouble?;
-        let is_full = listener.process.as_ref().is_some_and(|process| {
-            process
-                .open_fds
-                .zip(process.max_fds)
-                .is_some_and(|(open, max)| open >= max)
-        });
-        let verdict = match trouble {
-            ListenerTrouble::ManyPeersSilent | ListenerTrouble::FewPeersSilent => None,
-            _ if is_full => Some(Verdict::DescriptorsExhausted),
-            _ => verdict.filter(|verdict| *verdict != Verdict::Other),
-        };
-        let advice = verdict.map(Verdict::advice);
-        Some(Self {
-            verdict,
-            fault: advice.map_or_else(|| trouble.fault(), |advice| advice.fault),
-            check: advice.map_or_else(|| trouble.check(), |advice| advice.check),
-            command: listener_command(&listener, trouble, namespaces),
-            listener,
-        })
-    }
-}
-
-impl DiagnosedGroup {
-    fn new(
-        mut group: ReportGroup,
-        first: Option<(&Report, Duration)>,
-        namespaces: &NamespacePaths,
-    ) -> (Self, Growth) {
-        let before = first.map(|(report, interval)| {
-            let same = report.groups.iter().find(|before| before.is_same(&group));
-            (same, interval)
-        });
-        let growth = Growth::of(&group, before);
-        group.facts.is_growing |= growth.lasting.is_some();
-        let verdict = group.verdict();
-        let Advice { fault, check, .. } = verdict.advice();
-        let diagnosed = Self {
-            verdict,
-            fds_exhausted_in_seconds: None,
-            command: command(&group, namespaces),
-            command_line: None,
-            threads_wait: None,
-            growth_per_second: growth.per_second,
-            meaning: group.cause.meaning(),
-            fault,
-            check,
-            group,
-        };
-        (diagnosed, growth)
-    }
-}
-
-impl DiagnosedGroup {
-    /// Whether it is more than connections that are just being closed.
-    fn is_lasting(&self) -> bool {
-        let group = &self.group;
-        group.age_lower_bound_sockets > 0 || group.oldest_age_seconds >= PASSING
-    }
-}
-
-/// When the processes have no descriptor left, by how fast all of their groups grow.
-fn forecast(groups: &mut [(DiagnosedGroup, Growth)]) {
-    let mut lasting = BTreeMap::<ProcessId, f64>::new();
-    for (group, growth) in groups.iter() {
-        if let Some(process) = &group.group.process {
-            *lasting.entry(process.id()).or_default() += growth.lasting.unwrap_or(0.0);
-        }
-    }
-    for (group, _) in groups {
-        let process = group.group.process.as_ref();
-        group.fds_exhausted_in_seconds = process.and_then(|process| {
-            let left = process.max_fds?.saturating_sub(process.open_fds?);
-            exhausted_in(left, *lasting.get(&process.id())?)
-        });
-    }
-}
-
-/// What shows these sockets: `ss`, in their namespace.
-fn command(group: &ReportGroup, namespaces: &NamespacePaths) -> String {
-    let filter = match (group.port, group.role) {
-        (0, _) => String::new(),
-        (port, Role::Server) => format!(" '( sport = :{port} )'"),
-        (port, Role::Client) => format!(" '( dport = :{port} )'"),
-    };
-    let options = if group.sockets > SS_FINDS_PROCESSES {
-        "-tan"
-    } else {
-        "-tanp"
-    };
-    namespaces.command(
-        group.namespace,
-        &format!("ss {options} state close-wait{filter}"),
-    )
-}
-
-/// What shows the queues of a listener, or the connections that are half open.
-fn listener_command(
-    listener: &ReportListener,
-    trouble: ListenerTrouble,
-    namespaces: &NamespacePaths,
-) -> String {
-    let what = match trouble {
-        ListenerTrouble::AcceptQueueFull | ListenerTrouble::AcceptQueueFilling => "-tlnp",
-        ListenerTrouble::ManyPeersSilent | ListenerTrouble::FewPeersSilent => "-tno state syn-recv",
-    };
-    let port = listener.address.port();
-    namespaces.command(
-        listener.namespace,
-        &format!("ss {what} '( sport = :{port} )'"),
-    )
 }
 
 #[cfg(test)]
@@ -405,14 +205,13 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         collect::{
-            close_wait::verdict::tests::facts,
+            close_wait::{ReportGroup, ReportPeer, Role, verdict::tests::facts},
             listeners::report::tests::stuck,
-            outgoing::{
-                ReportUnanswered, UnansweredState,
-                report::tests::{destination, unanswered},
-            },
+            outgoing::report::tests::destination,
+            owners::ReportProcess,
+            unanswered::{ReportUnanswered, UnansweredState, report::tests::unanswered},
         },
-        diagnosis::{ReportPeer, ReportProcess, namespace_paths::tests::paths},
+        diagnosis::namespace_paths::tests::paths,
     };
 
     pub(crate) const HERE: u32 = 4_026_531_833;
@@ -655,33 +454,6 @@ pub(crate) mod tests {
             let text = String::from_utf8(text).unwrap();
             let told = text.contains("\nNot shown: 2 destinations more (--limit).\n");
             assert_eq!(told, not_shown > 0, "{text}");
-        }
-    }
-
-    #[test]
-    fn the_command_shows_these_sockets_and_no_others() {
-        for (change, expected) in [
-            (
-                &(|_: &mut ReportGroup| {}) as &dyn Fn(&mut ReportGroup),
-                "sudo ss -tanp state close-wait '( sport = :80 )'",
-            ),
-            (
-                &|group| group.role = Role::Client,
-                "sudo ss -tanp state close-wait '( dport = :80 )'",
-            ),
-            (
-                &|group| group.namespace = 7,
-                "sudo nsenter --net=/proc/1/ns/net ss -tanp state close-wait '( sport = :80 )'",
-            ),
-            (
-                &|group| group.sockets = 50_000,
-                "sudo ss -tan state close-wait '( sport = :80 )'",
-            ),
-            (&|group| group.port = 0, "sudo ss -tanp state close-wait"),
-        ] {
-            let mut group = group(1, 80, 5);
-            change(&mut group);
-            assert_eq!(command(&group, &paths()), expected);
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
 const WAITING: &str = "SYN_SENT, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSING or LAST_ACK";
 
 /// Writes why nothing is shown.
-pub(super) fn write_nothing(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+pub(crate) fn write_nothing(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
     let hidden = hidden(diagnosis);
     if hidden > 0 {
         return writeln!(
@@ -128,14 +128,13 @@ mod tests {
     use super::*;
     use crate::{
         collect::{
+            close_wait::{Report, ReportGroup},
             listeners::ListeningReport,
-            outgoing::{
-                ConnectionsReport, UnansweredState,
-                report::tests::{destination, unanswered},
-            },
+            outgoing::{ConnectionsReport, report::tests::destination},
+            unanswered::{UnansweredState, report::tests::unanswered},
         },
         diagnosis::{
-            Filter, Report, ReportGroup,
+            Filter,
             compare::tests::{group, report},
             namespace_paths::tests::paths,
             write_text,

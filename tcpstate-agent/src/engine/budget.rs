@@ -1,4 +1,4 @@
-//! When to count, and which namespace first: never more than a share of one core.
+//! When to count: never more than a share of one core.
 
 use std::time::{Duration, Instant};
 

@@ -108,11 +108,12 @@ impl Memory {
             accepts: holder.and_then(|process| self.accepts(process, group, now)),
             waiting_alive: group.waiting_alive,
             is_one_of: group.is_one_of,
-            holder: holder.map(|process| self.holder(process, group.service, owners)),
+            holder: holder.map(|process| self.holder(process, group, owners)),
         }
     }
 
-    fn holder(&self, process: &Process, service: Service, owners: &FoundOwners) -> HolderFacts {
+    fn holder(&self, process: &Process, group: &OwnedGroup, owners: &FoundOwners) -> HolderFacts {
+        let (service, cause) = (group.service, group.cause);
         let listeners = owners.holdings.listeners(service);
         let has_name = |id: &ProcessId| {
             let listener = owners.processes.get(id);
@@ -132,7 +133,7 @@ impl Memory {
             is_kin_of_listener: listeners
                 .is_none_or(|all| all.contains(&process.id) || all.iter().any(has_name)),
             leaves_responses: false,
-            other_sides: 0,
+            other_sides: owners.holdings.other_sides(process.id, service, cause),
         }
     }
 

@@ -82,6 +82,9 @@ pub(super) struct Looked {
     pub(super) faults: Faults,
     /// What the kernel said itself behind it, by inode number: full sockets, and minisockets.
     pub(super) expected_after: Vec<(u32, u64, u64)>,
+    /// The namespaces in which far fewer half-open connections were found than the listening sockets
+    /// said that they have, before and behind it.
+    pub(super) lacks_half_open: FxHashSet<u32>,
 }
 
 /// Who holds sockets.
@@ -113,6 +116,7 @@ pub(super) struct Job {
     owners: Option<FoundOwners>,
     owners_took: Duration,
     expected_after: Vec<(u32, u64, u64)>,
+    lacks_half_open: FxHashSet<u32>,
 }
 
 /// A walk over the descriptors of all processes that is under way.
@@ -130,6 +134,11 @@ struct Walk {
 
 /// Descriptors of shared sockets that are put in order at most.
 const MAX_SHARED: usize = 65_536;
+
+/// For how long a look reads tables at most: tens of millions of sockets take, on a busy host.
+const MAX_TIME: Duration = Duration::from_mins(2);
+/// Half-open connections of a namespace below which nothing is concluded from their number.
+const MANY_HALF_OPEN: u64 = 32;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -157,11 +166,15 @@ impl Job {
             owners: None,
             owners_took: Duration::ZERO,
             expected_after: Vec::new(),
+            lacks_half_open: FxHashSet::default(),
         }
     }
 
     /// Goes on for one run. Whether everything was looked at.
     pub(super) fn step(&mut self, reader: &mut Reader) -> Result<bool, ReadError> {
+        if self.stage == Stage::Tables && self.began.elapsed() > MAX_TIME {
+            return Err(ReadError::TooLong);
+        }
         let before = cpu_time();
         let is_of_owners = self.stage == Stage::Owners;
         let is_done = match self.stage {
@@ -249,6 +262,16 @@ impl Job {
         self.expected_after = expected
             .map(|namespace| (namespace.inode, namespace.in_use, namespace.minisockets))
             .collect();
+        let found = self.found.iter().flat_map(|found| &found.namespaces);
+        let found: Vec<_> = found
+            .map(|found| (found.inode, found.counts.half_open_sockets()))
+            .collect();
+        self.lacks_half_open = lacking(&found, &self.listeners);
+        if !self.lacks_half_open.is_empty() {
+            // Unless they have gone meanwhile, as with a listener that was closed.
+            let still = lacking(&found, &reader.listeners(&after)?);
+            self.lacks_half_open.retain(|inode| still.contains(inode));
+        }
         self.stage = Stage::Owners;
         Ok(())
     }
@@ -269,6 +292,13 @@ impl Job {
         if !is_wanted {
             return true;
         }
+        if self.walk.is_none() {
+            // Who accepts is known by the connections that they have, and so is a proxy.
+            let every = self.wants.owners == WantsOwners::OfEveryState
+                || found.close_wait.has_unaccepted()
+                || found.close_wait.has_read_all();
+            owners.want_every_state(every);
+        }
         let walk = self.walk.get_or_insert_with(|| Walk {
             begun: Instant::now(),
             progress: OwnerWalk::default(),
@@ -282,10 +312,6 @@ impl Job {
                 .unwrap_or_default(),
             holders: FxHashMap::default(),
         });
-        // Who accepts is known by the connections that they have.
-        owners.want_every_state(
-            self.wants.owners == WantsOwners::OfEveryState || found.close_wait.has_unaccepted(),
-        );
         let Walk {
             begun,
             progress,
@@ -366,6 +392,52 @@ impl Job {
             owners_cpu: self.owners_cpu,
             faults: self.faults,
             expected_after: self.expected_after,
+            lacks_half_open: self.lacks_half_open,
         })
+    }
+}
+
+/// The namespaces in which less than half of the half-open connections was found that their listening
+/// sockets have. They come and go without an event, so that only a gross difference says anything.
+fn lacking(found: &[(u32, u64)], listeners: &[ListeningSocket]) -> FxHashSet<u32> {
+    let mut expected = FxHashMap::<u32, u64>::default();
+    for listener in listeners {
+        *expected.entry(listener.namespace).or_default() += u64::from(listener.half_open);
+    }
+    let lacks = found.iter().filter(|(inode, found)| {
+        let expected = expected.get(inode).copied().unwrap_or(0);
+        expected >= MANY_HALF_OPEN && *found < expected / 2
+    });
+    lacks.map(|(inode, _)| *inode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use tcpstate_common::Family;
+
+    #[test]
+    fn a_namespace_that_lacks_most_of_its_half_open_connections_is_named() {
+        let listener = |namespace, half_open| ListeningSocket {
+            socket: 1,
+            namespace,
+            family: Family::Ipv4,
+            address: SocketAddr::from(([0, 0, 0, 0], 80)),
+            accept_queue: 0,
+            accept_limit: 128,
+            half_open,
+            drops: 0,
+            synack_retransmits: 0,
+        };
+        let listeners = [
+            listener(1, 60),
+            listener(1, 40),
+            listener(2, 30),
+            listener(3, 100),
+        ];
+        let lacks = lacking(&[(1, 49), (2, 0), (3, 50), (4, 0)], &listeners);
+        assert_eq!(lacks, FxHashSet::from_iter([1]));
     }
 }

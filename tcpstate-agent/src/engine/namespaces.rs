@@ -32,6 +32,8 @@ pub(super) struct Namespaces {
     own_limits: Option<Limits>,
     /// They were read once: those that come now are new.
     are_known: bool,
+    /// There was no room for the live counters of some, and that has been said.
+    is_without_counters: bool,
 }
 
 /// One of them.
@@ -45,8 +47,6 @@ pub(super) struct Watched {
     pub(super) minisockets: u64,
     /// Whether it is older than the agent.
     origin: Origin,
-    /// There was no room for its live counters, and that has been said.
-    is_without_counters: bool,
     /// The last look found something else in it than the kernel counts.
     has_disagreed: bool,
 }
@@ -100,7 +100,6 @@ impl Namespaces {
                     outgoing: NamespaceOutgoing::default(),
                     minisockets: 0,
                     origin,
-                    is_without_counters: false,
                     has_disagreed: false,
                 });
             watched.minisockets = namespace.minisockets;
@@ -108,9 +107,9 @@ impl Namespaces {
             // Tried again each time, because room may have come; said once.
             if let Some(flow) = flow.as_deref_mut()
                 && let Err(error) = flow.add_namespace(namespace.inode)
-                && !std::mem::replace(&mut watched.is_without_counters, true)
+                && !std::mem::replace(&mut self.is_without_counters, true)
             {
-                warn!(%error, namespace = namespace.inode, "no live counters for a namespace; its gauges change with snapshots only");
+                warn!(%error, namespace = namespace.inode, "no live counters for a namespace; its gauges, and those of others without, change with snapshots only");
             }
             if namespace.net == fresh.own_net {
                 self.own_limits = Some(namespace.limits);

@@ -11,7 +11,6 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
-use tracing::warn;
 
 use super::{
     Message,
@@ -118,7 +117,7 @@ impl Reader {
     }
 
     /// Every listening socket of these namespaces.
-    fn listeners(
+    pub(super) fn listeners(
         &mut self,
         namespaces: &[KernelNamespace],
     ) -> Result<Vec<ListeningSocket>, ReadError> {
@@ -142,8 +141,8 @@ impl Reader {
             while !walk.step(&mut self.tables, &mut faults, &mut each)? {}
         }
         if faults.given_up > 0 {
-            let buckets = faults.given_up;
-            warn!(buckets, "cannot read all listening sockets");
+            // Those that are missing would look as if they had been closed.
+            return Err(ReadError::Restless(faults.given_up));
         }
         listeners.sort_unstable_by_key(|listening| listening.socket);
         Ok(listeners)

@@ -24,7 +24,7 @@ use crate::{
 /// The state of the host at one moment.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// Sockets of all counted namespaces. `None` where nothing can count them, and for the moment
+    /// Sockets of all namespaces. `None` where nothing can count them, and for the moment
     /// after the start until they have been counted once.
     pub sockets: Option<Census>,
     /// The namespaces that are counted, by inode number.
@@ -54,8 +54,8 @@ pub struct Reading {
     pub events: Option<Events>,
     /// How good the snapshots are.
     pub snapshot: Option<SnapshotState>,
-    /// Network namespaces.
-    pub namespaces: u64,
+    /// Network namespaces. `None` where the kernel's list of them cannot be read.
+    pub namespaces: Option<u64>,
     /// What the kernel itself counted since the start, in all namespaces. Without what it does not
     /// count.
     pub kernel_counters: KernelCounters,
@@ -63,8 +63,8 @@ pub struct Reading {
     pub limits: Option<Limits>,
     /// `tcp_max_orphans`: how many sockets without a process there may be on the whole host.
     pub max_orphans: Option<u64>,
-    /// What did not go well with reading the kernel's tables.
-    pub faults: FaultSums,
+    /// What did not go well with reading the kernel's tables. `None` where they cannot be read.
+    pub faults: Option<FaultSums>,
     /// Segments on network interfaces. `None` where nobody asked for them.
     pub segments: Option<SegmentsReading>,
     /// What became of the programs.
@@ -91,7 +91,7 @@ pub struct NamespaceReading {
     pub minisockets: Minisockets,
     /// What happened in it since it was found.
     pub live: NamespaceCounters,
-    /// When its last snapshot ended, or was confirmed.
+    /// When its last snapshot ended.
     pub counted_at: Instant,
 }
 
@@ -125,6 +125,7 @@ pub struct SnapshotState {
     /// How many sockets can at most be shown in a wrong state. `None` where transitions are not
     /// seen: then anything may have happened since the snapshot.
     pub uncertain: Option<u64>,
-    /// Sockets of a family or in a state that this version does not know.
+    /// Sockets of a family or in a state that this version does not know, or of a namespace that
+    /// was made meanwhile.
     pub unknown: u64,
 }

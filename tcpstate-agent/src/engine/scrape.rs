@@ -61,13 +61,13 @@ impl Engine {
             snapshot: is_counted.then(|| self.snapshot(&by_namespace)),
             by_namespace,
             transitions: counted.map(|counted| counted.transitions),
-            missed: self.kernel.flow.is_some().then(|| self.missed()),
+            missed: self.kernel.flow.as_ref().and_then(|_| self.missed()),
             events: self.events(),
-            namespaces: self.namespaces.count(),
+            namespaces: self.kernel.orders.as_ref().map(|_| self.namespaces.count()),
             kernel_counters: *self.namespaces.kernel_counters(),
             limits: self.namespaces.own_limits(),
             max_orphans: Orphans::limit(),
-            faults: self.sums,
+            faults: self.kernel.orders.as_ref().map(|_| self.sums),
             segments: self
                 .kernel
                 .segments
@@ -91,7 +91,8 @@ impl Engine {
             .filter_map(|watched| Some((watched, watched.model.as_ref()?)));
         let readings = known.map(|(watched, model)| {
             let inode = watched.id.inode;
-            let live = self.live(inode);
+            // What cannot be read now is what it was at the last look.
+            let live = self.live(inode).unwrap_or(*model.at_pass());
             let minisockets = fresh.map(|_| watched.minisockets);
             let sockets = match &half_open {
                 Some(half_open) if !is_fresh => {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
-use tcpstate_common::{Family, TcpState, TransitionMatrix};
 
 use super::{
     catalogue::own,
@@ -21,7 +20,7 @@ use crate::{
         },
         outgoing::metrics::{families as outgoing_families, left_behind},
         segments::metrics as segments,
-        sockets::{Census, LEGAL_TRANSITIONS, catalogue as sockets},
+        sockets::metrics as sockets,
     },
     engine::{CloseWaitReading, Events, FaultSums, ListenersReading, Reading, SnapshotState},
     version,
@@ -77,10 +76,10 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
                 )
                 .map(|(name, runs)| series([name], u64::from(runs))),
         ),
-        family(&own::NAMESPACES, [series([], *namespaces)]),
     ];
-    families.extend(sockets.as_ref().map(by_state));
-    families.extend(transitions.as_ref().map(self::transitions));
+    families.extend(namespaces.map(|count| family(&own::NAMESPACES, [series([], count)])));
+    families.extend(sockets.as_ref().map(sockets::by_state));
+    families.extend(transitions.as_ref().map(sockets::transitions));
     families.extend(missed.map(|missed| family(&own::MISSED, [series([], missed)])));
     families.extend(close_wait.iter().flat_map(close_wait::families));
     families.extend(durations.iter().flat_map(closes::durations));
@@ -98,44 +97,13 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerKey>) -> Vec
     families.extend(on_interfaces.iter().flat_map(segments::families));
     families.extend(events.iter().flat_map(self::events));
     families.extend(snapshot.iter().flat_map(self::snapshot));
-    families.extend(self::faults(faults));
+    families.extend(faults.iter().flat_map(self::faults));
     families.extend(
         passes(snapshot.as_ref(), close_wait.as_ref(), listeners.as_ref())
             .into_iter()
             .flatten(),
     );
     families
-}
-
-fn by_state(census: &Census) -> MetricFamily {
-    let all = Family::ALL.into_iter().flat_map(|family| {
-        TcpState::FOUND.into_iter().map(move |state| {
-            series(
-                [family_name(family), state.name()],
-                census.get(family, state),
-            )
-        })
-    });
-    family(&sockets::SOCKETS, all)
-}
-
-/// As the label `family` has it.
-const fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::Ipv4 => "ipv4",
-        Family::Ipv6 => "ipv6",
-    }
-}
-
-fn transitions(matrix: &TransitionMatrix) -> MetricFamily {
-    let pairs = TcpState::ALL.into_iter().flat_map(|from| {
-        TcpState::ALL.into_iter().filter_map(move |to| {
-            let count = matrix.of(from, to);
-            let is_shown = count > 0 || LEGAL_TRANSITIONS.contains(&(from, to));
-            is_shown.then(|| series([from.name(), to.name()], count))
-        })
-    });
-    family(&sockets::TRANSITIONS, pairs)
 }
 
 fn events(events: &Events) -> [MetricFamily; 6] {
@@ -238,14 +206,20 @@ fn faults(sums: &FaultSums) -> [MetricFamily; 4] {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tcpstate_common::{CloseCounters, Due, Handshakes, StateDurations};
+    use tcpstate_common::{
+        CloseCounters, Due, Handshakes, StateDurations, TcpState, TransitionMatrix,
+    };
 
     use super::{
         super::{catalogue, http},
         *,
     };
     use crate::{
-        collect::{listeners::metrics as listeners, outgoing::metrics as outgoing},
+        collect::{
+            listeners::metrics as listeners,
+            outgoing::metrics as outgoing,
+            sockets::{Census, LEGAL_TRANSITIONS},
+        },
         decode::Limits,
         kernel::Resets,
         serve::HttpReading,
@@ -273,7 +247,7 @@ mod tests {
                 uncertain: Some(0),
                 ..SnapshotState::default()
             }),
-            namespaces: 1,
+            namespaces: Some(1),
             kernel_counters: kernel::tests::all(),
             limits: Some(Limits {
                 syncookies: 1,
@@ -283,7 +257,7 @@ mod tests {
                 max_tw_buckets: 65_536,
             }),
             max_orphans: Some(16_384),
-            faults: FaultSums::default(),
+            faults: Some(FaultSums::default()),
             segments: Some(segments::tests::reading()),
             programs: Vec::new(),
         }

@@ -59,11 +59,9 @@ pub struct Capabilities(pub u64);
 pub enum Capability {
     /// Attaches programs to network interfaces.
     NetAdmin = 12,
-    /// Opens other users' `/proc/PID/ns/net`.
-    SysPtrace = 19,
-    /// Enters network namespaces; does for `Perfmon` and `Bpf` as well.
+    /// Does for `Perfmon` and `Bpf` as well.
     SysAdmin = 21,
-    /// Attaches tracing programs.
+    /// Attaches tracing programs, and lets programs read the kernel's memory.
     Perfmon = 38,
     /// Loads programs and makes maps.
     Bpf = 39,
@@ -75,7 +73,6 @@ impl Capability {
     pub const fn name(self) -> &'static str {
         match self {
             Self::NetAdmin => "CAP_NET_ADMIN",
-            Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::Perfmon => "CAP_PERFMON",
             Self::Bpf => "CAP_BPF",

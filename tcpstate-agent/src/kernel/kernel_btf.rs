@@ -159,7 +159,7 @@ impl KernelBtf {
         found
     }
 
-    /// Whether a function of this name exists; an iterator over `tcp` is `bpf_iter_tcp`.
+    /// Whether a function of this name exists.
     #[must_use]
     pub fn has_function(&self, name: &str) -> bool {
         self.types(name).any(|found| matches!(found, Type::Func(_)))

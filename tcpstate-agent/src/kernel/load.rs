@@ -40,8 +40,8 @@ pub struct LoadOptions<'a> {
     pub record_mask: RecordMask,
     /// Size of the event ring in bytes; rounded up to a power of two of pages.
     pub event_ring_bytes: u32,
-    /// Whether [`SocketPass::owners`] hands over every TCP socket, or only those that have to do
-    /// with CLOSE_WAIT.
+    /// Whether [`OwnersReader`] hands over every TCP socket, or only those that have to do with
+    /// CLOSE_WAIT.
     pub every_owner: bool,
     /// Whether the kernel side may log.
     pub kernel_log: KernelLogLevel,
@@ -447,7 +447,7 @@ fn refusal(program: ProgramId, error: &ProgramError) -> Obstacle {
     } = error
     else {
         return Obstacle {
-            cause: format!("cannot attach {}: {error}", program.hook()),
+            cause: format!("cannot load or attach {}: {error}", program.name()),
             remedy: "see the kernel log".to_owned(),
         };
     };
@@ -458,10 +458,10 @@ fn refusal(program: ProgramId, error: &ProgramError) -> Obstacle {
     } else {
         "run with --log.level debug and report the verifier's words"
     };
-    let hook = program.hook();
+    let name = program.name();
     let cause = match last_words(&verifier_log.to_string()) {
-        Some(words) => format!("the kernel refuses {hook}: {io_error}: {words}"),
-        None => format!("the kernel refuses {hook}: {io_error}"),
+        Some(words) => format!("the kernel refuses {name}: {io_error}: {words}"),
+        None => format!("the kernel refuses {name}: {io_error}"),
     };
     Obstacle {
         cause,

@@ -129,7 +129,7 @@ impl ProgramId {
         self.program().name
     }
 
-    /// The hook in the kernel that it attaches to.
+    /// The hook in the kernel that it attaches to, if it attaches to one.
     #[must_use]
     pub const fn hook(self) -> &'static str {
         match self.program().hook {

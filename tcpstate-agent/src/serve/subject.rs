@@ -8,8 +8,7 @@ use super::{
     landing_page,
 };
 use crate::{
-    collect::{listeners::ListeningReport, outgoing::ConnectionsReport},
-    diagnosis::Report,
+    collect::{close_wait::Report, listeners::ListeningReport, outgoing::ConnectionsReport},
     engine::Watch,
     exposition::MetricsPage,
 };

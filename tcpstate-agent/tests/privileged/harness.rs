@@ -35,6 +35,7 @@ pub(crate) const SETTINGS: WatchSettings = WatchSettings {
     close_wait_top: 50,
     listeners_top: 200,
     destinations_top: 50,
+    only_when_asked: false,
 };
 
 /// The same for every watch of a test. To gather them takes an emulated CPU a second.

@@ -289,37 +289,71 @@ fn in_a_pid_namespace_of_its_own_the_agent_names_processes_outside() {
     assert!(said.contains(&format!("\"pid\":{}", actor.pid())), "{said}");
 }
 
-#[test]
-fn bpf_and_perfmon_are_enough_to_name_processes_of_other_users() {
-    let actor = Actor::start_here("rootling", Duty::Keep(in_close_wait(7)));
+/// Runs the agent as a user that has nothing but CAP_BPF and CAP_PERFMON, in a network and a process
+/// namespace of its own.
+fn as_nobody(arguments: &[&str]) -> String {
     // Where anybody may execute it.
     let copy = std::env::temp_dir().join(format!("tcpstate-agent-{}", std::process::id()));
     fs::copy(AGENT, &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let capabilities = "-all,+bpf,+perfmon";
-    let output = run(
+    let [inherited, ambient, bounding] =
+        ["inh-caps", "ambient-caps", "bounding-set"].map(|set| format!("--{set}={capabilities}"));
+    let begin = [
+        "--net",
+        "--pid",
+        "--fork",
+        "--mount-proc",
         "setpriv",
-        &[
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            &format!("--inh-caps={capabilities}"),
-            &format!("--ambient-caps={capabilities}"),
-            &format!("--bounding-set={capabilities}"),
-            copy.to_str().unwrap(),
-            "diagnose",
-            NO_AGENT,
-            "--interval=0",
-            "--output=json",
-        ],
-    );
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        &inherited,
+        &ambient,
+        &bounding,
+        copy.to_str().unwrap(),
+    ];
+    let output = run("unshare", &[&begin, arguments].concat());
     fs::remove_file(&copy).unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
         "{said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    said
+}
+
+#[test]
+fn bpf_and_perfmon_are_enough_to_name_processes_of_other_users() {
+    let actor = Actor::start_here("rootling", Duty::Keep(in_close_wait(7)));
+    let said = as_nobody(&["diagnose", NO_AGENT, "--interval=0", "--output=json"]);
     assert!(said.contains("\"rootling\""), "{said}");
     assert!(said.contains(&format!("\"pid\":{}", actor.pid())), "{said}");
+}
+
+#[test]
+fn bpf_and_perfmon_are_enough_for_every_program() {
+    let said = as_nobody(&["check"]);
+    let programs: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("program"))
+        .collect();
+    assert!(programs.len() >= 6, "{said}");
+    for program in programs {
+        assert!(program.contains(": runs"), "{said}");
+    }
+}
+
+#[test]
+fn snapshot_as_nobody_sees_the_sockets_of_every_namespace() {
+    let namespace = Netns::new();
+    let _actor = Actor::start(&namespace, "elsewhere", Duty::Keep(in_close_wait(37)));
+    let said = as_nobody(&["snapshot", "--output=json"]);
+    let snapshot: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let found: u64 = ["ipv4", "ipv6"]
+        .iter()
+        .map(|family| snapshot["sockets"][family]["close_wait"].as_u64().unwrap())
+        .sum();
+    assert!(found >= 37, "{said}");
 }

@@ -130,14 +130,17 @@ fn the_default_ring_loses_nothing_and_wakes_the_agent_far_less_than_once_an_even
 
 /// How often the thread that reads the ring has been woken.
 fn wake_ups() -> u64 {
-    let status = fs::read_dir("/proc/self/task")
-        .unwrap()
-        .map(|task| task.unwrap().path())
-        .find(|task| {
-            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ts-ring")
-        })
-        .map(|task| fs::read_to_string(task.join("status")).unwrap())
-        .expect("no thread reads the ring");
+    // A thread gives itself its name, which may take a moment on a busy host.
+    let status = within(Duration::from_secs(15), || {
+        let task = fs::read_dir("/proc/self/task")
+            .unwrap()
+            .map(|task| task.unwrap().path())
+            .find(|task| {
+                fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "ts-ring")
+            })
+            .ok_or("no thread reads the ring")?;
+        Ok(fs::read_to_string(task.join("status")).unwrap())
+    });
     status
         .lines()
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))

@@ -14,7 +14,7 @@ use std::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tcpstate_common::TcpState;
 
-use crate::harness::{Netns, busy_watch, census_of, on_this_cpu};
+use crate::harness::{Netns, busy_watch, census_of, on_this_cpu, scaled};
 
 /// What a pass may take at most, with the machine to itself or not.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -93,7 +93,7 @@ fn passes_end_and_are_right_while_namespaces_and_listeners_come_and_go() {
             assert_eq!(shown.in_state(TcpState::Listen), 50);
         }
     });
-    let faults = watch.read().unwrap().faults;
+    let faults = watch.read().unwrap().faults.unwrap();
     let made = made.into_inner();
     println!(
         "{looks} looks, the longest {longest:?}, {made} namespaces, {} with tables of their own; \
@@ -101,6 +101,9 @@ fn passes_end_and_are_right_while_namespaces_and_listeners_come_and_go() {
         if has_tables { "each" } else { "none" }
     );
     assert!(longest < on_this_cpu(LONGEST), "a look of {longest:?}");
-    assert!(looks > 10 && made > 100, "{looks} looks, {made} namespaces");
+    assert!(
+        looks > 1 && made > u64::from(scaled(250)),
+        "{looks} looks, {made} namespaces"
+    );
     assert_eq!(faults.looks.given_up, 0, "{faults:?}");
 }

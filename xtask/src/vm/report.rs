@@ -50,9 +50,8 @@ pub(crate) fn page(matrix: &Matrix, rows: &[Row]) -> String {
     }
     page.push_str(
         "\nPrograms, by what `tcpstate-agent check` says there. A program that runs has been \
-         loaded and attached (an iterator: by the tests, each time they count). The number is of \
-         the instructions that the kernel's verifier went through; kernels before 5.16 do not tell \
-         (–).\n\n",
+         loaded, and attached or run. The number is of the instructions that the kernel's verifier \
+         went through; kernels before 5.16 do not tell (–).\n\n",
     );
     page.push_str(&programs(rows));
     page.push_str(&skipped(rows, skips));

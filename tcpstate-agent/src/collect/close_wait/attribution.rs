@@ -420,8 +420,6 @@ mod tests {
             }
             let groups = attribute(&survey, &holdings, TOOK);
             assert_eq!(groups[0].oldest_descriptor, Some(2));
-            let alone = holdings.into_groups().unwrap();
-            assert_eq!(alone[0].oldest_descriptor, Some(2));
         }
     }
 
@@ -487,6 +485,30 @@ mod tests {
         owners.push(established(12));
         assert_eq!(first_and_others(&owners), (12, vec![11], false));
         assert_eq!(first_and_others(&all[..1]), (10, vec![], false));
+    }
+
+    #[test]
+    fn a_proxy_has_the_other_side_of_a_connection_in_the_descriptor_beside_it() {
+        let (one, two) = (socket(10, OLD, 0, true), socket(20, OLD, 0, true));
+        let survey = survey(&[one, two]);
+        let made = |descriptor: u32| Owner {
+            socket: Socket::Other(9),
+            established: Some((NAMESPACE, 40_000)),
+            descriptor: Some(descriptor),
+            ..holds(10, one, false)
+        };
+        for (others, expected) in [(vec![11, 21], 2), (vec![11], 1), (vec![15, 30], 0)] {
+            let mut holdings = Holdings::default();
+            for owner in [holds(10, one, false), holds(10, two, false)] {
+                holdings.add(&owner, &survey);
+            }
+            for descriptor in others {
+                holdings.add(&made(descriptor), &survey);
+            }
+            let service = survey.service(&one).unwrap();
+            let found = holdings.other_sides(process(10), service, Cause::EofRead);
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

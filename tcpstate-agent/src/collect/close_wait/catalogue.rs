@@ -1,24 +1,15 @@
 //! Sockets in CLOSE_WAIT: whose, why, and since when.
 
-use crate::exposition::catalogue::{Kind, Label, Metric};
+use crate::{
+    collect::owners::catalogue::{CONTAINER_ID, POD_UID, UNIT},
+    exposition::catalogue::{Kind, Label, Metric},
+};
 
 const PROCESS: Label = Label {
     name: "process",
     values: "name of the process (comm of its first thread), of several owners the one with the \
              lowest number, and of those that hold a listening socket one that has connections of it; empty where no process holds the sockets; `other` for all that have no \
              series of their own",
-};
-pub(crate) const UNIT: Label = Label {
-    name: "unit",
-    values: "systemd unit that the process is in, or empty",
-};
-pub(crate) const CONTAINER_ID: Label = Label {
-    name: "container_id",
-    values: "container that the process is in, the bare id, or empty",
-};
-pub(crate) const POD_UID: Label = Label {
-    name: "pod_uid",
-    values: "Kubernetes pod that the process is in, or empty",
 };
 const ROLE: Label = Label {
     name: "role",
@@ -50,8 +41,9 @@ pub const SOCKETS: Metric = Metric {
     name: "tcpstate_close_wait_sockets",
     kind: Kind::Gauge,
     labels: GROUP,
-    help: "Sockets in CLOSE_WAIT by who keeps them there and why. The sum is that of \
-           tcpstate_sockets at the time of the owners pass.",
+    help: "Sockets in CLOSE_WAIT by who keeps them there and why. Where no process holds them, unit, \
+           container_id and pod_uid are those of whoever made them, if that is known. The sum is \
+           that of tcpstate_sockets in the snapshot in which owners were last looked for.",
 };
 
 /// The oldest.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Cause, Group, Service, Survey, Tally, survey::MAX_SERVICES};
+use super::{Cause, Group, Service, Survey, Tally};
 use crate::{
     decode::{CloseWaitSocket, Listener, Owner, Socket},
+    diagnosis::words::count,
     host::process::ProcessId,
 };
 
@@ -18,6 +19,10 @@ const MAX_GROUPS: usize = 8192;
 const MAX_SHARED: usize = 65_536;
 /// Further owners of one group that are named.
 const MAX_CO_OWNERS: usize = 64;
+/// Connections that processes have made whose descriptors are remembered, of all together.
+const MAX_MADE: usize = 65_536;
+/// Sockets of a group whose descriptors are.
+const SAMPLED: usize = 64;
 
 /// What a walk over all descriptors has found.
 #[derive(Debug, Default)]
@@ -27,6 +32,10 @@ pub struct Holdings {
     shared: FxHashMap<u64, ProcessId>,
     /// Who listens, by namespace and port.
     listening: FxHashMap<(u32, u16), BTreeSet<ProcessId>>,
+    /// The descriptors that each has of established connections that it has made itself.
+    made: FxHashMap<ProcessId, FxHashSet<u32>>,
+    /// How many there are of them.
+    all_made: usize,
     /// How many connections each has, of those that came to a port on which some wait to be accepted.
     accepted: FxHashMap<(u32, u16, ProcessId), u64>,
 }
@@ -37,6 +46,8 @@ pub(super) struct Holding {
     pub(super) tally: Tally,
     /// Of the oldest.
     descriptor: Option<u32>,
+    /// Of some.
+    descriptors: Vec<u32>,
     pub(super) co_owners: BTreeSet<ProcessId>,
 }
 
@@ -84,6 +95,14 @@ impl Holdings {
             let key = (namespace, port, owner.process);
             *self.accepted.entry(key).or_default() += 1;
         }
+        if let (Some((namespace, port)), Some(descriptor)) = (owner.established, owner.descriptor)
+            && !survey.listens(namespace, port)
+            && self.all_made < MAX_MADE
+        {
+            self.all_made += 1;
+            let made = self.made.entry(owner.process).or_default();
+            made.insert(descriptor);
+        }
         match &owner.socket {
             Socket::CloseWait(socket) => {
                 if let Some(service) = survey.service(socket) {
@@ -100,20 +119,6 @@ impl Holdings {
             }
             Socket::Other(_) => {}
         }
-    }
-
-    /// The groups, where they are all that there is: nothing waits to be accepted, and they are so
-    /// few that a survey would tell all their services apart.
-    #[must_use]
-    pub fn into_groups(self) -> Option<Vec<Group>> {
-        if !self.queues.is_empty() || self.groups.len() > MAX_SERVICES {
-            return None;
-        }
-        let groups = self.groups.into_iter();
-        let groups = groups.map(|((process, service, cause), holding)| {
-            holding.into_group(process, service, cause)
-        });
-        Some(groups.collect())
     }
 
     pub(super) const fn groups(&self) -> &FxHashMap<(ProcessId, Service, Cause), Holding> {
@@ -134,6 +139,24 @@ impl Holdings {
     pub(super) fn accepted(&self, process: ProcessId, service: Service) -> u64 {
         let key = (service.namespace, service.port, process);
         self.accepted.get(&key).copied().unwrap_or(0)
+    }
+
+    /// How many of a group's sockets have another side in the same process: a proxy accepts a
+    /// connection and makes another, and gets descriptors for them that are neighbours.
+    #[must_use]
+    pub fn other_sides(&self, process: ProcessId, service: Service, cause: Cause) -> u64 {
+        let group = self.groups.get(&(process, service, cause));
+        let Some((group, made)) = group.zip(self.made.get(&process)) else {
+            return 0;
+        };
+        let has_neighbour = |descriptor: &&u32| {
+            made.contains(&descriptor.wrapping_add(1)) || made.contains(&descriptor.wrapping_sub(1))
+        };
+        let (sample, paired) = (
+            count(group.descriptors.len()),
+            count(group.descriptors.iter().filter(has_neighbour).count()),
+        );
+        paired * group.tally.sockets / sample.max(1)
     }
 
     fn add_listener(&mut self, owner: &Owner, listener: &Listener) {
@@ -172,6 +195,11 @@ impl Holdings {
         }
         let times = survey.times(socket);
         let holding = self.groups.entry(key).or_default();
+        if let Some(descriptor) = owner.descriptor
+            && holding.descriptors.len() < SAMPLED
+        {
+            holding.descriptors.push(descriptor);
+        }
         if Some(times.age) > holding.tally.oldest {
             holding.descriptor = owner.descriptor;
         }

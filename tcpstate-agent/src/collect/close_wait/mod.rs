@@ -1,6 +1,6 @@
 //! Who keeps sockets in CLOSE_WAIT, since when, and why.
 //!
-//! Two passes, one after the other. The *survey* walks the sockets of the namespaces and is
+//! Two walks, one after the other. The *survey* is what a pass over the sockets has found: it is
 //! complete, but knows no process. The *holdings* come from a walk over the descriptors of all
 //! processes; they know the process, and miss what no descriptor leads to. [`attribute`] joins
 //! them, group by group: what the survey has found and no holding explains has no owner.
@@ -9,15 +9,20 @@
 
 pub mod advice;
 mod age;
+mod alike;
 mod attribution;
 pub mod catalogue;
 mod cause;
+pub(crate) mod diagnosed;
+mod growth;
 mod holdings;
 pub(crate) mod metrics;
 mod peers;
 mod queues;
+mod report;
 mod survey;
 mod tally;
+mod text;
 mod tick_rate;
 mod top;
 pub(crate) mod verdict;
@@ -25,11 +30,14 @@ pub(crate) mod verdict;
 pub use age::{Age, Ages, OLDER_THAN_SECONDS};
 pub use attribution::{Group, attribute};
 pub use cause::Cause;
+pub use diagnosed::DiagnosedGroup;
 pub use holdings::Holdings;
 pub use peers::Peers;
 pub use queues::{Queues, Times};
+pub use report::{Report, ReportGroup, ReportPeer};
 pub use survey::{Role, Service, Survey};
 pub use tally::Tally;
+pub(crate) use text::write_close_wait;
 pub use tick_rate::TickRate;
 pub use top::{OTHER, Series, SeriesKey, VerdictKey, top};
 pub use verdict::{Facts, HolderFacts, Verdict};

@@ -45,7 +45,7 @@ pub struct Service {
     pub port: u16,
 }
 
-/// What walks through the network namespaces have found.
+/// What a pass has found in the network namespaces.
 #[derive(Debug)]
 pub struct Survey {
     now_ns: u64,
@@ -58,8 +58,6 @@ pub struct Survey {
     /// The cgroup that all of those were made in; 0 where they were not made in one.
     cgroups: FxHashMap<(Service, Cause), u64>,
     services: FxHashSet<Service>,
-    /// Services need not be found before they are known.
-    knows_all: bool,
 }
 
 impl Survey {
@@ -75,48 +73,15 @@ impl Survey {
             found: FxHashMap::default(),
             cgroups: FxHashMap::default(),
             services: FxHashSet::default(),
-            knows_all: false,
         }
     }
 
-    /// One without a walk, for telling what sockets in these namespaces serve where all that
-    /// listens is known: by namespace and port.
-    #[must_use]
-    pub fn of_listeners(
-        now_ns: u64,
-        tick_rate: Option<TickRate>,
-        namespaces: impl IntoIterator<Item = u32>,
-        listening: impl IntoIterator<Item = (u32, u16)>,
-    ) -> Self {
-        Self {
-            namespaces: namespaces.into_iter().collect(),
-            listening: listening.into_iter().collect(),
-            knows_all: true,
-            ..Self::new(now_ns, tick_rate)
-        }
-    }
-
-    /// Begins with a namespace, or anew.
+    /// Begins with a namespace.
     pub fn begin(&mut self, namespace: u32) {
-        self.forget(namespace);
         self.namespaces.insert(namespace);
     }
 
-    /// Takes back what was found in a namespace, because its walk broke off.
-    pub fn forget(&mut self, namespace: u32) {
-        self.namespaces.remove(&namespace);
-        self.listening
-            .retain(|(listening, _)| *listening != namespace);
-        self.bound.retain(|(bound, _)| *bound != namespace);
-        self.services
-            .retain(|service| service.namespace != namespace);
-        self.found
-            .retain(|(service, _), _| service.namespace != namespace);
-        self.cgroups
-            .retain(|(service, _), _| service.namespace != namespace);
-    }
-
-    /// Adds what a walk has found. A namespace's listeners must come before its connections.
+    /// Adds what a pass has met. A namespace's listeners must come before its connections.
     pub fn add(&mut self, socket: &Socket) {
         match socket {
             Socket::Listener(Listener {
@@ -176,6 +141,20 @@ impl Survey {
                 port: listener.port,
             })
         })
+    }
+
+    /// Whether something listens on a port of a namespace.
+    #[must_use]
+    pub fn listens(&self, namespace: u32, port: u16) -> bool {
+        self.listening.contains(&(namespace, port))
+    }
+
+    /// Whether any server has read all that came: it may be a proxy that waits for its other side.
+    #[must_use]
+    pub fn has_read_all(&self) -> bool {
+        self.found
+            .keys()
+            .any(|(service, cause)| service.role == Role::Server && *cause == Cause::EofRead)
     }
 
     /// Whether anything waits on a port to be accepted, and its peer has closed.
@@ -258,7 +237,7 @@ impl Survey {
     }
 
     fn known(&self, service: Service) -> Service {
-        if self.knows_all || self.services.contains(&service) {
+        if self.services.contains(&service) {
             service
         } else {
             Service { port: 0, ..service }
@@ -392,31 +371,5 @@ mod tests {
         assert_eq!(survey.total().sockets, 10_000);
         let other = survey.service(&connection(1, 1, 10_000)).unwrap();
         assert_eq!(other.port, 0);
-    }
-
-    #[test]
-    fn without_a_walk_it_is_told_by_the_listeners() {
-        let survey = Survey::of_listeners(0, None, [1, 2], [(1, 80)]);
-        let service = |namespace| {
-            let socket = connection(namespace, 80, 5432);
-            let service = survey.service(&socket)?;
-            Some((service.role, service.port))
-        };
-        assert_eq!(service(1), Some((Role::Server, 80)));
-        assert_eq!(service(2), Some((Role::Client, 5432)));
-        assert_eq!(service(3), None);
-    }
-
-    #[test]
-    fn what_a_walk_that_broke_off_has_found_is_taken_back() {
-        let mut survey = Survey::new(0, None);
-        survey.begin(1);
-        survey.add(&socket(1, 1, 2));
-        survey.begin(2);
-        survey.add(&listener(2, 80));
-        survey.add(&socket(2, 80, 2));
-        survey.forget(2);
-        assert_eq!(survey.total().sockets, 1);
-        assert_eq!(survey.service(&connection(2, 80, 2)), None);
     }
 }

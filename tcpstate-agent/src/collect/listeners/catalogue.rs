@@ -1,7 +1,7 @@
 //! Listening sockets: their queues, half-open connections, and handshakes.
 
 use crate::{
-    collect::close_wait::catalogue::{CONTAINER_ID, POD_UID, UNIT},
+    collect::owners::catalogue::{CONTAINER_ID, POD_UID, UNIT},
     exposition::catalogue::{Kind, Label, Metric},
 };
 
@@ -105,7 +105,8 @@ pub const SYNACK_RETRANSMITS: Metric = Metric {
     name: "tcpstate_synack_retransmits_total",
     kind: Kind::Counter,
     labels: LISTENER,
-    help: "SYN-ACKs that were sent again because the third ACK did not come, or a SYN came again.",
+    help: "SYN-ACKs that were sent again because the third ACK did not come, or a SYN came again. \
+           Counted for the 4096 listening sockets at which that happened last.",
 };
 
 /// Ages of half-open ones.

@@ -16,6 +16,7 @@ pub(crate) mod report;
 mod series;
 mod syn_queue;
 mod text;
+mod verdict;
 
 pub use assignment::{Assignment, Labelled};
 pub use decode::{ListeningSocket, listener_of};
@@ -28,3 +29,4 @@ pub use series::{ListenerKey, ListenerSeries, Totals, top};
 pub use syn_queue::SynQueueLimits;
 pub use text::write_table;
 pub(crate) use text::write_troubles;
+pub use verdict::DiagnosedListener;

@@ -7,7 +7,7 @@ use tcpstate_common::{ServiceCounts, TcpState};
 
 use super::{HalfOpenKinds, Listener};
 use crate::{
-    diagnosis::report::{ReportProcess, Reporter},
+    collect::owners::{ReportProcess, Reporter},
     engine::OwnedListener,
 };
 

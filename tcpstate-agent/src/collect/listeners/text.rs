@@ -2,11 +2,8 @@
 
 use std::io::{self, Write};
 
-use super::{ListeningReport, ReportListener};
-use crate::diagnosis::{
-    DiagnosedListener,
-    words::{count, counted, duration, grouped, shared_with, terminal},
-};
+use super::{DiagnosedListener, ListeningReport, ReportListener};
+use crate::diagnosis::words::{count, counted, duration, grouped, shared_with, terminal};
 
 /// Columns of the table, and the last of them.
 const COLUMNS: usize = LAST + 1;
@@ -221,7 +218,10 @@ mod tests {
         super::report::tests::{flooded, stuck},
         *,
     };
-    use crate::diagnosis::{Diagnosis, Filter, Report, namespace_paths::tests::paths, write_text};
+    use crate::{
+        collect::close_wait::Report,
+        diagnosis::{Diagnosis, Filter, namespace_paths::tests::paths, write_text},
+    };
 
     fn report() -> ListeningReport {
         ListeningReport {

@@ -26,7 +26,7 @@ const fn gauge(name: &'static str, labels: &'static [Label], help: &'static str)
 pub const TIME_WAIT: Metric = gauge(
     "tcpstate_time_wait_sockets",
     DESTINATION,
-    "Outgoing connections in TIME_WAIT by destination, as the last snapshots have found them: \
+    "Outgoing connections in TIME_WAIT by destination, as the last snapshot has found them: \
      those on whose local port nothing of their network namespace listens. The destinations with \
      most of them (--destinations.top); other has the rest.",
 );
@@ -38,18 +38,19 @@ pub const PORTS_USED: Metric = gauge(
     "The part of the local ports for going there that is taken, by sockets in any state. At 1 \
      connect() fails with EADDRNOTAVAIL, unless tcp_tw_reuse lets it take over what is in \
      TIME_WAIT. The ports are net.ipv4.ip_local_port_range of the network namespace, less \
-     ip_local_reserved_ports and less those that a connected or listening socket was bound to; of \
-     all namespaces and local addresses the one with the greatest part counts. The destinations \
-     with the greatest parts (--destinations.top); other has the greatest of the rest.",
+     ip_local_reserved_ports and less those that a socket was bound to, connected or not; of all \
+     namespaces and local addresses the one with the greatest part counts. The destinations with \
+     the greatest parts (--destinations.top); other has the greatest of the rest.",
 );
 
 /// Sockets without a place.
 pub const UNPLACED: Metric = gauge(
     "tcpstate_unplaced_outgoing_sockets",
     &[],
-    "Outgoing sockets whose destination was found when 16384 others of their network namespace \
-     were known: those in TIME_WAIT are in the series other, the ports they take in no ratio. A \
-     destination that takes a good part of the ports is known long before.",
+    "Outgoing sockets whose destination had no room beside 16384 others of their network \
+     namespace: those in TIME_WAIT are in the series other, the ports they take in no ratio. \
+     Destinations with fewer than 16 sockets make room for others, so one that takes a good part \
+     of the ports is known.",
 );
 
 /// Minisockets against their limit.

@@ -14,9 +14,10 @@ mod text;
 mod verdict;
 
 pub use namespace::{NamespaceOutgoing, PortRules, Way};
-pub use report::{ConnectionsReport, ReportDestination, ReportUnanswered, UnansweredState};
+pub use report::{ConnectionsReport, ReportDestination};
 pub use reuse::Reuse;
 pub use series::{OutgoingSeries, merge};
 pub use table::{Destination, DestinationCounts, DestinationTable, MAX_DESTINATIONS};
-pub(crate) use text::{write_destinations, write_unanswered};
-pub use verdict::{DiagnosedDestination, DiagnosedUnanswered};
+pub(crate) use text::write_destinations;
+pub use verdict::DiagnosedDestination;
+pub(crate) use verdict::bracketed;

@@ -1,14 +1,11 @@
-//! From two looks at connections to what is wrong with them.
+//! From two looks at outgoing connections to what is wrong with them.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{ConnectionsReport, ReportDestination, ReportUnanswered, UnansweredState};
-use crate::{
-    collect::close_wait::{Verdict, advice::Advice},
-    diagnosis::{Filter, NamespacePaths},
-};
+use super::{ConnectionsReport, ReportDestination};
+use crate::diagnosis::{Filter, NamespacePaths};
 
 /// Where so great a part of the ports is taken, they are running out.
 const RUNNING_OUT: f64 = 0.8;
@@ -16,9 +13,6 @@ const RUNNING_OUT: f64 = 0.8;
 const GOING_TO: f64 = 0.25;
 /// So soon.
 const SOON_SECONDS: f64 = 600.0;
-/// Fewer connections that cannot be closed are no pile.
-const PILE: u64 = 16;
-
 /// A destination that ports are running out for, and what follows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DiagnosedDestination {
@@ -31,22 +25,6 @@ pub struct DiagnosedDestination {
     pub growth_per_second: Option<f64>,
     /// In how long it gets none at this rate.
     pub exhausted_in_seconds: Option<f64>,
-    /// What is wrong, most likely.
-    pub fault: &'static str,
-    /// What to do.
-    pub check: &'static str,
-    /// A command that shows the sockets.
-    pub command: String,
-}
-
-/// Connections whose peers do not answer, and what follows.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct DiagnosedUnanswered {
-    /// The group, at the second look.
-    #[serde(flatten)]
-    pub group: ReportUnanswered,
-    /// `connecting`, `fin_wait2_held`, or `other`.
-    pub verdict: Verdict,
     /// What is wrong, most likely.
     pub fault: &'static str,
     /// What to do.
@@ -114,66 +92,9 @@ const fn check(is_time_wait: bool) -> &'static str {
     }
 }
 
-impl DiagnosedUnanswered {
-    /// Whether it is something to worry about: a process waits, or many are closed and stay.
-    pub(crate) const fn matters(group: &ReportUnanswered) -> bool {
-        group.state.has_process() || group.sockets >= PILE
-    }
-
-    pub(crate) fn new(group: ReportUnanswered, namespaces: &NamespacePaths) -> Self {
-        let verdict = match group.state {
-            UnansweredState::SynSent => Verdict::Connecting,
-            UnansweredState::FinWait2 => Verdict::FinWait2Held,
-            UnansweredState::Established
-            | UnansweredState::FinWait1
-            | UnansweredState::Closing
-            | UnansweredState::LastAck => Verdict::Other,
-        };
-        let (fault, check) = match group.state {
-            UnansweredState::SynSent | UnansweredState::FinWait2 => {
-                let Advice { fault, check, .. } = verdict.advice();
-                (fault, check)
-            }
-            UnansweredState::Established => (
-                "waits for a peer that is gone, or the way to it: it acknowledges nothing of what is \
-                 sent",
-                "the peer, and what is between (firewalls, NAT, load balancers that forget idle \
-                 connections); timeouts in the program, TCP_USER_TIMEOUT, and keepalive with an \
-                 interval shorter than theirs. The kernel gives up after net.ipv4.tcp_retries2 \
-                 attempts, a quarter of an hour by default",
-            ),
-            UnansweredState::FinWait1 | UnansweredState::Closing | UnansweredState::LastAck => (
-                "has closed, and the kernel still sends the rest to a peer that is gone, or the way to \
-                 it",
-                "the peer, and what is between (firewalls, NAT). The kernel gives up after \
-                 net.ipv4.tcp_orphan_retries attempts, eight by default; until then they are \
-                 orphans, and net.ipv4.tcp_max_orphans limits those",
-            ),
-        };
-        Self {
-            verdict,
-            fault,
-            check,
-            command: unanswered_command(&group, namespaces),
-            group,
-        }
-    }
-}
-
 impl Filter {
     pub(crate) fn passes_destination(&self, destination: &ReportDestination) -> bool {
         self.port.is_none_or(|port| destination.remote_port == port)
-    }
-
-    pub(crate) fn passes_unanswered(&self, group: &ReportUnanswered) -> bool {
-        let holds = |pid: u32| {
-            let holder = group.process.as_ref().map(|process| process.pid);
-            holder == Some(pid) || group.shared_with.contains(&pid)
-        };
-        self.pid.is_none_or(holds)
-            && self
-                .port
-                .is_none_or(|port| [group.remote_port, group.local_port].contains(&port))
     }
 }
 
@@ -187,20 +108,8 @@ fn destination_command(destination: &ReportDestination, namespaces: &NamespacePa
     )
 }
 
-fn unanswered_command(group: &ReportUnanswered, namespaces: &NamespacePaths) -> String {
-    let state = group.state.ss_name();
-    let peer = group
-        .remote_address
-        .map_or_else(String::new, |peer| format!(" dst {}", bracketed(peer)));
-    let command = format!("ss -tnpo state {state}{peer}");
-    match group.namespace {
-        // Many.
-        0 => format!("sudo {command}"),
-        namespace => namespaces.command(namespace, &command),
-    }
-}
-
-fn bracketed(address: std::net::IpAddr) -> String {
+/// As `ss` takes it.
+pub(crate) fn bracketed(address: std::net::IpAddr) -> String {
     match address {
         std::net::IpAddr::V4(address) => address.to_string(),
         std::net::IpAddr::V6(address) => format!("[{address}]"),
@@ -209,10 +118,7 @@ fn bracketed(address: std::net::IpAddr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::report::tests::{destination, unanswered},
-        *,
-    };
+    use super::{super::report::tests::destination, *};
     use crate::diagnosis::namespace_paths::tests::paths;
 
     fn diagnose(before: Option<u32>, now: ReportDestination) -> Option<DiagnosedDestination> {
@@ -272,33 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn one_dead_connection_matters_and_a_few_that_cannot_be_closed_do_not() {
-        for (state, sockets, is_wrong) in [
-            (UnansweredState::Established, 1, true),
-            (UnansweredState::SynSent, 1, true),
-            (UnansweredState::FinWait2, 1, true),
-            (UnansweredState::FinWait1, 15, false),
-            (UnansweredState::FinWait1, 16, true),
-            (UnansweredState::LastAck, 16, true),
-        ] {
-            let matters = DiagnosedUnanswered::matters(&unanswered(state, sockets));
-            assert_eq!(matters, is_wrong, "{state:?} {sockets}");
-        }
-    }
-
-    #[test]
-    fn the_commands_show_these_sockets() {
+    fn the_command_shows_these_sockets() {
         let found = diagnose(None, destination(900, 0, 0)).unwrap();
         assert_eq!(
             found.command,
             "sudo ss -tan '( src 10.0.0.1 and dst 10.0.0.2 and dport = :443 )'"
-        );
-        let mut group = unanswered(UnansweredState::LastAck, 20);
-        group.namespace = 7;
-        group.remote_address = Some("fd00::1".parse().unwrap());
-        assert_eq!(
-            unanswered_command(&group, &paths()),
-            "sudo nsenter --net=/proc/1/ns/net ss -tnpo state last-ack dst [fd00::1]"
         );
     }
 }

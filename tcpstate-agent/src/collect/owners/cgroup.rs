@@ -4,7 +4,7 @@
 //! one small file, where asking each runtime would take its socket and its client. They are
 //! names only, though: whoever owns a delegated cgroup may call its children what it likes.
 
-/// What `/proc/PID/cgroup` tells about who runs a process. Each is empty where unknown.
+/// What the paths of its cgroups tell about who runs a process. Each is empty where unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CgroupIdentity {
     /// The innermost systemd unit that is neither a slice nor the scope of a container, spelled

@@ -19,8 +19,8 @@ pub const SOCKETS: Metric = Metric {
             values: STATES,
         },
     ],
-    help: "TCP sockets by state, all network namespaces that could be counted. Half-open \
-           connections are syn_recv, minisockets are time_wait or fin_wait2.",
+    help: "TCP sockets by state, all network namespaces. Half-open connections are syn_recv, \
+           minisockets are time_wait or fin_wait2.",
 };
 
 /// State transitions.

@@ -3,6 +3,7 @@
 pub mod catalogue;
 mod census;
 mod legal;
+pub(crate) mod metrics;
 mod minisockets;
 mod namespace;
 mod offset;

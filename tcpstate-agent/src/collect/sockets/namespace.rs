@@ -39,7 +39,7 @@ impl Pass {
     /// Half-open connections.
     #[must_use]
     pub fn half_open(&self) -> u64 {
-        half_open(&self.counts).iter().sum()
+        self.counts.half_open_sockets()
     }
 
     /// Whether what was found is what the kernel says itself, full sockets and minisockets, give or
@@ -97,14 +97,7 @@ pub struct NamespaceModel {
     at_pass: NamespaceCounters,
     counted_at: Instant,
     missed: u64,
-    /// The last snapshot made the model much better; another one may too.
-    is_improving: bool,
 }
-
-/// A snapshot that leaves more sockets uncertain than one in so many is worth repeating.
-const DISTURBED_PART: u64 = 100;
-/// Unless they are so few.
-const DISTURBED_SOCKETS: u64 = 16;
 
 impl NamespaceModel {
     /// The model after its first snapshot.
@@ -117,16 +110,14 @@ impl NamespaceModel {
             at_pass: pass.after,
             counted_at: pass.at,
             missed: pass.missed,
-            is_improving: true,
         }
     }
 
     /// Learns from another snapshot.
     pub fn correct(&mut self, pass: &Pass) {
-        let before = self.offsets_uncertain();
         let mut new = Self::new(pass);
         // Each transition that was missed, in whichever namespace, may have changed an offset by
-        // one; those missed during this walk count at the next. While there were no live counters
+        // one; those missed during this pass count at the next. While there were no live counters
         // any may have, and where it is not known how many were missed: then what was known is
         // worth nothing.
         if let Some(missed) = pass.missed.checked_sub(self.missed)
@@ -139,17 +130,12 @@ impl NamespaceModel {
             }
         }
         *self = new;
-        self.is_improving = self.offsets_uncertain() <= before / 2;
     }
 
-    /// Whether so much moved during the last snapshot that another one should follow at once.
-    /// Where one after the other is as bad, the namespace is just busy, and haste does not help.
+    /// The live counters at the end of the last snapshot.
     #[must_use]
-    pub fn was_disturbed(&self, now: &NamespaceCounters) -> bool {
-        let tolerable = self.census(now, None).total() / DISTURBED_PART;
-        has_live_counters(now)
-            && self.is_improving
-            && self.uncertain(now) > tolerable.max(DISTURBED_SOCKETS)
+    pub const fn at_pass(&self) -> &NamespaceCounters {
+        &self.at_pass
     }
 
     /// The sockets there are when the live counters are at `now` and the kernel counts

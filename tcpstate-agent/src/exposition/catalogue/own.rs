@@ -5,7 +5,7 @@ use super::{Kind, Label, Metric};
 const PASS: Label = Label {
     name: "pass",
     values: "`sockets`: counting them; `owners`: finding out who keeps sockets in CLOSE_WAIT; \
-             `listeners`: reading the queues of what listens",
+             `listeners`: reading the queues of listening sockets",
 };
 const RING: Label = Label {
     name: "ring",
@@ -45,7 +45,7 @@ pub const PROGRAM_UP: Metric = Metric {
         name: "program",
         values: "`tcp_transition` (transitions, and gauges that move with them), `read_table` \
                  (sockets by state, causes of CLOSE_WAIT, queues of listening sockets, peers that \
-                 do not answer), `tcp_owners` (who holds sockets), `tcp_synack` (SYN-ACKs sent \
+                 do not answer), `read_owners` (who holds sockets), `tcp_synack` (SYN-ACKs sent \
                  again), \
                  `tcp_reset_sent`, `tcp_reset_recv` (resets); where `--segments.device` asks \
                  for segments, `segments_xdp` or `segments_frags` (what comes in), `segments_tc_in` \
@@ -93,8 +93,8 @@ pub const UNTRACKED: Metric = Metric {
     name: "tcpstate_untracked_transitions_total",
     kind: Kind::Counter,
     labels: &[],
-    help: "Transitions in network namespaces without live counters: not found yet, not to be \
-           found, or too many. The gauges of such a namespace move with snapshots only.",
+    help: "Transitions in network namespaces without live counters: made since the last scrape or \
+           snapshot, or too many. The gauges of such a namespace move with snapshots only.",
 };
 
 /// Transitions that were passed over.
@@ -121,8 +121,9 @@ pub const SNAPSHOT_DURATION: Metric = Metric {
     name: "tcpstate_snapshot_duration_seconds",
     kind: Kind::Gauge,
     labels: &[PASS],
-    help: "How long the pass takes: sockets, to count all network namespaces once, by the last \
-           snapshot of each; owners, to find out who keeps sockets in CLOSE_WAIT, by the last time.",
+    help: "How long the last pass took: sockets, to count all network namespaces; owners, to count \
+           them and to find out who keeps sockets in CLOSE_WAIT; listeners, to read their queues \
+           at this scrape.",
 };
 
 /// Age of the oldest snapshot in use.
@@ -130,8 +131,9 @@ pub const SNAPSHOT_AGE: Metric = Metric {
     name: "tcpstate_snapshot_age_seconds",
     kind: Kind::Gauge,
     labels: &[PASS],
-    help: "sockets: age of the oldest snapshot that the gauges rest on; between snapshots they move \
-           with every transition. owners: age of what tcpstate_close_wait_sockets shows.",
+    help: "sockets: time since the beginning of the last snapshot, which covers all network \
+           namespaces; between snapshots the gauges move with every transition. owners: age of what \
+           tcpstate_close_wait_sockets shows. listeners: 0, they are read at each scrape.",
 };
 
 /// Bound of the gauges' error.
@@ -141,8 +143,9 @@ pub const SNAPSHOT_UNCERTAIN: Metric = Metric {
     labels: &[],
     help: "By how many sockets the gauges can be wrong in sum, because sockets moved while they \
            were being counted, or because transitions in their network namespace are not seen. \
-           Half-open connections and the two kinds of minisockets have no transitions: they are \
-           as old as the snapshot and not in this bound.",
+           Half-open connections and minisockets have no transitions and are not in this bound: \
+           their number is read at each scrape, and divided by kind as the last snapshot has found \
+           them.",
 };
 
 /// Sockets that make no sense.
@@ -150,8 +153,9 @@ pub const UNKNOWN_SOCKETS: Metric = Metric {
     name: "tcpstate_unknown_sockets",
     kind: Kind::Gauge,
     labels: &[],
-    help: "Sockets in a state or of an address family that this version does not know. They are \
-           in no other metric.",
+    help: "Sockets that the last snapshot has found in a state or of an address family that this \
+           version does not know, or in a network namespace made meanwhile. They are in no other \
+           metric.",
 };
 
 /// Network namespaces.
@@ -159,8 +163,8 @@ pub const NAMESPACES: Metric = Metric {
     name: "tcpstate_namespaces",
     kind: Kind::Gauge,
     labels: &[],
-    help: "Network namespaces of the host, all of which are in the gauges, whether a process, a mount \
-           or only a socket keeps them.",
+    help: "Network namespaces of the host, whether a process, a mount or only a socket keeps them. \
+           All are in the gauges, one that is new from the next snapshot on.",
 };
 
 /// Chains that were read again.
@@ -168,7 +172,8 @@ pub const PASS_REDONE: Metric = Metric {
     name: "tcpstate_pass_redone_total",
     kind: Kind::Counter,
     labels: &[],
-    help: "Chains of the kernel's hash tables that changed while they were read, and were read again.",
+    help: "Chains of the kernel's hash tables that changed while they were read, or were too long for \
+           one run, and were read again by themselves.",
 };
 
 /// Chains that were not read.
@@ -176,8 +181,8 @@ pub const PASS_GIVEN_UP: Metric = Metric {
     name: "tcpstate_pass_given_up_total",
     kind: Kind::Counter,
     labels: &[],
-    help: "Chains of the kernel's hash tables that changed each time that they were read, or were too \
-           long. Their sockets are missing from that snapshot.",
+    help: "Chains of the kernel's hash tables that changed each time that they were read. Snapshots \
+           with such chains are not used.",
 };
 
 /// Tables that were freed.
@@ -194,7 +199,8 @@ pub const PASS_MISMATCH: Metric = Metric {
     kind: Kind::Counter,
     labels: &[],
     help: "Times that a snapshot found another number of sockets in a network namespace than the \
-           kernel's own counts say, by more than moved meanwhile.",
+           kernel's own counts say, by more than moved meanwhile. It is not used for that namespace \
+           unless the one before disagreed too.",
 };
 
 /// Series that were folded.

@@ -1,8 +1,8 @@
 //! The processes behind the sockets.
 //!
-//! The kernel names the owner of a socket by number only, and numbers are reused. A
-//! [`ProcessId`] therefore carries the start time too, and [`Process::read`] never gives one
-//! process the name of another: what cannot be read in time is gone, not guessed.
+//! The kernel knows a process by a number, and numbers are reused. A [`ProcessId`] therefore
+//! carries the start time too, and what `/proc` says is believed only of a process that has both:
+//! what cannot be read in time is gone, not guessed.
 //!
 //! All that is read here was chosen by the process or by whoever started it, so that it is
 //! label and hint, not evidence; [`label_text`] and [`terminal_text`] make it harmless.

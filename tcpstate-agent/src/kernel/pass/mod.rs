@@ -8,6 +8,7 @@ mod layout;
 mod mapped;
 mod owners;
 mod program;
+mod socket_pieces;
 mod stopwatch;
 mod stride;
 mod tables;

@@ -13,10 +13,10 @@ use std::{io, time::Instant};
 
 use aya::{Ebpf, maps::MapError, programs::ProgramError};
 use tcpstate_common::{
-    ClockSample, PORT_WORDS, PortSet, TcpState, map,
+    ClockSample, PORT_WORDS, PortSet, map,
     pass::{
-        BLOCK_BYTES, BUCKET_WORDS, Block, MAX_LANES, MAX_NET_PIECES, MAX_PIECES, MAX_UNREAD,
-        Namespaces, NamespacesRequest, PER_CPU_ARRAY, Table, TableRequest, Wanted,
+        BLOCK_BYTES, BUCKET_WORDS, Block, MAX_LANES, MAX_UNREAD, NAMESPACES_A_RUN, Namespaces,
+        NamespacesRequest, PER_CPU_ARRAY, Table, TableRequest,
     },
     program,
 };
@@ -28,17 +28,16 @@ use super::{
     host::Host,
     mapped::Mapped,
     program::Program,
+    socket_pieces::SocketPieces,
     stride::Stride,
 };
-use crate::decode::{
-    KernelNamespace,
-    object::{Object, pieces},
-    wanted_of_namespace,
-};
+use crate::decode::{KernelNamespace, object::Object};
 
 /// Runs for one namespace after the other that has a turn, before it is given up: the list is read
 /// from its beginning again each time that the place where it was left is gone.
-const LIST_RUNS: usize = 4096;
+const LIST_RUNS: usize = 65_536;
+/// Counters of one CPU in one namespace take some 150 ns to read; so many are some 50 µs.
+const CPU_COUNTERS_A_RUN: usize = 350;
 
 /// What the chains of bucket 0 end with, and what to add for each further bucket: nothing, the
 /// number of the bucket behind a bit, or that with a bit of its own (`LISTENING_NULLS_BASE`, see
@@ -64,6 +63,9 @@ pub enum ReadError {
     /// So many chains of a table changed each time that they were read.
     #[error("{0} chains of a table change faster than they are read")]
     Restless(u64),
+    /// The tables were read for minutes and did not come to an end.
+    #[error("the tables do not come to an end")]
+    TooLong,
 }
 
 /// Why the programs could not be loaded.
@@ -140,17 +142,6 @@ pub enum Details {
     Usual,
     /// That, and whether the peers of the others answer.
     WithUnanswered,
-}
-
-/// Where the pieces of each kind of socket begin.
-#[derive(Clone, Copy, Debug)]
-struct SocketPieces {
-    close_wait: [u32; MAX_PIECES],
-    listener: [u32; MAX_PIECES],
-    half_open: [u32; MAX_PIECES],
-    timewait: [u32; MAX_PIECES],
-    unanswered: [u32; MAX_PIECES],
-    net: [u32; MAX_NET_PIECES],
 }
 
 /// How far the reading of a table has come.
@@ -283,6 +274,9 @@ impl KernelTables {
         request.pieces = self.pieces.net;
         let offsets = &self.host.cpu_offsets;
         request.cpus = u32::try_from(offsets.len()).unwrap_or(0);
+        // The last one of a run is read once more in the next, so one alone would lead nowhere.
+        let at_most = CPU_COUNTERS_A_RUN / offsets.len().max(1);
+        request.at_most = at_most.clamp(2, NAMESPACES_A_RUN) as u32;
         for (to, offset) in request.cpu_offsets.iter_mut().zip(offsets) {
             *to = *offset;
         }
@@ -526,96 +520,5 @@ impl KernelTables {
         } else {
             Err(ReadError::Memory(what))
         }
-    }
-}
-
-impl SocketPieces {
-    fn of(layout: &Layout) -> Result<Self, OpenError> {
-        let (sock, request, timewait) = (&layout.sock, &layout.request, &layout.timewait);
-        let find = |what, fields: &[Field]| pieces(fields).ok_or(OpenError::Pieces(what));
-        let mut net = [0; MAX_NET_PIECES];
-        let of_net = crate::decode::object::begins(&wanted_of_namespace(&layout.net), 0);
-        net.get_mut(..of_net.len())
-            .ok_or(OpenError::Pieces("struct net"))?
-            .copy_from_slice(&of_net);
-        let mut of_close_wait = vec![
-            sock.socket,
-            sock.received_next,
-            sock.copied,
-            sock.written,
-            sock.unacknowledged,
-            sock.last_ack,
-        ];
-        of_close_wait.extend(sock.cgroup);
-        let answers = [
-            sock.retransmits,
-            sock.probes,
-            sock.written,
-            sock.unacknowledged,
-            sock.last_ack,
-            sock.first_sent,
-            sock.socket,
-        ];
-        Ok(Self {
-            close_wait: find("struct tcp_sock", &of_close_wait)?,
-            listener: find(
-                "struct sock",
-                &[
-                    sock.accept_queue,
-                    sock.accept_limit,
-                    sock.drops,
-                    sock.half_open,
-                    sock.defer_accept,
-                ],
-            )?,
-            half_open: find(
-                "struct request_sock",
-                &[request.retransmits, request.acked.byte, request.sent],
-            )?,
-            timewait: find(
-                "struct inet_timewait_sock",
-                &[timewait.substate, timewait.recent],
-            )?,
-            unanswered: find("struct tcp_sock", &answers)?,
-            net,
-        })
-    }
-
-    fn wanted(&self, what: Contents, details: Details, state: u32) -> Wanted {
-        let mut wanted = Wanted {
-            state,
-            ..Wanted::default()
-        };
-        let bit = |state: TcpState| 1_u32 << state as u32;
-        match what {
-            Contents::Sockets => {
-                wanted.states = [
-                    bit(TcpState::CloseWait),
-                    bit(TcpState::NewSynRecv),
-                    bit(TcpState::TimeWait),
-                    0,
-                ];
-                wanted.pieces = [
-                    self.close_wait,
-                    self.half_open,
-                    self.timewait,
-                    self.unanswered,
-                ];
-                if details == Details::WithUnanswered {
-                    wanted.states[3] = bit(TcpState::Established)
-                        | bit(TcpState::SynSent)
-                        | bit(TcpState::FinWait2)
-                        | bit(TcpState::FinWait1)
-                        | bit(TcpState::Closing)
-                        | bit(TcpState::LastAck);
-                }
-            }
-            Contents::Listeners => {
-                wanted.states[0] = bit(TcpState::Listen);
-                wanted.pieces[0] = self.listener;
-            }
-            Contents::Ports => {}
-        }
-        wanted
     }
 }

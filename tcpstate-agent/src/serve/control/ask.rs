@@ -10,10 +10,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{Answer, MAX_ANSWER, PROTOCOL, Question, Request};
-use crate::{
-    collect::{listeners::ListeningReport, outgoing::ConnectionsReport},
-    diagnosis::Report,
-};
+use crate::collect::{close_wait::Report, listeners::ListeningReport, outgoing::ConnectionsReport};
 
 /// How long the agent may take to take the question.
 const PATIENCE: Duration = Duration::from_secs(5);

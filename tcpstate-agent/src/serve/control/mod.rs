@@ -13,10 +13,7 @@ pub use self::{
     ask::{ask_close_wait, ask_connections, ask_listeners},
     server::{Control, Patience},
 };
-use crate::{
-    collect::{listeners::ListeningReport, outgoing::ConnectionsReport},
-    diagnosis::Report,
-};
+use crate::collect::{close_wait::Report, listeners::ListeningReport, outgoing::ConnectionsReport};
 
 /// Version of requests and answers.
 const PROTOCOL: u32 = 1;

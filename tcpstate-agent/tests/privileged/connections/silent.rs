@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use super::{Cable, FAR, connect, ip, listener, look};
 use crate::harness::{AGENT, Netns, require, run, watch, within};
 use tcpstate_agent::{
-    collect::outgoing::{ConnectionsReport, UnansweredState},
+    collect::{outgoing::ConnectionsReport, unanswered::UnansweredState},
     engine::Watch,
 };
 

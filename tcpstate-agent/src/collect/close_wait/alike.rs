@@ -2,8 +2,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use super::{ReportGroup, ReportPeer, ReportProcess};
-use crate::collect::close_wait::{Cause, Role, Verdict};
+use super::{Cause, ReportGroup, ReportPeer, Role, Verdict};
+use crate::collect::owners::ReportProcess;
 
 /// Peers that are named in each group.
 const PEERS: usize = 3;
@@ -96,7 +96,8 @@ fn add_peer(peers: &mut Vec<ReportPeer>, peer: ReportPeer) {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::compare::tests::group, *};
+    use super::*;
+    use crate::diagnosis::compare::tests::group;
 
     #[test]
     fn processes_of_one_connection_each_are_one_group() {

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use super::ReportGroup;
-use crate::collect::close_wait::Cause;
+use super::{Cause, ReportGroup};
 
 /// Where so many should have come and none did, none come any more: by chance that happens once
 /// in twenty times.
@@ -82,7 +81,8 @@ pub(super) fn exhausted_in(left: u64, lasting: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::compare::tests::group, *};
+    use super::*;
+    use crate::diagnosis::compare::tests::group;
 
     const INTERVAL: Duration = Duration::from_secs(2);
 

@@ -1,76 +1,23 @@
-//! The report for a person.
+//! Who keeps sockets in CLOSE_WAIT, for a person.
 
 use std::{
     collections::BTreeSet,
     io::{self, Write},
 };
 
-use super::{
-    DiagnosedGroup, Diagnosis, ReportCgroup, ReportGroup, ReportProcess,
-    nothing::write_nothing,
-    words::{bytes, count, counted, duration, grouped, pace, shared_with, some_of, terminal},
-};
+use super::{DiagnosedGroup, ReportGroup, Role, Verdict};
 use crate::{
-    collect::{
-        close_wait::{Role, Verdict},
-        listeners::write_troubles,
-        outgoing::{write_destinations, write_unanswered},
+    collect::owners::{ReportCgroup, ReportProcess},
+    diagnosis::{
+        Diagnosis,
+        words::{bytes, count, counted, duration, grouped, pace, shared_with, some_of, terminal},
+        write_nothing,
     },
     host::process::RunState,
 };
 
-/// Writes what there is to say, and what to do about it.
-pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    let troubles = diagnosis.listeners.as_deref().unwrap_or_default();
-    let destinations = diagnosis.destinations.as_deref().unwrap_or_default();
-    let unanswered = diagnosis.unanswered.as_deref().unwrap_or_default();
-    let others = !(troubles.is_empty() && destinations.is_empty() && unanswered.is_empty());
-    if !others {
-        return write_close_wait(out, diagnosis);
-    }
-    let mut is_first = true;
-    let mut space = |out: &mut dyn Write| {
-        if std::mem::replace(&mut is_first, false) {
-            Ok(())
-        } else {
-            writeln!(out)
-        }
-    };
-    if diagnosis.is_something_wrong() {
-        space(out)?;
-        write_close_wait(out, diagnosis)?;
-    }
-    if !troubles.is_empty() {
-        space(out)?;
-        write_troubles(out, troubles)?;
-        write_not_shown(out, diagnosis.not_shown.listeners, "listener")?;
-    }
-    if !destinations.is_empty() {
-        space(out)?;
-        write_destinations(out, destinations)?;
-        write_not_shown(out, diagnosis.not_shown.destinations, "destination")?;
-    }
-    if !unanswered.is_empty() {
-        space(out)?;
-        write_unanswered(out, unanswered)?;
-        write_not_shown(out, diagnosis.not_shown.unanswered, "group")?;
-    }
-    Ok(())
-}
-
-/// Writes how many more there are.
-fn write_not_shown(out: &mut dyn Write, number: usize, what: &str) -> io::Result<()> {
-    match number {
-        0 => Ok(()),
-        some => writeln!(
-            out,
-            "\nNot shown: {} more (--limit).",
-            counted(count(some), what)
-        ),
-    }
-}
-
-fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+/// Writes which groups there are, and what to do about them.
+pub(crate) fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
     if !diagnosis.is_something_wrong() {
         return write_nothing(out, diagnosis);
     }
@@ -149,7 +96,7 @@ fn write_group(
         [
             ("state", state(group).to_owned()),
             ("process", process_text(process, diagnosed)),
-            ("in", place(process)),
+            ("in", process.place()),
             ("files", files(process, diagnosed).unwrap_or_default()),
             (
                 "threads",
@@ -376,20 +323,6 @@ fn process_text(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> String {
         .join(" ")
 }
 
-/// Where a process runs; empty where that is not known.
-pub(crate) fn place(process: &ReportProcess) -> String {
-    [
-        ("unit", &process.unit),
-        ("container", &process.container_id),
-        ("pod", &process.pod_uid),
-    ]
-    .into_iter()
-    .filter(|(_, name)| !name.is_empty())
-    .map(|(kind, name)| format!("{kind} {}", terminal(name)))
-    .collect::<Vec<_>>()
-    .join(", ")
-}
-
 fn files(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> Option<String> {
     let open = grouped(process.open_fds?);
     let limit = match process.max_fds {
@@ -414,11 +347,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        collect::close_wait::Cause,
+        collect::close_wait::{Cause, Report},
         diagnosis::{
-            Filter, Report,
+            Filter,
             compare::tests::{group, leaking, report},
             namespace_paths::tests::paths,
+            write_text,
         },
     };
 

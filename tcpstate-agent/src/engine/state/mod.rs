@@ -3,6 +3,8 @@
 //! It does what comes as messages, in turn: requests are answered from what it knows, results of the
 //! reader are learned. In between it has the reader look again, within the budget.
 
+mod learning;
+
 use std::{
     sync::{
         Arc,
@@ -17,22 +19,18 @@ use tcpstate_common::NamespaceCounters;
 use tracing::warn;
 
 use super::{
-    Connections, Message, OwnedListener, Question, WatchSettings,
+    Message, OwnedListener, Question, Reading, WatchSettings,
     budget::Budget,
     close_wait::{CloseWait, CloseWaits},
     listeners::Listeners,
-    look::{Looked, Wants, WantsOwners},
+    look::{Wants, WantsOwners},
     namespaces::Namespaces,
     outgoing::Going,
     reader::{Fresh, Order, cpu_time},
     segments::Interfaces,
 };
 use crate::{
-    collect::{
-        closes::RecentEnds,
-        listeners::{ListeningSocket, Served},
-        sockets::Pass,
-    },
+    collect::{closes::RecentEnds, listeners::ListeningSocket},
     host::memory,
     kernel::{
         EventRing, Faults, Flow, KernelLog, ProgramStatus, ReadError, ResetTable, SynAckTable,
@@ -85,6 +83,7 @@ pub(super) struct Engine {
     pub(super) sums: FaultSums,
     budget: Budget,
     cpu_percent: f64,
+    only_when_asked: bool,
     running: Option<Running>,
     /// Who waits for a look that finds out this.
     asking: Vec<(Wants, Question)>,
@@ -109,6 +108,8 @@ pub(super) struct LastLook {
     pub(super) owners_at: Option<Instant>,
     pub(super) unknown: u64,
     pub(super) half_open: u64,
+    /// Sockets in CLOSE_WAIT.
+    close_wait: u64,
 }
 
 /// What did not go well, over all looks.
@@ -149,6 +150,7 @@ impl Engine {
             sums: FaultSums::default(),
             budget: Budget::new(settings.cpu_percent, Instant::now()),
             cpu_percent: settings.cpu_percent,
+            only_when_asked: settings.only_when_asked,
             running: None,
             asking: Vec::new(),
             is_ready,
@@ -210,7 +212,7 @@ impl Engine {
     }
 
     /// Whoever asked before the reading begins shares it.
-    fn answer_scrapes(&mut self, first: Sender<Arc<super::Reading>>, inbox: &Receiver<Message>) {
+    fn answer_scrapes(&mut self, first: Sender<Arc<Reading>>, inbox: &Receiver<Message>) {
         let mut waiting = vec![first];
         let mut others = Vec::new();
         for message in inbox.try_iter() {
@@ -254,6 +256,10 @@ impl Engine {
                 unanswered: true,
                 owners: WantsOwners::OfEveryState,
             },
+            Question::Everything(_) => Wants {
+                unanswered: true,
+                owners: WantsOwners::OfEveryState,
+            },
         };
         if self.kernel.orders.is_none() {
             // Dropping the question says that it cannot be told.
@@ -274,6 +280,7 @@ impl Engine {
             .reduce(Wants::and);
         let wants = match asked {
             Some(wants) => wants,
+            None if self.only_when_asked => return LONGEST_NAP,
             None => match self.due(now) {
                 Ok(wants) => wants,
                 Err(nap) => return nap,
@@ -281,7 +288,9 @@ impl Engine {
         };
         // One that is new gets counters to go by before it is counted.
         self.fresh();
-        let before = self.before();
+        let Some(before) = self.before() else {
+            return BUSY_DUE;
+        };
         let sent = self
             .kernel
             .orders
@@ -313,15 +322,34 @@ impl Engine {
             return Err(wait);
         }
         let age = now.saturating_duration_since(last.began);
-        let is_quiet = last.half_open == 0 && !self.has_changed();
-        let due = if is_quiet { QUIET_DUE } else { BUSY_DUE };
-        if age < due {
+        // To find out whether anything moved costs something for each namespace.
+        let due = if age < BUSY_DUE || last.half_open > 0 || self.has_changed() {
+            BUSY_DUE
+        } else {
+            QUIET_DUE
+        };
+        let owners = self.owners_due(&last, now);
+        // Scrapes keep what is counted fresh where that is cheap, and not always the owners.
+        let is_for_owners = match owners {
+            WantsOwners::No => false,
+            WantsOwners::OfCloseWait => last.close_wait > 0,
+            WantsOwners::Always | WantsOwners::OfEveryState => true,
+        };
+        if age < due && !is_for_owners {
             return Err(due.saturating_sub(age));
         }
+        Ok(Wants {
+            owners,
+            ..Wants::default()
+        })
+    }
+
+    /// Whether to look for owners now.
+    fn owners_due(&mut self, last: &LastLook, now: Instant) -> WantsOwners {
         let owners_age = last.owners_at.map(|at| now.saturating_duration_since(at));
         let every = self.budget.earned_in(self.owners_cost) * LISTENER_OWNERS_PARTS;
         let listeners = self.namespaces.listeners();
-        let owners = if !self.kernel.tells_owners {
+        if !self.kernel.tells_owners {
             WantsOwners::No
         } else if self.listeners.owners_are_due(listeners, every, now) {
             WantsOwners::Always
@@ -329,178 +357,39 @@ impl Engine {
             WantsOwners::OfCloseWait
         } else {
             WantsOwners::No
-        };
-        Ok(Wants {
-            owners,
-            ..Wants::default()
-        })
+        }
     }
 
     /// Whether a transition was counted since the last look.
     fn has_changed(&self) -> bool {
         self.namespaces.all().any(|watched| {
-            watched
-                .model
-                .as_ref()
-                .is_none_or(|model| model.has_changed(&self.live(watched.id.inode)))
+            let model = watched.model.as_ref();
+            let live = self.live(watched.id.inode);
+            model
+                .zip(live)
+                .is_none_or(|(model, live)| model.has_changed(&live))
         })
     }
 
-    /// The live counters of a namespace; zeros where there are none or they cannot be read.
-    pub(super) fn live(&self, inode: u32) -> NamespaceCounters {
+    /// The live counters of a namespace, zeros where it has none; `None` where they cannot be read.
+    pub(super) fn live(&self, inode: u32) -> Option<NamespaceCounters> {
         let Some(flow) = &self.kernel.flow else {
-            return NamespaceCounters::default();
+            return Some(NamespaceCounters::default());
         };
         flow.namespace(inode)
             .inspect_err(|error| warn!(%error, "cannot read live counters"))
-            .unwrap_or_default()
+            .ok()
     }
 
-    /// Transitions that the kernel side did not see; see [`Flow::missed`].
-    pub(super) fn missed(&self) -> u64 {
+    /// Transitions that the kernel side did not see; see [`Flow::missed`]. `None` where that cannot be
+    /// read.
+    pub(super) fn missed(&self) -> Option<u64> {
         let Some(flow) = &self.kernel.flow else {
-            return 0;
+            return Some(0);
         };
         flow.missed()
             .inspect_err(|error| warn!(%error, "cannot read what the program missed"))
-            .unwrap_or_default()
-    }
-
-    /// What could tell of a change is read before what it would change.
-    pub(super) fn before(&self) -> Before {
-        let missed = self.missed();
-        let live = self
-            .namespaces
-            .all()
-            .map(|watched| (watched.id.inode, self.live(watched.id.inode)));
-        Before {
-            live: live.collect(),
-            missed,
-        }
-    }
-
-    fn learn_background(&mut self, looked: Result<Box<Looked>, ReadError>) {
-        let Some(Running { wants, before }) = self.running.take() else {
-            return;
-        };
-        match looked {
-            Ok(mut looked) => {
-                self.charge(looked.cpu);
-                let unanswered = looked.found.unanswered.take();
-                match self.learn(*looked, &before) {
-                    Ok(()) => self.answer_questions(wants, unanswered),
-                    Err(error) => self.cannot_tell(&error, wants),
-                }
-            }
-            Err(error) => self.cannot_tell(&error, wants),
-        }
-    }
-
-    fn cannot_tell(&mut self, error: &ReadError, wants: Wants) {
-        self.report_failure(error);
-        // Dropping the questions says so to whoever asked.
-        self.asking.retain(|(asked, _)| !wants.cover(*asked));
-    }
-
-    /// Said once, until it has gone well again.
-    pub(super) fn report_failure(&mut self, error: &ReadError) {
-        if self.failed_at.replace(Instant::now()).is_none() {
-            warn!(%error, "cannot read the kernel's tables of sockets");
-        }
-    }
-
-    /// Learns from a look. Before it the counters were `before`. What cannot be believed is not
-    /// learned.
-    pub(super) fn learn(&mut self, looked: Looked, before: &Before) -> Result<(), ReadError> {
-        let Looked {
-            found,
-            listeners,
-            owners,
-            began,
-            took,
-            owners_took,
-            cpu,
-            owners_cpu,
-            faults,
-            expected_after,
-        } = looked;
-        self.sums.looks.add(faults);
-        if faults.given_up > 0 {
-            // Sockets are missing, and nobody knows of which namespaces.
-            return Err(ReadError::Restless(faults.given_up));
-        }
-        self.failed_at = None;
-        self.namespaces.note_listeners(listeners);
-        let expected: FxHashMap<u32, (u64, u64)> = expected_after
-            .into_iter()
-            .map(|(inode, full, minisockets)| (inode, (full, minisockets)))
-            .collect();
-        let at = Instant::now();
-        let mut half_open = 0;
-        for namespace in found.namespaces {
-            let inode = namespace.inode;
-            let Some(&live_before) = before.live.get(&inode) else {
-                // New: the next look has counters to go by.
-                continue;
-            };
-            let pass = Pass {
-                counts: namespace.counts,
-                before: live_before,
-                after: self.live(inode),
-                at,
-                missed: before.missed,
-            };
-            let agrees = pass.agrees_with(namespace.expected, expected.get(&inode).copied());
-            if !agrees {
-                self.sums.mismatches += 1;
-                if !std::mem::replace(&mut self.has_told_mismatch, true) {
-                    let (full, minisockets) = namespace.expected;
-                    warn!(
-                        namespace = inode,
-                        found_full = pass.counts.full(),
-                        kernel_full = full,
-                        found_minisockets = pass.counts.minisockets(),
-                        kernel_minisockets = minisockets,
-                        "the sockets found in a namespace are not as many as the kernel counts; \
-                         tcpstate_pass_mismatch_total goes on counting",
-                    );
-                }
-            }
-            if !self.namespaces.is_believed(inode, agrees) {
-                continue;
-            }
-            half_open += pass.half_open();
-            let served = Served {
-                services: namespace
-                    .services
-                    .into_iter()
-                    .map(|(address, counts)| (address, Arc::new(counts)))
-                    .collect(),
-                limits: Some(namespace.limits.into()),
-            };
-            self.namespaces
-                .learn(inode, namespace.cookie, &pass, namespace.outgoing, served);
-        }
-        let mut owners_at = self.last.and_then(|last| last.owners_at);
-        if let Some(owners) = owners {
-            self.close_waits.learn(&found.close_wait, &owners, took);
-            self.listeners
-                .learn_owners(owners.listeners, &owners.processes, began);
-            owners_at = Some(began);
-            self.owners_cost = owners_cpu;
-        } else if found.close_wait.total().sockets == 0 {
-            self.close_waits.learn_none(took);
-        }
-        self.last = Some(LastLook {
-            began,
-            took: took.saturating_sub(owners_took),
-            cpu: cpu.saturating_sub(owners_cpu),
-            owners_at,
-            unknown: found.unknown,
-            half_open,
-        });
-        self.note_ready();
-        Ok(())
+            .ok()
     }
 
     fn note_ready(&mut self) {
@@ -513,45 +402,6 @@ impl Engine {
         self.budget = Budget::new(self.cpu_percent, Instant::now());
         for waiting in self.waiting_for_ready.drain(..) {
             let _ = waiting.send(());
-        }
-    }
-
-    /// Answers those who asked for no more than a look has found out.
-    fn answer_questions(
-        &mut self,
-        found_out: Wants,
-        unanswered: Option<crate::collect::unanswered::UnansweredSurvey>,
-    ) {
-        let asking = std::mem::take(&mut self.asking);
-        let (answered, left): (Vec<_>, Vec<_>) = asking
-            .into_iter()
-            .partition(|(wants, _)| found_out.cover(*wants));
-        self.asking = left;
-        let mut connections: Option<Connections> = None;
-        let mut unanswered = unanswered;
-        for (_, question) in answered {
-            match question {
-                Question::CloseWait(answer) => {
-                    if let Some(found) = self.close_waits.last() {
-                        let _ = answer.send(Arc::clone(found));
-                    }
-                }
-                Question::Listeners(answer) => {
-                    let _ = answer.send(self.owned_listeners());
-                }
-                Question::Connections(answer) => {
-                    if let Some(survey) = unanswered.take() {
-                        connections = Some(Connections {
-                            outgoing: self.namespaces.outgoing(),
-                            unanswered: survey.groups(),
-                        });
-                    }
-                    if let Some(connections) = &connections {
-                        let _ = answer.send(connections.clone());
-                    }
-                }
-                Question::Read(_) | Question::RecentEnds(_) | Question::Ready(_) => {}
-            }
         }
     }
 
@@ -581,6 +431,9 @@ impl Engine {
                 Some(fresh)
             }
             Err(error) => {
+                if let ReadError::Restless(chains) = error {
+                    self.sums.looks.given_up += chains;
+                }
                 self.report_failure(&error);
                 None
             }
@@ -599,13 +452,15 @@ impl Engine {
         let is_cheap = last.cpu + self.owners_cost <= FRESH_LIMIT && last.owners_at.is_some();
         let wants = Wants {
             owners: if is_cheap && self.kernel.tells_owners {
-                WantsOwners::OfCloseWait
+                self.owners_due(&last, now).max(WantsOwners::OfCloseWait)
             } else {
                 WantsOwners::No
             },
             ..Wants::default()
         };
-        let before = self.before();
+        let Some(before) = self.before() else {
+            return;
+        };
         let (answer, answered) = channel();
         let Some(orders) = &self.kernel.orders else {
             return;
