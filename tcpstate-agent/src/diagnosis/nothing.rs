@@ -78,6 +78,9 @@ fn examined(diagnosis: &Diagnosis) -> String {
         .map(|group| group.group.sockets)
         .sum();
     let mut all = vec![match (of_filter, diagnosis.sockets) {
+        (0, _) if diagnosis.groups_found > 0 => {
+            "none is in CLOSE_WAIT for longer than a second".to_owned()
+        }
         (0, 0) => "no socket is in CLOSE_WAIT".to_owned(),
         (0, elsewhere) => format!("no socket is in CLOSE_WAIT ({} elsewhere)", are(elsewhere)),
         (some, _) => format!(

@@ -69,13 +69,10 @@ fn as_one(mut groups: Vec<ReportGroup>) -> Option<ReportGroup> {
         all.youngest_age_seconds = all.youngest_age_seconds.min(group.youngest_age_seconds);
         all.unread_bytes += group.unread_bytes;
         all.unacknowledged_bytes += group.unacknowledged_bytes;
+        // What else the verdict follows from is that of one: it is the same of all.
         let (of_all, facts) = (&mut all.facts, &group.facts);
         of_all.least_unread_bytes = of_all.least_unread_bytes.min(facts.least_unread_bytes);
         of_all.most_unread_bytes = of_all.most_unread_bytes.max(facts.most_unread_bytes);
-        of_all.ended_with_data += facts.ended_with_data;
-        of_all.ended_after_data += facts.ended_after_data;
-        of_all.unacknowledged_sockets += facts.unacknowledged_sockets;
-        of_all.answered_sockets += facts.answered_sockets;
         for peer in group.peers {
             add_peer(&mut all.peers, peer);
         }
@@ -121,6 +118,18 @@ mod tests {
         );
         assert_eq!(groups[0].median_age_seconds, 250.0);
         assert_eq!(groups[0].peers[0].sockets, 500);
+    }
+
+    #[test]
+    fn what_is_told_of_each_is_told_of_all_together() {
+        let busy = |pid: u32| ReportGroup {
+            cause: Cause::FinUnread,
+            ..group(pid, 5432, 1)
+        };
+        let one = busy(1).verdict();
+        assert_eq!(one, Verdict::InService);
+        let all = put_together((1..=8).map(busy).collect());
+        assert_eq!((all.len(), all[0].sockets, all[0].verdict()), (1, 8, one));
     }
 
     #[test]

@@ -65,6 +65,10 @@ pub(crate) fn diagnose(
     filter: &Filter,
     namespaces: &NamespacePaths,
 ) -> Vec<DiagnosedGroup> {
+    let first = first.map(|(report, interval)| (put_together(report.groups.clone()), interval));
+    let first = first
+        .as_ref()
+        .map(|(groups, interval)| (&groups[..], *interval));
     let passing = second.into_iter().filter(|group| filter.passes(group));
     let mut groups: Vec<_> = put_together(passing.collect())
         .into_iter()
@@ -77,11 +81,11 @@ pub(crate) fn diagnose(
 impl DiagnosedGroup {
     fn new(
         mut group: ReportGroup,
-        first: Option<(&Report, Duration)>,
+        first: Option<(&[ReportGroup], Duration)>,
         namespaces: &NamespacePaths,
     ) -> (Self, Growth) {
-        let before = first.map(|(report, interval)| {
-            let same = report.groups.iter().find(|before| before.is_same(&group));
+        let before = first.map(|(groups, interval)| {
+            let same = groups.iter().find(|before| before.is_same(&group));
             (same, interval)
         });
         let growth = Growth::of(&group, before);

@@ -153,7 +153,13 @@ impl ReportGroup {
     /// What is wrong, most likely.
     pub(super) fn verdict(&self) -> Verdict {
         let oldest = Duration::try_from_secs_f64(self.oldest_age_seconds).unwrap_or_default();
-        Verdict::of(self.role, self.cause, self.sockets, oldest, &self.facts)
+        // Those of processes that are alike have one each, and one is judged.
+        let sockets = if self.alike.is_empty() {
+            self.sockets
+        } else {
+            1
+        };
+        Verdict::of(self.role, self.cause, sockets, oldest, &self.facts)
     }
 
     /// Whether `other` is the same group at another time.
