@@ -7,6 +7,7 @@
 //!
 //! What is kept grows with the number of groups, which is bounded, never with that of sockets.
 
+mod accepters;
 pub mod advice;
 mod age;
 mod alike;
@@ -19,6 +20,7 @@ mod holdings;
 pub(crate) mod metrics;
 mod peers;
 mod queues;
+mod remedies;
 mod report;
 mod survey;
 mod tally;
