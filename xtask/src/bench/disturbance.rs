@@ -56,7 +56,7 @@ fn in_turn(
 fn during_looks<T>(agent: &Agent, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let asker = scope.spawn(|| -> Result<u32> {
+        let asking = scope.spawn(|| -> Result<u32> {
             let mut asked = 0;
             while !is_done.load(Ordering::Relaxed) {
                 agent.ask_on(READS, &["diagnose", "--interval=0", "--output=json"])?;
@@ -66,10 +66,10 @@ fn during_looks<T>(agent: &Agent, work: impl FnOnce() -> Result<T>) -> Result<T>
         });
         let outcome = work();
         is_done.store(true, Ordering::Relaxed);
-        let asked = asker
+        let times = asking
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        progress(&format!("{asked} times all sockets were looked at"));
+        progress(&format!("{times} times all sockets were looked at"));
         outcome
     })
 }

@@ -123,25 +123,22 @@ impl Symbols {
             .as_ref()
             .map(|info| info.places(address))
             .unwrap_or_default();
-        match places.last_mut() {
+        if let Some(outermost) = places.last_mut() {
             // The symbol's name is the linker's, and has all that the debug information may lack:
             // namespaces, classes.
-            Some(outermost) => {
-                if let Some(symbol) = symbol
-                    && !outermost.is_inlined
-                {
-                    outermost.function = Some(symbol);
-                }
+            if let Some(symbol) = symbol
+                && !outermost.is_inlined
+            {
+                outermost.function = Some(symbol);
             }
-            None => {
-                let go = self.go_table.as_ref();
-                let place = go.and_then(|table| table.place(address));
-                let place = place.unwrap_or_default();
-                places.push(Place {
-                    function: symbol.or(place.function),
-                    ..place
-                });
-            }
+        } else {
+            let go = self.go_table.as_ref();
+            let place = go.and_then(|table| table.place(address));
+            let place = place.unwrap_or_default();
+            places.push(Place {
+                function: symbol.or(place.function),
+                ..place
+            });
         }
         places
     }
