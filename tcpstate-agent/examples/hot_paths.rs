@@ -77,6 +77,8 @@ fn close_wait(number: u32) -> CloseWaitSocket {
         since_ns: Some(u64::from(number) * 1_000_000),
         namespace: 7,
         last_ack_jiffies: 0,
+        last_data_jiffies: None,
+        last_sent_jiffies: None,
         unread: 101,
         unsent: 0,
         is_accepted: true,
@@ -114,6 +116,8 @@ fn holders(times: u32) -> Outcome {
         written: 1576,
         acknowledged: 1672,
         last_ack: 1724,
+        last_data: 1264,
+        last_sent: 1584,
         accept_queue: 600,
         references: References::FromZero,
     };

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::{Arg, Command, CommandFactory as _};
 use tcpstate_agent::{
     cli::Cli,
+    collect::close_wait::advice,
     exposition::catalogue::{self, Kind},
 };
 
@@ -41,6 +42,32 @@ fn the_metrics_reference_is_what_the_catalogue_says() -> Result<()> {
     assert!(
         written == generated,
         "{REFERENCE} is not what the catalogue says: run `cargo xtask docs`"
+    );
+    Ok(())
+}
+
+const VERDICTS: &str = "docs/diagnosis.md";
+/// Around the table of verdicts.
+const MARKS: [&str; 2] = [
+    "<!-- The verdicts, generated from tcpstate-agent/src/collect/close_wait/advice.rs: cargo xtask docs -->\n",
+    "<!-- The end of the verdicts -->\n",
+];
+
+#[test]
+fn the_table_of_verdicts_is_what_the_code_says() -> Result<()> {
+    let text = read(VERDICTS)?;
+    let [begin, end] = MARKS;
+    let (before, rest) = text.split_once(begin).context(begin)?;
+    let (written, after) = rest.split_once(end).context(end)?;
+    let generated = advice::reference();
+    if env::var_os("TCPSTATE_BLESS").is_some_and(|value| value == "1") {
+        let all = [before, begin, &generated, end, after].concat();
+        return fs::write(root().join(VERDICTS), all)
+            .with_context(|| format!("cannot write {VERDICTS}"));
+    }
+    assert!(
+        written == generated,
+        "{VERDICTS} does not have the verdicts that the code has: run `cargo xtask docs`"
     );
     Ok(())
 }

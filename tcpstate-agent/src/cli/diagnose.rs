@@ -1,8 +1,7 @@
 //! `diagnose`: who keeps sockets in CLOSE_WAIT, why, and what to do.
 
 use std::{
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -19,12 +18,8 @@ use super::{
 };
 use crate::{
     code_location::helper::Helpers,
-    collect::{
-        close_wait::{Report, comes_of_waiting},
-        listeners::ListeningReport,
-        outgoing::ConnectionsReport,
-    },
-    diagnosis::{Diagnosis, Filter, write_text},
+    collect::{close_wait::Report, listeners::ListeningReport, outgoing::ConnectionsReport},
+    diagnosis::{Diagnosis, Filter, NamespacePaths, write_text},
     engine::Watch,
     host::process::{command_line, executable},
     kernel::plan::ProgramId,
@@ -176,19 +171,20 @@ fn diagnose(
     }
     let before = before.as_ref();
     let interval = before.map(|before| last.at.saturating_duration_since(before.at));
-    let own_namespace = std::fs::metadata("/proc/self/ns/net")
-        .context("cannot open one's own network namespace")?
-        .ino();
-    let own_namespace = u32::try_from(own_namespace).unwrap_or_default();
+    let namespaces = NamespacePaths::find();
     let mut diagnosis = Diagnosis::new(
         before.map(|before| &before.close_wait).zip(interval),
         last.close_wait,
         &settings.filter,
         matches!(source, Source::Agent(_)),
-        own_namespace,
+        &namespaces,
     );
+    diagnosis.process_exists = settings
+        .filter
+        .pid
+        .map(|pid| Path::new("/proc").join(pid.to_string()).exists());
     if let Some(listening) = last.listening.or_else(|| source.listening()) {
-        diagnosis = diagnosis.with_listeners(listening, &settings.filter, own_namespace);
+        diagnosis = diagnosis.with_listeners(listening, &settings.filter, &namespaces);
     }
     if let Some(connections) = last.connections {
         let first = before.and_then(|before| before.connections.as_ref());
@@ -196,7 +192,7 @@ fn diagnose(
             first.zip(interval),
             connections,
             &settings.filter,
-            own_namespace,
+            &namespaces,
         );
     }
     let mut helpers = Helpers::with_program("/proc/self/exe");
@@ -209,7 +205,7 @@ fn diagnose(
         if process.executable.is_none() {
             process.executable = executable(process.id());
         }
-        if comes_of_waiting(group.group.cause) {
+        if group.verdict.comes_of_waiting() {
             group.threads_wait = helpers.what_most_threads_wait_for(process.pid);
         }
     }

@@ -218,11 +218,13 @@ impl Look {
         let namespace = &mut self.namespaces[place];
         let hash = u32::from(port).wrapping_add(namespace.hash_mix);
         // One that is freed belongs to no bucket.
-        if is_bound
-            && hash & buckets.wrapping_sub(1) == bucket
-            && namespace.ports.can_be_chosen(port)
-        {
+        if !is_bound || hash & buckets.wrapping_sub(1) != bucket {
+            return;
+        }
+        if namespace.ports.can_be_chosen(port) {
             namespace.ports.bound.insert(port);
+        } else {
+            self.close_wait.bound(namespace.inode, port);
         }
     }
 
@@ -276,11 +278,18 @@ impl Look {
             self.close_wait.add(&Socket::CloseWait(socket));
         }
         if let Some(unanswered) = &mut self.unanswered
+            // Not of minisockets.
             && matches!(
-                state,
-                TcpState::Established | TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck
+                socket.state,
+                TcpState::SynSent
+                    | TcpState::Established
+                    | TcpState::FinWait1
+                    | TcpState::FinWait2
+                    | TcpState::Closing
+                    | TcpState::LastAck
             )
-            && let Some(found) = socket.unanswered(object, layout, inode, now)
+            && let Some(found) =
+                socket.unanswered(object, layout, inode, (now, self.clock.monotonic_ns))
         {
             unanswered.add(&found);
         }

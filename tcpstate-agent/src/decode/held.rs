@@ -12,7 +12,7 @@ use tcpstate_common::{
 use zerocopy::IntoBytes as _;
 
 use super::{CloseWaitSocket, DecodeError, Listener, Owner, Socket, address, family, state};
-use crate::host::process::{Descriptors, ProcessId, label_text, until_nul};
+use crate::host::process::{Descriptors, ProcessId, RunState, label_text, until_nul};
 
 /// Where in a socket its fields are, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +41,10 @@ pub struct HeldLayout {
     pub acknowledged: u32,
     /// `tcp_sock.rcv_tstamp`
     pub last_ack: u32,
+    /// `inet_connection_sock.icsk_ack.lrcvtime`
+    pub last_data: u32,
+    /// `tcp_sock.lsndtime`
+    pub last_sent: u32,
     /// `sock.sk_ack_backlog`
     pub accept_queue: u32,
     /// How the kernel counts references to a file.
@@ -95,10 +99,13 @@ impl HeldLayout {
             self.acknowledged,
             self.last_ack,
         ];
+        // Known where there is room for them.
+        let more_of_close_wait = [self.last_sent, self.last_data];
         let fields: [&[u32]; MAX_KINDS] = [&of_close_wait, &[self.accept_queue], &[], &[]];
-        for (pieces, fields) in wanted.pieces.iter_mut().zip(fields) {
+        let more: [&[u32]; MAX_KINDS] = [&more_of_close_wait, &[], &[], &[]];
+        for (pieces, (fields, more)) in wanted.pieces.iter_mut().zip(fields.iter().zip(more)) {
             let mut count = 0;
-            for field in fields.iter().chain(&of_any) {
+            for field in fields.iter().chain(&of_any).chain(more) {
                 let piece = piece_of(*field);
                 let is_in_head = *field < HEAD;
                 if !is_in_head && !pieces[..count].contains(&piece) && count < HELD_PIECES {
@@ -133,7 +140,10 @@ impl HeldLayout {
         let family = family(raw_family)?;
         let local_port = u16::from_ne_bytes(copied.bytes(self.local_port));
         let mut queued = None;
-        let socket = match state(raw_state)? {
+        let state = state(raw_state)?;
+        let established =
+            (state == TcpState::Established).then_some((record.namespace, local_port));
+        let socket = match state {
             TcpState::Listen => {
                 if copied.word(self.accept_queue) > 0 {
                     queued = Some(Queued {
@@ -152,6 +162,8 @@ impl HeldLayout {
                 namespace: record.namespace,
                 since_ns: (times.since)(record.sock),
                 last_ack_jiffies: times.jiffies.wrapping_sub(copied.word(self.last_ack)),
+                last_data_jiffies: copied.since(self.last_data, times.jiffies),
+                last_sent_jiffies: copied.since(self.last_sent, times.jiffies),
                 unread: copied.difference(self.received, self.read),
                 unsent: copied.difference(self.written, self.acknowledged),
                 // A descriptor leads to it.
@@ -175,6 +187,8 @@ impl HeldLayout {
             socket,
             is_shared: self.is_shared(record.references),
             unaccepted: 0,
+            living: 0,
+            established,
             descriptor,
             is_cut: false,
         };
@@ -239,6 +253,12 @@ impl Copied<'_> {
         u32::from_ne_bytes(self.bytes(field))
     }
 
+    /// Jiffies since a time that the socket has; `None` where it was not copied, or has none yet.
+    fn since(&self, field: u32, now: u32) -> Option<u32> {
+        let at = self.word(field);
+        (at != 0).then(|| now.wrapping_sub(at))
+    }
+
     fn difference(&self, of: u32, less: u32) -> u32 {
         self.word(of).wrapping_sub(self.word(less))
     }
@@ -257,6 +277,12 @@ pub const fn process_id(record: &TaskRecord) -> ProcessId {
 #[must_use]
 pub fn process_name(record: &TaskRecord) -> String {
     label_text(until_nul(&record.comm))
+}
+
+/// What keeps a process from going on.
+#[must_use]
+pub const fn run_state(record: &TaskRecord) -> RunState {
+    RunState::of(record.state)
 }
 
 /// The descriptors of a process.
@@ -309,6 +335,8 @@ mod tests {
             written: 1576,
             acknowledged: 1672,
             last_ack: 1724,
+            last_data: 1264,
+            last_sent: 1584,
             accept_queue: 600,
             references: References::FromZero,
         }
@@ -377,6 +405,8 @@ mod tests {
             (layout.written, 107),
             (layout.acknowledged, 100),
             (layout.last_ack, 400),
+            (layout.last_data, 300),
+            (layout.last_sent, 200),
         ] {
             put(&mut record, &wanted, field, &value.to_ne_bytes());
         }
@@ -390,6 +420,8 @@ mod tests {
         assert_eq!(socket.remote.to_string(), "10.1.2.3:40000");
         assert_eq!((socket.unread, socket.unsent), (6, 7));
         assert_eq!((socket.since_ns, socket.last_ack_jiffies), (Some(9), 600));
+        assert_eq!(socket.last_data_jiffies, Some(700));
+        assert_eq!(socket.last_sent_jiffies, Some(800));
         assert!(socket.is_accepted);
     }
 
@@ -447,6 +479,7 @@ mod tests {
             written: 1200,
             acknowledged: 1300,
             last_ack: 1400,
+            last_data: 1500,
             ..layout()
         };
         let wanted = far.wanted(false);
@@ -455,6 +488,34 @@ mod tests {
             [960, 1088, 1152, 1280, 1344, 0]
         );
         assert_eq!(wanted.states[OTHER], 0);
+    }
+
+    #[test]
+    fn what_was_not_copied_is_not_known() {
+        let (mut record, wanted) = record(CLOSE_WAIT, TcpState::CloseWait);
+        let without_room = HeldLayout {
+            last_data: 4_000,
+            ..layout()
+        };
+        put(
+            &mut record,
+            &wanted,
+            layout().last_sent,
+            &1_u32.to_ne_bytes(),
+        );
+        let found = without_room.owner(&wanted, &record, ID, &times()).unwrap();
+        let Some((
+            Owner {
+                socket: Socket::CloseWait(socket),
+                ..
+            },
+            _,
+        )) = found
+        else {
+            panic!("{found:?}");
+        };
+        assert_eq!(socket.last_data_jiffies, None);
+        assert_eq!(socket.last_sent_jiffies, Some(999));
     }
 
     #[test]

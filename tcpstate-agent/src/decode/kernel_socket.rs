@@ -6,7 +6,7 @@ use tcpstate_common::{Family, HalfOpen, TcpState};
 
 use super::{CloseWaitSocket, address, object::Object};
 use crate::{
-    collect::unanswered::Unanswered,
+    collect::unanswered::{Silence, Unanswered},
     kernel::layout::{CommonLayout, Field, Layout},
 };
 
@@ -78,6 +78,9 @@ impl KernelSocket {
             namespace,
             since_ns,
             last_ack_jiffies: now.wrapping_sub(object.number32(sock.last_ack)),
+            // Looked at where a process holds it: see `HeldLayout`.
+            last_data_jiffies: None,
+            last_sent_jiffies: None,
             unread: difference(object, sock.received_next, sock.copied),
             unsent: difference(object, sock.written, sock.unacknowledged),
             is_accepted: object.number_or_zero(sock.socket) != 0,
@@ -89,30 +92,46 @@ impl KernelSocket {
         }
     }
 
-    /// What there is to say of one whose peer does not answer: something was sent again, or asked,
-    /// and there is no answer yet.
+    /// What there is to say of one that waits for its peer: something was sent again, or asked, and there
+    /// is no answer yet, or a process has closed its side and the peer has not. `now` is the lower half
+    /// of `jiffies`, `now_ns` what `CLOCK_MONOTONIC` says.
     #[must_use]
     pub fn unanswered(
         &self,
         object: &Object<'_>,
         layout: &Layout,
         namespace: u32,
-        now: u32,
+        (now, now_ns): (u32, u64),
     ) -> Option<Unanswered> {
         let sock = &layout.sock;
         let attempts = object
             .number8(sock.retransmits)
             .max(object.number8(sock.probes));
-        if attempts == 0 {
+        let is_held = object.number_or_zero(sock.socket) != 0;
+        // What no process holds any more the kernel ends itself.
+        let waits = match self.state {
+            TcpState::FinWait2 => is_held,
+            _ => attempts > 0,
+        };
+        if !waits {
             return None;
         }
+        let silent = match self.state {
+            TcpState::SynSent => {
+                #[expect(clippy::cast_possible_truncation, reason = "as sockets store it")]
+                let milliseconds = (now_ns / 1_000_000) as u32;
+                Silence::SinceSyn(milliseconds.wrapping_sub(object.number32(sock.first_sent)))
+            }
+            _ => Silence::SinceAck(now.wrapping_sub(object.number32(sock.last_ack))),
+        };
         let remote = self.remote(object, &layout.common);
         Some(Unanswered {
+            socket: self.socket,
             namespace,
             state: self.state,
             local_port: self.local_port,
             remote: SocketAddr::new(remote.ip().to_canonical(), remote.port()),
-            last_ack_jiffies: now.wrapping_sub(object.number32(sock.last_ack)),
+            silent,
             unacknowledged: difference(object, sock.written, sock.unacknowledged),
             attempts,
         })

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 pub use held::{
     HeldLayout, HeldTimes, Queued, References, cgroup_path, descriptors, process_id, process_name,
+    run_state,
 };
 pub use kernel_socket::KernelSocket;
 pub use namespace::{KernelNamespace, Limits, wanted as wanted_of_namespace};

@@ -37,6 +37,10 @@ pub struct CloseWaitSocket {
     pub since_ns: Option<u64>,
     /// Jiffies since the last acknowledgement was received.
     pub last_ack_jiffies: u32,
+    /// Jiffies since the last data came, where that was looked at.
+    pub last_data_jiffies: Option<u32>,
+    /// Jiffies since data was sent last, where that was looked at.
+    pub last_sent_jiffies: Option<u32>,
     /// Received and not read by the process, in bytes; an unread FIN counts 1.
     pub unread: u32,
     /// Written by the process and not acknowledged by the peer, in bytes.
@@ -58,10 +62,14 @@ pub struct Owner {
     pub process: ProcessId,
     /// What the descriptor is.
     pub socket: Socket,
+    /// For an established connection: the inode number of its network namespace, and its local port.
+    pub established: Option<(u32, u16)>,
     /// Other descriptors may be the same socket.
     pub is_shared: bool,
     /// For a listener: sockets in CLOSE_WAIT that wait to be accepted.
     pub unaccepted: u32,
+    /// For a listener: others that wait to be accepted, whose peers have not closed.
+    pub living: u32,
     /// The number that the process has for the socket; not known of listeners.
     pub descriptor: Option<u32>,
     /// For a listener: there may be more of them.

@@ -4,21 +4,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::NamespacePaths;
 use crate::collect::{
-    close_wait::{DiagnosedGroup, Report},
-    listeners::{DiagnosedListener, ListeningReport},
+    close_wait::{Cause, DiagnosedGroup, Report, Verdict, diagnosed::diagnose},
+    listeners::{DiagnosedListener, ListeningReport, ReportListener},
     outgoing::{ConnectionsReport, DiagnosedDestination},
-    owners::ReportProcess,
     unanswered::DiagnosedUnanswered,
 };
 
 /// Version of the JSON object.
-const SCHEMA_VERSION: u32 = 1;
-/// Sockets this young are on their way: closing takes a moment.
-const PASSING: f64 = 1.0;
+const SCHEMA_VERSION: u32 = 2;
 
 /// What to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Filter {
     /// Only groups that this process holds, alone or with others.
     pub pid: Option<u32>,
@@ -53,6 +51,19 @@ pub struct Diagnosis {
     pub unanswered: Option<Vec<DiagnosedUnanswered>>,
     /// How many more there are of the last three, beyond the filter's limit.
     pub not_shown: NotShown,
+    /// What was asked for.
+    pub filter: Filter,
+    /// Whether the process exists that was asked for; `None` where none was, or that is not known.
+    pub process_exists: Option<bool>,
+    /// How much passes the filter, whether or not anything is wrong with it: groups in CLOSE_WAIT,
+    /// listeners, destinations, and groups that wait for their peers.
+    pub matching: usize,
+    /// Sockets that are closed, whose peers do not answer, and that are too few to be listed.
+    pub too_few: u64,
+    /// Whether any group that passes the filter, shown or not, is more than connections that are just
+    /// being closed.
+    #[serde(skip)]
+    pub(super) has_lasting: bool,
 }
 
 /// What passes the filter and is not shown because of its limit.
@@ -67,24 +78,19 @@ pub struct NotShown {
 }
 
 impl Diagnosis {
-    /// Compares two looks that are `interval` apart, or judges one. `own_namespace` is that of the
-    /// person who asks.
+    /// Compares two looks that are `interval` apart, or judges one.
     #[must_use]
     pub fn new(
         first: Option<(&Report, Duration)>,
         second: Report,
         filter: &Filter,
         from_agent: bool,
-        own_namespace: u32,
+        namespaces: &NamespacePaths,
     ) -> Self {
         let sockets = second.sockets;
-        let mut groups: Vec<DiagnosedGroup> = second
-            .groups
-            .into_iter()
-            .filter(|group| filter.passes(group))
-            .map(|group| DiagnosedGroup::new(group, first, own_namespace))
-            .collect();
+        let mut groups = diagnose(second.groups, first, filter, namespaces);
         let groups_found = groups.len();
+        let has_lasting = groups.iter().any(DiagnosedGroup::is_lasting);
         groups.truncate(filter.limit);
         Self {
             schema_version: SCHEMA_VERSION,
@@ -98,6 +104,11 @@ impl Diagnosis {
             destinations: None,
             unanswered: None,
             not_shown: NotShown::default(),
+            filter: filter.clone(),
+            process_exists: None,
+            matching: groups_found,
+            too_few: 0,
+            has_lasting,
         }
     }
 
@@ -107,55 +118,76 @@ impl Diagnosis {
         mut self,
         found: ListeningReport,
         filter: &Filter,
-        own_namespace: u32,
+        namespaces: &NamespacePaths,
     ) -> Self {
         let listeners = found.listeners.into_iter();
-        let in_trouble = listeners
-            .filter(|listener| filter.passes_listener(listener))
-            .filter_map(|listener| DiagnosedListener::new(listener, own_namespace));
+        let listeners = listeners.filter(|listener| filter.passes_listener(listener));
+        let listeners: Vec<_> = listeners.collect();
+        self.matching += listeners.len();
+        let in_trouble = listeners.into_iter().filter_map(|listener| {
+            let verdict = self.unaccepted_by(&listener);
+            DiagnosedListener::new(listener, verdict, namespaces)
+        });
         let (shown, not_shown) = filter.cut(in_trouble);
         self.listeners = Some(shown);
         self.not_shown.listeners = not_shown;
         self
     }
 
-    /// The same with what is wrong with connections. Not for one process alone: whose they are is
-    /// not known.
+    /// The verdict of what was not accepted of a listener.
+    fn unaccepted_by(&self, listener: &ReportListener) -> Option<Verdict> {
+        let mut groups = self.groups.iter();
+        let group = groups.find(|group| {
+            let group = &group.group;
+            group.cause == Cause::Unaccepted
+                && (group.namespace, group.port) == (listener.namespace, listener.address.port())
+        });
+        group.map(|group| group.verdict)
+    }
+
+    /// The same with what is wrong with connections. Of one process alone where local ports are taken
+    /// is not known.
     #[must_use]
     pub fn with_connections(
         mut self,
         first: Option<(&ConnectionsReport, Duration)>,
         found: ConnectionsReport,
         filter: &Filter,
-        own_namespace: u32,
+        namespaces: &NamespacePaths,
     ) -> Self {
-        if filter.pid.is_some() {
-            return self;
+        if filter.pid.is_none() {
+            let destinations = found.destinations.into_iter();
+            let destinations =
+                destinations.filter(|destination| filter.passes_destination(destination));
+            let destinations: Vec<_> = destinations.collect();
+            self.matching += destinations.len();
+            let destinations = destinations
+                .into_iter()
+                .filter_map(|found| DiagnosedDestination::new(found, first, namespaces));
+            let (shown, not_shown) = filter.cut(destinations);
+            self.destinations = Some(shown);
+            self.not_shown.destinations = not_shown;
         }
-        let destinations = found.destinations.into_iter();
-        let destinations = destinations
-            .filter(|destination| filter.passes_destination(destination))
-            .filter_map(|destination| DiagnosedDestination::new(destination, first, own_namespace));
         let unanswered = found.unanswered.into_iter();
-        let unanswered = unanswered
-            .filter(|group| filter.passes_unanswered(group))
-            .filter_map(|group| DiagnosedUnanswered::new(group, own_namespace));
-        let (shown, not_shown) = filter.cut(destinations);
-        self.destinations = Some(shown);
-        self.not_shown.destinations = not_shown;
-        let (shown, not_shown) = filter.cut(unanswered);
+        let unanswered = unanswered.filter(|group| filter.passes_unanswered(group));
+        let unanswered: Vec<_> = unanswered.collect();
+        self.matching += unanswered.len();
+        let (listed, too_few): (Vec<_>, Vec<_>) = unanswered
+            .into_iter()
+            .partition(DiagnosedUnanswered::matters);
+        self.too_few = too_few.iter().map(|group| group.sockets).sum();
+        let listed = listed.into_iter();
+        let listed = listed.map(|group| DiagnosedUnanswered::new(group, namespaces));
+        let (shown, not_shown) = filter.cut(listed);
         self.unanswered = Some(shown);
         self.not_shown.unanswered = not_shown;
         self
     }
 
-    /// Whether any of the groups is more than connections that are just being closed.
+    /// Whether any of the shown groups is more than connections that are just being closed.
     #[must_use]
     pub fn is_something_wrong(&self) -> bool {
-        self.groups.iter().any(|group| {
-            let group = &group.group;
-            group.age_lower_bound_sockets > 0 || group.oldest_age_seconds >= PASSING
-        })
+        self.groups.iter().any(DiagnosedGroup::is_lasting)
     }
 }
 
@@ -168,27 +200,18 @@ impl Filter {
     }
 }
 
-/// What a command that shows sockets of `namespace` begins with.
-pub(crate) fn way_in(
-    namespace: u32,
-    process: Option<&ReportProcess>,
-    own_namespace: u32,
-) -> String {
-    match process {
-        _ if namespace == own_namespace => String::new(),
-        Some(process) => format!("nsenter --net=/proc/{}/ns/net ", process.pid),
-        None => format!("nsenter --net=NAMESPACE_{namespace} "),
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::collect::{
-        close_wait::{Cause, ReportGroup, ReportPeer, Role},
-        listeners::report::tests::stuck,
-        outgoing::report::tests::destination,
-        unanswered::{UnansweredState, report::tests::unanswered},
+    use crate::{
+        collect::{
+            close_wait::{ReportGroup, ReportPeer, Role, verdict::tests::facts},
+            listeners::report::tests::stuck,
+            outgoing::report::tests::destination,
+            owners::ReportProcess,
+            unanswered::{ReportUnanswered, UnansweredState, report::tests::unanswered},
+        },
+        diagnosis::namespace_paths::tests::paths,
     };
 
     pub(crate) const HERE: u32 = 4_026_531_833;
@@ -211,7 +234,9 @@ pub(crate) mod tests {
         ReportGroup {
             process: Some(process(pid, sockets + 12)),
             made_in: None,
+            alike: Vec::new(),
             shared_with: vec![pid + 1],
+            shared_names: vec!["helper".to_owned()],
             namespace: HERE,
             role: Role::Server,
             port,
@@ -220,10 +245,14 @@ pub(crate) mod tests {
             last_minute: 0,
             oldest_age_seconds: 3_723.0,
             oldest_descriptor: Some(17),
+            youngest_age_seconds: 0.5,
             median_age_seconds: 61.0,
             age_lower_bound_sockets: 0,
             oldest_age_is_lower_bound: false,
             unread_bytes: 0,
+            unacknowledged_bytes: 0,
+            arrivals_per_second: None,
+            facts: facts(),
             peers: vec![ReportPeer {
                 address: "10.0.0.7".parse().unwrap(),
                 sockets,
@@ -245,49 +274,92 @@ pub(crate) mod tests {
         }
     }
 
-    #[test]
-    fn growth_and_exhaustion_follow_from_two_looks() {
-        let first = report(vec![group(1, 80, 100)]);
-        let second = report(vec![group(1, 80, 120), group(2, 80, 5)]);
-        let interval = Duration::from_secs(2);
-        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE);
-        let [grown, new] = &diagnosis.groups[..] else {
-            panic!("{diagnosis:?}");
+    /// As one that leaks at this rate.
+    pub(crate) fn leaking(group: ReportGroup, per_second: f64) -> ReportGroup {
+        let mut group = ReportGroup {
+            arrivals_per_second: Some(per_second),
+            ..group
         };
-        assert_eq!(grown.growth_per_second, Some(10.0));
-        // 892 descriptors are left.
-        assert_eq!(grown.fds_exhausted_in_seconds, Some(89.2));
-        assert_eq!(new.growth_per_second, Some(2.5));
+        group.facts.is_growing = true;
+        group
     }
 
     #[test]
-    fn one_look_knows_no_growth_but_the_last_minute() {
-        let slow = ReportGroup {
-            last_minute: 6,
-            ..group(1, 80, 100)
+    fn growth_and_exhaustion_follow_from_two_looks() {
+        let first = report(vec![group(1, 80, 100)]);
+        let second = report(vec![
+            leaking(group(1, 80, 120), 10.0),
+            leaking(group(1, 81, 30), 1.0),
+            group(2, 80, 5),
+        ]);
+        let interval = Duration::from_secs(2);
+        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, &paths());
+        let [grown, new, still] = &diagnosis.groups[..] else {
+            panic!("{diagnosis:?}");
         };
-        let diagnosis = Diagnosis::new(None, report(vec![slow]), &all(), true, HERE);
-        assert_eq!(diagnosis.groups[0].growth_per_second, None);
-        assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, Some(9_120.0));
+        assert_eq!(grown.growth_per_second, Some(10.0));
+        // 892 descriptors are left, and both groups take some.
+        assert_eq!(grown.fds_exhausted_in_seconds, Some(892.0 / 11.0));
+        assert_eq!(new.growth_per_second, Some(1.0));
+        assert_eq!(still.growth_per_second, None);
+        assert_eq!(still.fds_exhausted_in_seconds, None);
+    }
+
+    #[test]
+    fn where_no_descriptor_is_left_it_is_not_a_forecast() {
+        let mut full = group(1, 80, 100);
+        full.process.as_mut().unwrap().open_fds = Some(1024);
+        let diagnosis = Diagnosis::new(None, report(vec![full]), &all(), true, &paths());
+        assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, Some(0.0));
+    }
+
+    #[test]
+    fn a_listener_without_descriptors_is_not_told_to_accept_faster() {
+        let listener = |open_fds| {
+            let mut listener = stuck();
+            listener.process.as_mut().unwrap().open_fds = Some(open_fds);
+            ListeningReport {
+                listeners: vec![listener],
+            }
+        };
+        let mut waiting = group(4711, 8080, 29);
+        waiting.cause = Cause::Unaccepted;
+        for (open_fds, groups, expected) in [
+            (1_024, vec![], Some(Verdict::DescriptorsExhausted)),
+            (141, vec![waiting], Some(Verdict::BlockedAccept)),
+            (141, vec![], None),
+        ] {
+            let diagnosis = Diagnosis::new(None, report(groups), &all(), true, &paths())
+                .with_listeners(listener(open_fds), &all(), &paths());
+            let found = &diagnosis.listeners.unwrap()[0];
+            assert_eq!(found.verdict, expected);
+            if let Some(verdict) = expected {
+                assert_eq!(found.fault, verdict.advice().fault);
+            }
+        }
     }
 
     #[test]
     fn the_json_is_as_documented() {
         let first = report(vec![group(1, 80, 100)]);
-        let second = report(vec![group(1, 80, 120)]);
+        let second = report(vec![leaking(group(1, 80, 120), 10.0)]);
         let interval = Duration::from_secs(2);
         let listening = ListeningReport {
             listeners: vec![stuck()],
         };
-        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE)
-            .with_listeners(listening, &all(), HERE);
+        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, &paths())
+            .with_listeners(listening, &all(), &paths());
         let connections = |held| ConnectionsReport {
             destinations: vec![destination(held, 700, 50)],
             unanswered: vec![unanswered(UnansweredState::LastAck, 20)],
         };
         let first = connections(850);
-        let diagnosis =
-            diagnosis.with_connections(Some((&first, interval)), connections(950), &all(), HERE);
+        let diagnosis = diagnosis.with_connections(
+            Some((&first, interval)),
+            connections(950),
+            &all(),
+            &paths(),
+        );
         let documented = include_str!("../../../docs/json.md");
         let section = documented.split("## `diagnose`").nth(1).unwrap();
         let example = section.split("```json").nth(1).unwrap();
@@ -297,30 +369,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn growth_that_has_stopped_exhausts_nothing_and_slow_growth_does() {
-        let interval = Duration::from_secs(2);
-        for (last_minute, exhausted) in [(6, Some(9_120.0)), (600, None)] {
-            let group = ReportGroup {
-                last_minute,
-                ..group(1, 80, 100)
-            };
-            let first = report(vec![group.clone()]);
-            let second = report(vec![group]);
-            let first = Some((&first, interval));
-            let diagnosis = Diagnosis::new(first, second, &all(), true, HERE);
-            assert_eq!(diagnosis.groups[0].fds_exhausted_in_seconds, exhausted);
-        }
-    }
-
-    #[test]
     fn a_process_of_the_same_number_is_not_the_same_process() {
         let first = report(vec![group(1, 80, 100)]);
         let mut later = group(1, 80, 120);
         later.process.as_mut().unwrap().start_boottime_ns = 2;
         let interval = Duration::from_secs(2);
         let second = report(vec![later]);
-        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, HERE);
-        assert_eq!(diagnosis.groups[0].growth_per_second, Some(60.0));
+        let diagnosis = Diagnosis::new(Some((&first, interval)), second, &all(), true, &paths());
+        // Its sockets are older than the interval, and were not found at the first look.
+        assert_eq!(diagnosis.groups[0].growth_per_second, None);
     }
 
     #[test]
@@ -335,7 +392,7 @@ pub(crate) mod tests {
             (Some(21), Some(81), 10, 0, 0),
         ] {
             let filter = Filter { pid, port, limit };
-            let diagnosis = Diagnosis::new(None, found.clone(), &filter, true, HERE);
+            let diagnosis = Diagnosis::new(None, found.clone(), &filter, true, &paths());
             assert_eq!(
                 (diagnosis.sockets_shown, diagnosis.groups_found),
                 (shown, groups_found),
@@ -346,27 +403,32 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whose_connections_they_are_is_not_known_and_so_not_asked() {
+    fn connections_are_those_of_a_process_where_that_is_known() {
         let found = || ConnectionsReport {
             destinations: vec![destination(950, 0, 0)],
-            unanswered: vec![unanswered(UnansweredState::Established, 1)],
+            unanswered: vec![ReportUnanswered {
+                process: Some(process(8, 20)),
+                ..unanswered(UnansweredState::Established, 1)
+            }],
         };
         for (pid, port, shown) in [
-            (None, None, Some((1, 1))),
-            (None, Some(443), Some((1, 1))),
-            (None, Some(444), Some((0, 0))),
-            (Some(1), None, None),
+            (None, None, (Some(1), 1)),
+            (None, Some(443), (Some(1), 1)),
+            (None, Some(444), (Some(0), 0)),
+            // Process 8 holds the connection, and ports are not known by process.
+            (Some(8), None, (None, 1)),
+            (Some(1), None, (None, 0)),
         ] {
             let filter = Filter {
                 pid,
                 port,
                 limit: 10,
             };
-            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, HERE)
-                .with_connections(None, found(), &filter, HERE);
-            let lengths = diagnosis.destinations.zip(diagnosis.unanswered);
-            let lengths = lengths.map(|(one, other)| (one.len(), other.len()));
-            assert_eq!(lengths, shown, "{filter:?}");
+            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, &paths())
+                .with_connections(None, found(), &filter, &paths());
+            let destinations = diagnosis.destinations.as_ref().map(Vec::len);
+            let unanswered = diagnosis.unanswered.unwrap().len();
+            assert_eq!((destinations, unanswered), shown, "{filter:?}");
         }
     }
 
@@ -381,8 +443,8 @@ pub(crate) mod tests {
                 limit,
                 ..Filter::default()
             };
-            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, HERE)
-                .with_connections(None, found(), &filter, HERE);
+            let diagnosis = Diagnosis::new(None, report(Vec::new()), &filter, true, &paths())
+                .with_connections(None, found(), &filter, &paths());
             let destinations = diagnosis.destinations.as_deref().map(<[_]>::len);
             assert_eq!(destinations, Some(shown));
             assert_eq!(diagnosis.not_shown.destinations, not_shown);
@@ -406,7 +468,7 @@ pub(crate) mod tests {
             ..passing.clone()
         };
         for (group, is_wrong) in [(passing, false), (unknown, true), (group(1, 80, 5), true)] {
-            let diagnosis = Diagnosis::new(None, report(vec![group]), &all(), true, HERE);
+            let diagnosis = Diagnosis::new(None, report(vec![group]), &all(), true, &paths());
             assert_eq!(diagnosis.is_something_wrong(), is_wrong);
         }
     }

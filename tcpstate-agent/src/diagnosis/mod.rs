@@ -5,8 +5,12 @@
 //! a [`Diagnosis`], which is printed as text or JSON.
 
 pub(crate) mod compare;
+pub(crate) mod namespace_paths;
+mod nothing;
 mod sections;
 pub(crate) mod words;
 
 pub use compare::{Diagnosis, Filter, NotShown};
+pub use namespace_paths::NamespacePaths;
+pub(crate) use nothing::write_nothing;
 pub use sections::write_text;

@@ -2,9 +2,44 @@
 
 use crate::host::process::terminal_text;
 
-/// What a process calls itself, without anything that moves the cursor.
+/// Processes that are named by number.
+const NAMED: usize = 5;
+
+/// What a process calls itself, without anything that moves the cursor. Blanks at its ends, or nothing
+/// else, are seen by quotes around it.
 pub(crate) fn terminal(text: &str) -> String {
-    terminal_text(text.as_bytes())
+    let shown = terminal_text(text.as_bytes());
+    if text.is_empty() || text.trim() != text {
+        format!("\"{shown}\"")
+    } else {
+        shown
+    }
+}
+
+/// `4711`, or `1, 2 and 3 more`.
+pub(crate) fn some_of(numbers: impl ExactSizeIterator<Item = u32>) -> String {
+    let more = numbers.len().saturating_sub(NAMED);
+    let named: Vec<String> = numbers
+        .take(NAMED)
+        .map(|number| number.to_string())
+        .collect();
+    match more {
+        0 => named.join(", "),
+        more => format!("{} and {} more", named.join(", "), grouped(count(more))),
+    }
+}
+
+/// How often something happens, in the unit that a person would take.
+pub(crate) fn pace(per_second: f64) -> String {
+    let (number, unit) = match per_second {
+        rate if rate >= 0.5 => (rate, "second"),
+        rate if rate * 60.0 >= 0.5 => (rate * 60.0, "minute"),
+        rate => (rate * 3_600.0, "hour"),
+    };
+    format!(
+        "{number:.1} a{} {unit}",
+        if unit == "hour" { "n" } else { "" }
+    )
 }
 
 /// `1 socket`, `2 sockets`.
@@ -13,15 +48,25 @@ pub(crate) fn counted(number: u64, what: &str) -> String {
     format!("{} {what}{plural}", grouped(number))
 }
 
-/// Who else holds something.
-pub(crate) fn shared_with(pids: &[u32]) -> String {
-    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
-    format!("with pid {}", pids.join(", "))
+/// Who else holds something: by name, where names are known.
+pub(crate) fn shared_with(pids: &[u32], names: &[String]) -> String {
+    let pids = some_of(pids.iter().copied());
+    if names.is_empty() {
+        return format!("with pid {pids}");
+    }
+    let names: Vec<String> = names.iter().map(|name| terminal(name)).collect();
+    format!("with {} (pid {pids})", names.join(", "))
 }
 
 /// How many, as the others take it.
 pub(crate) fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// `1 socket is`, `2 sockets are`.
+pub(crate) fn are(number: u64) -> String {
+    let verb = if number == 1 { "is" } else { "are" };
+    format!("{} {verb}", counted(number, "socket"))
 }
 
 /// 1234567 as 1,234,567.
@@ -74,6 +119,40 @@ pub(crate) fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_of_blanks_is_seen() {
+        for (name, expected) in [
+            ("nginx", "nginx"),
+            ("my app", "my app"),
+            ("", "\"\""),
+            ("   ", "\"   \""),
+            (" nginx", "\" nginx\""),
+        ] {
+            assert_eq!(terminal(name), expected);
+        }
+    }
+
+    #[test]
+    fn a_pace_has_the_unit_that_a_person_would_take() {
+        for (per_second, expected) in [
+            (10.0, "10.0 a second"),
+            (0.1, "6.0 a minute"),
+            (1.0 / 600.0, "6.0 an hour"),
+        ] {
+            assert_eq!(pace(per_second), expected);
+        }
+    }
+
+    #[test]
+    fn of_many_processes_some_are_named() {
+        assert_eq!(some_of([7].into_iter()), "7");
+        let many: Vec<u32> = (1..=8).collect();
+        assert_eq!(some_of(many.into_iter()), "1, 2, 3, 4, 5 and 3 more");
+        let names = ["nginx".to_owned()];
+        assert_eq!(shared_with(&[1, 2], &names), "with nginx (pid 1, 2)");
+        assert_eq!(shared_with(&[1], &[]), "with pid 1");
+    }
 
     #[test]
     fn numbers_and_times_are_as_people_say_them() {

@@ -7,11 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{listeners::boottime, look::FoundOwners};
+use super::{facts::Memory, listeners::boottime, look::FoundOwners};
 use crate::{
     collect::{
         Admission,
-        close_wait::{Cause, Group, Series, SeriesKey, Service, Survey, Tally, attribute, top},
+        close_wait::{
+            Cause, Facts, Group, Series, SeriesKey, Service, Survey, Tally, Verdict, VerdictKey,
+            attribute, top,
+        },
         owners::{CgroupIdentity, Naming, OwnerLabels},
     },
     host::process::{Descriptors, Process, ProcessId},
@@ -26,6 +29,8 @@ pub struct CloseWait {
     pub total: Tally,
     /// The groups as series, the smaller ones folded together.
     pub series: BTreeMap<SeriesKey, Series>,
+    /// The same sockets by what is wrong with them.
+    pub verdicts: BTreeMap<VerdictKey, u64>,
     /// The descriptors of the owners that have series: of several processes with equal labels
     /// those of the one that is closest to its limit.
     pub descriptors: BTreeMap<OwnerLabels, Descriptors>,
@@ -46,6 +51,8 @@ pub struct OwnedGroup {
     pub made_in: Option<CgroupIdentity>,
     /// Other processes that have some of them too.
     pub co_owners: BTreeSet<ProcessId>,
+    /// Their names, as far as they are known.
+    pub co_owner_names: BTreeSet<String>,
     /// What the connections are for.
     pub service: Service,
     /// Why they stay.
@@ -54,12 +61,21 @@ pub struct OwnedGroup {
     pub oldest_descriptor: Option<u32>,
     /// How many, and since when.
     pub tally: Tally,
+    /// Of those that were not accepted: how many others wait with them.
+    pub waiting_alive: u64,
+    /// Of those that were not accepted: it is not known which of the owners accepts.
+    pub is_one_of: bool,
+    /// What tells what is wrong.
+    pub facts: Facts,
+    /// What is wrong, most likely.
+    pub verdict: Verdict,
 }
 
 /// What is kept from one time to the next.
 pub(super) struct CloseWaits {
     limit: usize,
     folded: u64,
+    memory: Memory,
     last: Option<Arc<CloseWait>>,
 }
 
@@ -68,6 +84,7 @@ impl CloseWaits {
         Self {
             limit,
             folded: 0,
+            memory: Memory::default(),
             last: None,
         }
     }
@@ -96,7 +113,9 @@ impl CloseWaits {
         let found = if total.sockets == 0 {
             CloseWait::nothing(Instant::now(), took)
         } else {
-            let groups = named(attribute(survey, &owners.holdings, took), owners);
+            let mut groups = named(attribute(survey, &owners.holdings, took), owners);
+            self.memory
+                .judge(&mut groups, survey, owners, Instant::now());
             self.of_groups(groups, total, took, naming, admission)
         };
         self.last = Some(Arc::new(found));
@@ -127,6 +146,7 @@ impl CloseWaits {
         let (series, folded) = top(all, self.limit, admission, now);
         self.folded += folded;
         CloseWait {
+            verdicts: verdicts(groups.iter().zip(&keys), &series),
             descriptors: descriptors(groups.iter().zip(&keys), &series),
             groups,
             total,
@@ -144,6 +164,7 @@ impl CloseWait {
             groups: Vec::new(),
             total: Tally::default(),
             series: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
             descriptors: BTreeMap::new(),
             at,
             took,
@@ -196,15 +217,49 @@ fn named(groups: Vec<Group>, owners: &FoundOwners) -> Vec<OwnedGroup> {
                     oldest_descriptor: group.oldest_descriptor.filter(|_| owner.is_some()),
                     owner,
                     made_in: made_in.cloned(),
+                    co_owner_names: group
+                        .co_owners
+                        .iter()
+                        .filter_map(|id| Some(owners.processes.get(id)?.name.clone()))
+                        .collect(),
                     co_owners: group.co_owners,
                     service: group.service,
                     cause: group.cause,
                     tally: group.tally,
+                    waiting_alive: group.living,
+                    is_one_of: group.is_one_of,
+                    facts: Facts::default(),
+                    verdict: Verdict::Other,
                 });
             }
         }
     }
     named.into_values().collect()
+}
+
+/// The groups by what is wrong with them, those together that have no series of their own.
+fn verdicts<'a>(
+    groups: impl Iterator<Item = (&'a OwnedGroup, &'a SeriesKey)>,
+    series: &BTreeMap<SeriesKey, Series>,
+) -> BTreeMap<VerdictKey, u64> {
+    let mut verdicts = BTreeMap::new();
+    for (group, key) in groups {
+        let SeriesKey {
+            owner, role, port, ..
+        } = if series.contains_key(key) {
+            key.clone()
+        } else {
+            key.clone().folded()
+        };
+        let key = VerdictKey {
+            owner,
+            role,
+            port,
+            verdict: group.verdict,
+        };
+        *verdicts.entry(key).or_default() += group.tally.sockets;
+    }
+    verdicts
 }
 
 fn descriptors<'a>(
@@ -233,10 +288,7 @@ fn descriptors<'a>(
 
 /// Descriptors that can still be opened.
 fn headroom(descriptors: &Descriptors) -> u64 {
-    descriptors
-        .limit
-        .unwrap_or(u64::MAX)
-        .saturating_sub(descriptors.open)
+    descriptors.left().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -266,6 +318,8 @@ mod tests {
             cause: Cause::EofRead,
             oldest_descriptor: tgid,
             made_in: tgid.is_none().then_some(7),
+            living: 0,
+            is_one_of: false,
             tally: Tally {
                 sockets,
                 oldest: Some(Age {

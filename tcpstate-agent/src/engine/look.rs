@@ -15,8 +15,10 @@ use super::{
 use crate::{
     collect::{
         Found, Look, close_wait::Holdings, listeners::ListeningSocket, owners::CgroupIdentity,
+        unanswered::UnansweredSurvey,
     },
-    decode::{KernelNamespace, Owner},
+    decode::{KernelNamespace, Owner, Socket},
+    host::process::ProcessId,
     kernel::{
         Contents, Details, Faults, HeldProcesses, OwnerWalk, OwnersError, Progress, ReadError,
         TableWalk,
@@ -42,6 +44,8 @@ pub(super) enum WantsOwners {
     OfCloseWait,
     /// In any case.
     Always,
+    /// In any case, and sockets in every other state too.
+    OfEveryState,
 }
 
 impl Wants {
@@ -123,6 +127,9 @@ struct Walk {
     listeners: HolderWalk,
     /// Descriptors of sockets that several may hold: they are put in order.
     shared: Vec<Owner>,
+    /// Sockets that wait for their peers, and who holds them.
+    unanswered: FxHashSet<u64>,
+    holders: FxHashMap<u64, ProcessId>,
 }
 
 /// Descriptors of shared sockets that are put in order at most.
@@ -280,10 +287,17 @@ impl Job {
         let is_wanted = match self.wants.owners {
             WantsOwners::No => false,
             WantsOwners::OfCloseWait => found.close_wait.total().sockets > 0,
-            WantsOwners::Always => true,
+            WantsOwners::Always | WantsOwners::OfEveryState => true,
         };
         if !is_wanted {
             return true;
+        }
+        if self.walk.is_none() {
+            // Who accepts is known by the connections that they have, and so is a proxy.
+            let every = self.wants.owners == WantsOwners::OfEveryState
+                || found.close_wait.has_unaccepted()
+                || found.close_wait.has_read_all();
+            owners.want_every_state(every);
         }
         let walk = self.walk.get_or_insert_with(|| Walk {
             begun: Instant::now(),
@@ -291,6 +305,12 @@ impl Job {
             holdings: Holdings::default(),
             listeners: HolderWalk::new(&self.listeners),
             shared: Vec::new(),
+            unanswered: found
+                .unanswered
+                .as_ref()
+                .map(UnansweredSurvey::sampled)
+                .unwrap_or_default(),
+            holders: FxHashMap::default(),
         });
         let Walk {
             begun,
@@ -298,8 +318,15 @@ impl Job {
             holdings,
             listeners,
             shared,
+            unanswered,
+            holders,
         } = walk;
         let mut add = |owner: &Owner| {
+            if let Socket::Other(socket) = owner.socket
+                && unanswered.contains(&socket)
+            {
+                holders.entry(socket).or_insert(owner.process);
+            }
             holdings.add(owner, &found.close_wait);
             listeners.add(owner);
         };
@@ -330,6 +357,10 @@ impl Job {
         if let Some(walk) = self.walk.take() {
             match ended {
                 Ok((processes, cgroups)) => {
+                    let survey = self.found.as_mut();
+                    if let Some(survey) = survey.and_then(|found| found.unanswered.as_mut()) {
+                        survey.name(&walk.holders, &processes);
+                    }
                     self.owners = Some(FoundOwners {
                         holdings: walk.holdings,
                         listeners: walk.listeners,

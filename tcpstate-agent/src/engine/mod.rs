@@ -7,6 +7,7 @@
 
 mod budget;
 mod close_wait;
+mod facts;
 mod listeners;
 mod look;
 mod namespaces;

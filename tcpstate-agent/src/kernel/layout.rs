@@ -163,6 +163,8 @@ layout! {
         written: one("tcp_sock", "write_seq", 4),
         unacknowledged: one("tcp_sock", "snd_una", 4),
         last_ack: one("tcp_sock", "rcv_tstamp", 4),
+        /// When what is not acknowledged was sent first, milliseconds of `CLOCK_MONOTONIC`.
+        first_sent: one("tcp_sock", "retrans_stamp", 4),
         retransmits: one("inet_connection_sock", "icsk_retransmits", 1),
         probes: one("inet_connection_sock", "icsk_probes_out", 1),
         accept_queue: one("sock", "sk_ack_backlog", 4),

@@ -176,6 +176,8 @@ mod tests {
             }),
             is_shared: false,
             unaccepted: 0,
+            living: 0,
+            established: None,
             descriptor: None,
             is_cut: false,
         }

@@ -41,6 +41,15 @@ impl Age {
 /// The limits of `tcpstate_close_wait_age_sockets`, seconds.
 pub const OLDER_THAN_SECONDS: [u64; 6] = [1, 10, 60, 600, 3_600, 86_400];
 
+/// A rate is that of 16 seconds at least: in less, a burst looks like one.
+const SHORTEST_SPAN: Duration = Duration::from_secs(16);
+/// And of so many sockets.
+const ARRIVALS: u64 = 6;
+/// Where so many should have come since the youngest, none come any more.
+const QUIET: f64 = 8.0;
+/// So much uneven may what comes steadily be.
+const UNEVEN: u64 = 4;
+
 /// Enough for 17 years.
 const BUCKETS: usize = 40;
 
@@ -114,6 +123,38 @@ impl Ages {
         Duration::ZERO
     }
 
+    /// How many come a second, where they do so steadily, and go on doing so: some are as young as
+    /// that would make them. A burst has equal ages, and one that has ended has no young ones.
+    #[must_use]
+    pub fn steady_rate(&self) -> Option<f64> {
+        // Of a span of time: its younger half, in two quarters, and its older half.
+        let first = bucket(SHORTEST_SPAN);
+        (first..BUCKETS - 1).find_map(|older| {
+            let sum = |counts: &[u32]| counts.iter().copied().map(u64::from).sum::<u64>();
+            let youngest = sum(&self.0[..older - 1]);
+            let (young, old) = (u64::from(self.0[older - 1]), u64::from(self.0[older]));
+            let (half, all) = (youngest + young, youngest + young + old);
+            let is_steady = all >= ARRIVALS
+                && youngest > 0
+                && young > 0
+                && half * UNEVEN >= old
+                && old * UNEVEN >= half
+                && youngest * UNEVEN >= young
+                && young * UNEVEN >= youngest;
+            #[expect(clippy::cast_precision_loss, reason = "a rate of two digits")]
+            let rate = all as f64 / lower_edge(older + 1).as_secs_f64();
+            let goes_on = self.youngest_at_least().as_secs_f64() * rate <= QUIET;
+            (is_steady && goes_on).then_some(rate)
+        })
+    }
+
+    /// No socket is younger than this, but for what a bucket is wide.
+    #[must_use]
+    pub fn youngest_at_least(&self) -> Duration {
+        let youngest = self.0.iter().position(|&count| count > 0);
+        youngest.map_or(Duration::ZERO, lower_edge)
+    }
+
     /// A lower bound of the age of the oldest.
     #[must_use]
     pub fn oldest_at_least(&self) -> Duration {
@@ -139,6 +180,8 @@ fn lower_edge(bucket: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn of(millis: &[u64]) -> Ages {
@@ -180,6 +223,45 @@ mod tests {
             Duration::from_millis(65_536)
         );
         assert_eq!(of(&[]).oldest_at_least(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_burst_is_no_rate_and_what_comes_steadily_is_one() {
+        // Age of the youngest and time between two, milliseconds; how many; each second.
+        for (youngest, between, count, expected) in [
+            (0, 1_000, 60, Some(1.0)),
+            (500, 2_000, 1_000, Some(0.5)),
+            (100, 10, 10_000, Some(100.0)),
+            (0, 60_000, 500, Some(1.0 / 60.0)),
+            // At once, just now and a while ago.
+            (0, 1, 500, None),
+            (8_192, 0, 500, None),
+            (8_190, 1, 20, None),
+            (600_000, 20, 900, None),
+            // It has ended.
+            (3_600_000, 1_000, 5_000, None),
+            (3_000_000, 1_000, 13_000, None),
+            // Too few to tell.
+            (0, 10_000, 5, None),
+        ] {
+            let ages: Vec<u64> = (0..count).map(|n| youngest + n * between).collect();
+            let rate = of(&ages).steady_rate();
+            let is_near = match (rate, expected) {
+                (Some(rate), Some(expected)) => (rate / expected - 1.0_f64).abs() < 0.5,
+                (rate, expected) => rate == expected,
+            };
+            assert!(is_near, "{youngest} {between} {count}: {rate:?}");
+        }
+    }
+
+    proptest! {
+        /// As a pool that is closed at once, whenever that was.
+        #[test]
+        fn equal_ages_are_no_rate(age in 0..10_000_000_u64, count in 1..1_000_usize) {
+            let ages = vec![age; count];
+            prop_assert_eq!(of(&ages).steady_rate(), None);
+            prop_assert!(of(&ages).youngest_at_least() <= Duration::from_millis(age));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Cause, Holdings, Service, Survey, Tally,
+    accepters::Accepters,
     holdings::{Holding, Queue},
 };
 use crate::host::process::ProcessId;
@@ -30,6 +31,10 @@ pub struct Group {
     pub made_in: Option<u64>,
     /// How many, and since when.
     pub tally: Tally,
+    /// Of those that were not accepted: how many others wait with them.
+    pub living: u64,
+    /// Of those that were not accepted: it is not known which of the owners accepts.
+    pub is_one_of: bool,
 }
 
 /// Gives every socket of the survey to an owner. The groups' counts sum up to the survey's, for
@@ -58,7 +63,7 @@ pub fn attribute(survey: &Survey, holdings: &Holdings, took: Duration) -> Vec<Gr
     }
     services
         .into_iter()
-        .flat_map(|(service, side)| side.attribute(service, took))
+        .flat_map(|(service, side)| side.attribute(service, holdings, took))
         .map(|group| Group {
             made_in: match group.owner {
                 Some(_) => None,
@@ -79,8 +84,8 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    fn attribute(mut self, service: Service, took: Duration) -> Vec<Group> {
-        let (mut groups, left) = self.unaccepted(service);
+    fn attribute(mut self, service: Service, holdings: &Holdings, took: Duration) -> Vec<Group> {
+        let (mut groups, left) = self.unaccepted(service, holdings);
         let mut ownerless = self.balance(took);
         let in_no_queue = self.explain(Cause::Unaccepted, left, took);
         ownerless.extend(in_no_queue.map(|rest| (Cause::Unaccepted, rest)));
@@ -97,6 +102,8 @@ impl Side<'_> {
             oldest_descriptor: None,
             made_in: None,
             tally,
+            living: 0,
+            is_one_of: false,
         }));
         groups
     }
@@ -183,7 +190,7 @@ impl Side<'_> {
 
     /// Divides the sockets that were not accepted among the processes whose queues they are in.
     /// Also returns how many are in no queue that was seen.
-    fn unaccepted(&self, service: Service) -> (Vec<Group>, u64) {
+    fn unaccepted(&self, service: Service, holdings: &Holdings) -> (Vec<Group>, u64) {
         let Some(&found) = self.found.get(&Cause::Unaccepted) else {
             return (Vec::new(), 0);
         };
@@ -210,14 +217,19 @@ impl Side<'_> {
         }
         let groups = shares
             .into_iter()
-            .map(|(process, queue, share)| Group {
-                owner: Some(process),
-                co_owners: queue.co_owners.clone(),
-                service,
-                cause: Cause::Unaccepted,
-                oldest_descriptor: None,
-                made_in: None,
-                tally: found.part(share),
+            .map(|(process, queue, share)| {
+                let accepters = Accepters::of(process, queue, service, holdings);
+                Group {
+                    owner: Some(accepters.first),
+                    co_owners: accepters.others,
+                    service,
+                    cause: Cause::Unaccepted,
+                    oldest_descriptor: None,
+                    made_in: None,
+                    tally: found.part(share),
+                    living: queue.living,
+                    is_one_of: accepters.is_one_of,
+                }
             })
             .collect();
         (groups, left)
@@ -225,32 +237,39 @@ impl Side<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::{super::Role, *};
     use crate::decode::{CloseWaitSocket, Listener, Owner, Socket};
 
-    const NOW: u64 = 1_000_000_000_000;
-    const TOOK: Duration = Duration::from_millis(300);
-    const OLD: u64 = NOW - 60_000_000_000;
+    pub(in super::super) const NOW: u64 = 1_000_000_000_000;
+    pub(in super::super) const TOOK: Duration = Duration::from_millis(300);
+    pub(in super::super) const OLD: u64 = NOW - 60_000_000_000;
     const YOUNG: u64 = NOW - 1_000_000;
-    const NAMESPACE: u32 = 7;
-    const PORT: u16 = 80;
+    pub(in super::super) const NAMESPACE: u32 = 7;
+    pub(in super::super) const PORT: u16 = 80;
 
-    fn process(tgid: u32) -> ProcessId {
+    pub(in super::super) fn process(tgid: u32) -> ProcessId {
         ProcessId {
             tgid,
             start_boottime_ns: 1,
         }
     }
 
-    fn socket(number: u64, since: u64, unread: u32, is_accepted: bool) -> CloseWaitSocket {
+    pub(in super::super) fn socket(
+        number: u64,
+        since: u64,
+        unread: u32,
+        is_accepted: bool,
+    ) -> CloseWaitSocket {
         CloseWaitSocket {
             socket: number,
             namespace: NAMESPACE,
             since_ns: Some(since),
             last_ack_jiffies: 0,
+            last_data_jiffies: None,
+            last_sent_jiffies: None,
             unread,
             unsent: 0,
             is_accepted,
@@ -268,7 +287,7 @@ mod tests {
         }
     }
 
-    fn survey(sockets: &[CloseWaitSocket]) -> Survey {
+    pub(in super::super) fn survey(sockets: &[CloseWaitSocket]) -> Survey {
         let mut survey = Survey::new(NOW, None);
         survey.begin(NAMESPACE);
         survey.add(&Socket::Listener(listener()));
@@ -278,18 +297,25 @@ mod tests {
         survey
     }
 
-    fn holds(tgid: u32, socket: CloseWaitSocket, is_shared: bool) -> Owner {
+    pub(in super::super) fn holds(tgid: u32, socket: CloseWaitSocket, is_shared: bool) -> Owner {
         Owner {
             process: process(tgid),
             socket: Socket::CloseWait(socket),
             is_shared,
             unaccepted: 0,
+            living: 0,
+            established: None,
             descriptor: u32::try_from(socket.socket).ok(),
             is_cut: false,
         }
     }
 
-    fn listens(tgid: u32, number: u64, unaccepted: u32, is_cut: bool) -> Owner {
+    pub(in super::super) fn listens(
+        tgid: u32,
+        number: u64,
+        unaccepted: u32,
+        is_cut: bool,
+    ) -> Owner {
         Owner {
             process: process(tgid),
             socket: Socket::Listener(Listener {
@@ -298,6 +324,8 @@ mod tests {
             }),
             is_shared: false,
             unaccepted,
+            living: 0,
+            established: None,
             descriptor: None,
             is_cut,
         }

@@ -8,12 +8,12 @@ use crate::{
 const PROCESS: Label = Label {
     name: "process",
     values: "name of the process (comm of its first thread), of several owners the one with the \
-             lowest number; empty where no process holds the sockets; `other` for all that have no \
+             lowest number, and of those that hold a listening socket one that has connections of it; empty where no process holds the sockets; `other` for all that have no \
              series of their own",
 };
 const ROLE: Label = Label {
     name: "role",
-    values: "`server`: something listens on the local port in that network namespace; `client`",
+    values: "`server`: something listens on the local port in that network namespace, or has; `client`",
 };
 const PORT: Label = Label {
     name: "port",
@@ -26,6 +26,13 @@ const CAUSE: Label = Label {
              the peer closed; `data_unread`: there is data that it has not read; `eof_read`: it has \
              read everything and not called close(); `sending`: it has read everything and still \
              sends to a peer that does not acknowledge",
+};
+const VERDICT: Label = Label {
+    name: "verdict",
+    values: "what is wrong, most likely: `stopped`, `descriptors_exhausted`, `queue_of_dead`, \
+             `blocked_accept`, `inherited`, `draining`, `send_blocked`, `half_close`, `proxy_waits`, \
+             `in_service`, `idle_pool`, `unread_response`, `stuck_consumer`, `leak`, or `other`, as \
+             [diagnosis.md](diagnosis.md#the-verdicts) explains them",
 };
 const GROUP: &[Label] = &[PROCESS, UNIT, CONTAINER_ID, POD_UID, ROLE, PORT, CAUSE];
 const OWNER: &[Label] = &[PROCESS, UNIT, CONTAINER_ID, POD_UID];
@@ -63,6 +70,22 @@ pub const UNREAD_BYTES: Metric = Metric {
     kind: Kind::Gauge,
     labels: GROUP,
     help: "Data that came in on these sockets before the peer closed and was not read.",
+};
+
+/// What the peers have not acknowledged.
+pub const UNACKNOWLEDGED_BYTES: Metric = Metric {
+    name: "tcpstate_close_wait_unacknowledged_bytes",
+    kind: Kind::Gauge,
+    labels: GROUP,
+    help: "Data that the process has written to these sockets and the peers have not acknowledged.",
+};
+
+/// What is wrong.
+pub const VERDICT_SOCKETS: Metric = Metric {
+    name: "tcpstate_close_wait_verdict_sockets",
+    kind: Kind::Gauge,
+    labels: &[PROCESS, UNIT, CONTAINER_ID, POD_UID, ROLE, PORT, VERDICT],
+    help: "The sockets of tcpstate_close_wait_sockets by what is wrong with them, most likely.",
 };
 
 /// Ages of all.

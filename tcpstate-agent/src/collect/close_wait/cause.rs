@@ -44,6 +44,20 @@ impl Cause {
         }
     }
 
+    /// What the process has not done, in words.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Unaccepted => "the process has not called accept() for them",
+            Self::FinUnread => "the process has not read since the peer closed",
+            Self::DataUnread => "there is data that the process has not read",
+            Self::EofRead => "the process has read everything and has not called close()",
+            Self::Sending => {
+                "the process has read everything and still sends to peers that do not acknowledge"
+            }
+        }
+    }
+
     /// The name in metrics and in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -81,6 +95,8 @@ mod tests {
                 namespace: 1,
                 since_ns: None,
                 last_ack_jiffies: 0,
+                last_data_jiffies: None,
+                last_sent_jiffies: None,
                 unread,
                 unsent,
                 is_accepted,

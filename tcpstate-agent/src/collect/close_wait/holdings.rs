@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Cause, Group, Service, Survey, Tally};
 use crate::{
     decode::{CloseWaitSocket, Listener, Owner, Socket},
+    diagnosis::words::count,
     host::process::ProcessId,
 };
 
@@ -18,6 +19,10 @@ const MAX_GROUPS: usize = 8192;
 const MAX_SHARED: usize = 65_536;
 /// Further owners of one group that are named.
 const MAX_CO_OWNERS: usize = 64;
+/// Connections that processes have made whose descriptors are remembered, of all together.
+const MAX_MADE: usize = 65_536;
+/// Sockets of a group whose descriptors are.
+const SAMPLED: usize = 64;
 
 /// What a walk over all descriptors has found.
 #[derive(Debug, Default)]
@@ -25,6 +30,14 @@ pub struct Holdings {
     groups: FxHashMap<(ProcessId, Service, Cause), Holding>,
     queues: FxHashMap<(ProcessId, Service), Queue>,
     shared: FxHashMap<u64, ProcessId>,
+    /// Who listens, by namespace and port.
+    listening: FxHashMap<(u32, u16), BTreeSet<ProcessId>>,
+    /// The descriptors that each has of established connections that it has made itself.
+    made: FxHashMap<ProcessId, FxHashSet<u32>>,
+    /// How many there are of them.
+    all_made: usize,
+    /// How many connections each has, of those that came to a port on which some wait to be accepted.
+    accepted: FxHashMap<(u32, u16, ProcessId), u64>,
 }
 
 /// A group of sockets that one process holds, and perhaps others with it.
@@ -33,6 +46,8 @@ pub(super) struct Holding {
     pub(super) tally: Tally,
     /// Of the oldest.
     descriptor: Option<u32>,
+    /// Of some.
+    descriptors: Vec<u32>,
     pub(super) co_owners: BTreeSet<ProcessId>,
 }
 
@@ -47,6 +62,8 @@ impl Holding {
             oldest_descriptor: self.descriptor,
             made_in: None,
             tally: self.tally,
+            living: 0,
+            is_one_of: false,
         }
     }
 }
@@ -56,6 +73,8 @@ impl Holding {
 pub(super) struct Queue {
     /// Sockets in CLOSE_WAIT that were found in them.
     pub(super) unaccepted: u64,
+    /// Others that wait with them.
+    pub(super) living: u64,
     /// There may be more.
     pub(super) is_cut: bool,
     pub(super) co_owners: BTreeSet<ProcessId>,
@@ -65,18 +84,40 @@ impl Holdings {
     /// Adds a descriptor. They must come in the order of their processes, so that of several
     /// owners the one with the lowest number counts.
     pub fn add(&mut self, owner: &Owner, survey: &Survey) {
+        let accepted = match &owner.socket {
+            Socket::CloseWait(socket) => Some((socket.namespace, socket.local_port)),
+            _ => owner.established,
+        };
+        if let Some((namespace, port)) = accepted
+            && survey.is_waited_for(namespace, port)
+            && self.accepted.len() < MAX_GROUPS
+        {
+            let key = (namespace, port, owner.process);
+            *self.accepted.entry(key).or_default() += 1;
+        }
+        if let (Some((namespace, port)), Some(descriptor)) = (owner.established, owner.descriptor)
+            && !survey.listens(namespace, port)
+            && self.all_made < MAX_MADE
+        {
+            self.all_made += 1;
+            let made = self.made.entry(owner.process).or_default();
+            made.insert(descriptor);
+        }
         match &owner.socket {
             Socket::CloseWait(socket) => {
                 if let Some(service) = survey.service(socket) {
                     self.add_socket(owner, socket, service, survey);
                 }
             }
-            Socket::Listener(listener) if owner.unaccepted > 0 || owner.is_cut => {
-                if let Some(service) = survey.listened_on(listener) {
+            Socket::Listener(listener) => {
+                self.add_listener(owner, listener);
+                if (owner.unaccepted > 0 || owner.is_cut)
+                    && let Some(service) = survey.listened_on(listener)
+                {
                     self.add_queue(owner, listener, service);
                 }
             }
-            Socket::Listener(_) | Socket::Other(_) => {}
+            Socket::Other(_) => {}
         }
     }
 
@@ -86,6 +127,46 @@ impl Holdings {
 
     pub(super) const fn queues(&self) -> &FxHashMap<(ProcessId, Service), Queue> {
         &self.queues
+    }
+
+    /// Who has a listening socket on a port of a namespace, as far as remembered.
+    #[must_use]
+    pub fn listeners(&self, service: Service) -> Option<&BTreeSet<ProcessId>> {
+        self.listening.get(&(service.namespace, service.port))
+    }
+
+    /// How many connections a process has of a service on which others wait to be accepted.
+    pub(super) fn accepted(&self, process: ProcessId, service: Service) -> u64 {
+        let key = (service.namespace, service.port, process);
+        self.accepted.get(&key).copied().unwrap_or(0)
+    }
+
+    /// How many of a group's sockets have another side in the same process: a proxy accepts a
+    /// connection and makes another, and gets descriptors for them that are neighbours.
+    #[must_use]
+    pub fn other_sides(&self, process: ProcessId, service: Service, cause: Cause) -> u64 {
+        let group = self.groups.get(&(process, service, cause));
+        let Some((group, made)) = group.zip(self.made.get(&process)) else {
+            return 0;
+        };
+        let has_neighbour = |descriptor: &&u32| {
+            made.contains(&descriptor.wrapping_add(1)) || made.contains(&descriptor.wrapping_sub(1))
+        };
+        let (sample, paired) = (
+            count(group.descriptors.len()),
+            count(group.descriptors.iter().filter(has_neighbour).count()),
+        );
+        paired * group.tally.sockets / sample.max(1)
+    }
+
+    fn add_listener(&mut self, owner: &Owner, listener: &Listener) {
+        let key = (listener.namespace, listener.port);
+        if self.listening.len() < MAX_GROUPS || self.listening.contains_key(&key) {
+            let holders = self.listening.entry(key).or_default();
+            if holders.len() < MAX_CO_OWNERS {
+                holders.insert(owner.process);
+            }
+        }
     }
 
     fn add_socket(
@@ -112,12 +193,17 @@ impl Holdings {
                 return;
             }
         }
-        let age = survey.age(socket);
+        let times = survey.times(socket);
         let holding = self.groups.entry(key).or_default();
-        if Some(age) > holding.tally.oldest {
+        if let Some(descriptor) = owner.descriptor
+            && holding.descriptors.len() < SAMPLED
+        {
+            holding.descriptors.push(descriptor);
+        }
+        if Some(times.age) > holding.tally.oldest {
             holding.descriptor = owner.descriptor;
         }
-        holding.tally.add(socket, age);
+        holding.tally.add(socket, &times);
     }
 
     fn add_queue(&mut self, owner: &Owner, listener: &Listener, service: Service) {
@@ -133,6 +219,7 @@ impl Holdings {
         if self.queues.len() < MAX_GROUPS {
             let queue = self.queues.entry((owner.process, service)).or_default();
             queue.unaccepted += u64::from(owner.unaccepted);
+            queue.living += u64::from(owner.living);
             queue.is_cut |= owner.is_cut;
         }
     }

@@ -14,20 +14,32 @@ use crate::{
 };
 
 /// Who keeps them there, and why.
-pub(crate) fn families(reading: &CloseWaitReading) -> [MetricFamily; 7] {
+pub(crate) fn families(reading: &CloseWaitReading) -> [MetricFamily; 9] {
     let found = &reading.found;
     // Where there are many, the text of a port is needed for as long as its series.
-    let ports: Vec<String> = found
-        .series
-        .keys()
-        .map(|key| key.port.map_or_else(String::new, |port| port.to_string()))
-        .collect();
+    let text = |port: Option<u16>| port.map_or_else(String::new, |port| port.to_string());
+    let ports: Vec<String> = found.series.keys().map(|key| text(key.port)).collect();
+    let verdict_ports: Vec<String> = found.verdicts.keys().map(|key| text(key.port)).collect();
     let of_groups = |metric: &Metric, value: &dyn Fn(&Series) -> f64| {
         let groups = found.series.iter().zip(&ports);
         let samples =
             groups.map(|((key, series), port)| Sample::new(group(key, port), value(series)));
         family(metric, samples)
     };
+    let verdicts = found.verdicts.iter().zip(&verdict_ports);
+    let verdicts = verdicts.map(|((key, sockets), port)| {
+        let [process, unit, container_id, pod_uid] = owner(&key.owner);
+        let labels = [
+            process,
+            unit,
+            container_id,
+            pod_uid,
+            key.role.name(),
+            port,
+            key.verdict.name(),
+        ];
+        series(labels, *sockets)
+    });
     let of_owners = |metric: &Metric, value: &dyn Fn(&Descriptors) -> Option<u64>| {
         let owners = found.descriptors.iter();
         let samples = owners.filter_map(|(key, descriptors)| {
@@ -46,6 +58,10 @@ pub(crate) fn families(reading: &CloseWaitReading) -> [MetricFamily; 7] {
         of_groups(&catalogue::UNREAD_BYTES, &|series| {
             count(series.unread_bytes)
         }),
+        of_groups(&catalogue::UNACKNOWLEDGED_BYTES, &|series| {
+            count(series.unacknowledged_bytes)
+        }),
+        family(&catalogue::VERDICT_SOCKETS, verdicts),
         family(
             &catalogue::AGE_SOCKETS,
             ages.map(|(limit, sockets)| series([limit], sockets)),
@@ -88,7 +104,7 @@ pub(crate) mod tests {
     };
 
     use super::{
-        super::{Age, Cause, Role, Tally},
+        super::{Age, Cause, Role, Tally, Verdict, VerdictKey},
         *,
     };
     use crate::engine::CloseWait;
@@ -112,12 +128,20 @@ pub(crate) mod tests {
                 is_exact: true,
             }),
             unread_bytes: 7,
+            unacknowledged_bytes: 9,
+        };
+        let verdict = VerdictKey {
+            owner: owner.clone(),
+            role: Role::Server,
+            port: Some(80),
+            verdict: Verdict::Leak,
         };
         CloseWaitReading {
             found: Arc::new(CloseWait {
                 groups: Vec::new(),
                 total: Tally::default(),
                 series: BTreeMap::from([(key, values)]),
+                verdicts: BTreeMap::from([(verdict, 3)]),
                 descriptors: BTreeMap::from([(
                     owner,
                     Descriptors {
@@ -137,6 +161,13 @@ pub(crate) mod tests {
         prometheus::TextEncoder::new()
             .encode_to_string(families)
             .unwrap()
+    }
+
+    #[test]
+    fn a_verdict_is_a_series_of_its_own() {
+        let text = text(&families(&reading()));
+        let expected = r#"role="server",port="80",verdict="leak"} 3"#;
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -7,32 +7,39 @@
 //!
 //! What is kept grows with the number of groups, which is bounded, never with that of sockets.
 
-mod advice;
+mod accepters;
+pub mod advice;
 mod age;
+mod alike;
 mod attribution;
 pub mod catalogue;
 mod cause;
+pub(crate) mod diagnosed;
+mod growth;
 mod holdings;
 pub(crate) mod metrics;
 mod peers;
+mod queues;
+mod remedies;
 mod report;
 mod survey;
 mod tally;
 mod text;
 mod tick_rate;
 mod top;
-mod verdict;
+pub(crate) mod verdict;
 
-pub use advice::{Advice, comes_of_waiting};
 pub use age::{Age, Ages, OLDER_THAN_SECONDS};
 pub use attribution::{Group, attribute};
 pub use cause::Cause;
+pub use diagnosed::DiagnosedGroup;
 pub use holdings::Holdings;
 pub use peers::Peers;
+pub use queues::{Queues, Times};
 pub use report::{Report, ReportGroup, ReportPeer};
 pub use survey::{Role, Service, Survey};
 pub use tally::Tally;
 pub(crate) use text::write_close_wait;
 pub use tick_rate::TickRate;
-pub use top::{OTHER, Series, SeriesKey, top};
-pub use verdict::DiagnosedGroup;
+pub use top::{OTHER, Series, SeriesKey, VerdictKey, top};
+pub use verdict::{Facts, HolderFacts, Verdict};

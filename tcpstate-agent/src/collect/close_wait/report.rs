@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cause, Role};
+use super::{Cause, Facts, Role, Verdict};
 use crate::{
     collect::owners::{ReportCgroup, ReportProcess, Reporter},
     engine::{CloseWait, OwnedGroup},
@@ -29,8 +29,14 @@ pub struct ReportGroup {
     pub process: Option<ReportProcess>,
     /// Who ran what made them, where there is no process and that is known.
     pub made_in: Option<ReportCgroup>,
+    /// Numbers of other processes that are alike and have a socket each of those counted here.
+    #[serde(default)]
+    pub alike: Vec<u32>,
     /// Numbers of other processes that have some of them too.
     pub shared_with: Vec<u32>,
+    /// Their names, each once.
+    #[serde(default)]
+    pub shared_names: Vec<String>,
     /// Inode number of the network namespace.
     pub namespace: u32,
     /// Which side of the connections.
@@ -48,6 +54,8 @@ pub struct ReportGroup {
     /// The number that the process has for the oldest, as in `/proc/PID/fd`; `None` where it has
     /// none: it has not accepted it.
     pub oldest_descriptor: Option<u32>,
+    /// Age of the youngest, at most: it is not exact.
+    pub youngest_age_seconds: f64,
     /// Age that half of them exceed, estimated.
     pub median_age_seconds: f64,
     /// Of how many only a lower bound of the age is known.
@@ -56,6 +64,12 @@ pub struct ReportGroup {
     pub oldest_age_is_lower_bound: bool,
     /// Data that was not read.
     pub unread_bytes: u64,
+    /// Data that the process has written and the peers have not acknowledged.
+    pub unacknowledged_bytes: u64,
+    /// How many come a second, where their ages show that they do so steadily.
+    pub arrivals_per_second: Option<f64>,
+    /// What tells what is wrong.
+    pub facts: Facts,
     /// The peers with most of them.
     pub peers: Vec<ReportPeer>,
 }
@@ -105,6 +119,8 @@ impl ReportGroup {
                 container_id: cgroup.container_id.clone(),
                 pod_uid: cgroup.pod_uid.clone(),
             }),
+            alike: Vec::new(),
+            shared_names: group.co_owner_names.iter().cloned().collect(),
             shared_with: group.co_owners.iter().map(|owner| owner.tgid).collect(),
             namespace: group.service.namespace,
             role: group.service.role,
@@ -117,6 +133,7 @@ impl ReportGroup {
                 .saturating_sub(tally.lower_bound),
             oldest_age_seconds: oldest.map_or(0.0, |age| age.time.as_secs_f64()),
             oldest_descriptor: group.oldest_descriptor,
+            youngest_age_seconds: tally.ages.youngest_at_least().as_secs_f64(),
             // Estimated, but no more than the oldest.
             median_age_seconds: oldest
                 .map_or(Duration::ZERO, |age| age.time.min(tally.ages.median()))
@@ -124,10 +141,25 @@ impl ReportGroup {
             age_lower_bound_sockets: tally.lower_bound,
             oldest_age_is_lower_bound: oldest.is_some_and(|age| !age.is_exact),
             unread_bytes: tally.unread_bytes,
+            unacknowledged_bytes: tally.queues.unacknowledged_bytes,
+            arrivals_per_second: tally.steady_rate(),
+            facts: group.facts.clone(),
             peers: peers
                 .map(|(address, sockets)| ReportPeer { address, sockets })
                 .collect(),
         }
+    }
+
+    /// What is wrong, most likely.
+    pub(super) fn verdict(&self) -> Verdict {
+        let oldest = Duration::try_from_secs_f64(self.oldest_age_seconds).unwrap_or_default();
+        // Those of processes that are alike have one each, and one is judged.
+        let sockets = if self.alike.is_empty() {
+            self.sockets
+        } else {
+            1
+        };
+        Verdict::of(self.role, self.cause, sockets, oldest, &self.facts)
     }
 
     /// Whether `other` is the same group at another time.

@@ -3,18 +3,21 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
-use super::{Age, Cause, Tally, TickRate};
+use super::{Cause, Tally, TickRate, Times};
 use crate::decode::{CloseWaitSocket, Listener, Socket};
 
 /// Services that are told apart. Those beyond are summed as one of port 0 for each namespace and
 /// role, so that a process that connects to every port there is does not fill the memory.
 pub(super) const MAX_SERVICES: usize = 4096;
 
+/// The first port that anybody may bind.
+const FIRST_UNPRIVILEGED: u16 = 1024;
+
 /// On which side of a connection a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Something listens on its local port.
+    /// Something listens on its local port, or has.
     Server,
     /// Nothing does.
     Client,
@@ -49,6 +52,8 @@ pub struct Survey {
     tick_rate: Option<TickRate>,
     namespaces: FxHashSet<u32>,
     listening: FxHashSet<(u32, u16)>,
+    /// Local ports that are a server's by their numbers.
+    bound: FxHashSet<(u32, u16)>,
     found: FxHashMap<(Service, Cause), Tally>,
     /// The cgroup that all of those were made in; 0 where they were not made in one.
     cgroups: FxHashMap<(Service, Cause), u64>,
@@ -64,6 +69,7 @@ impl Survey {
             tick_rate,
             namespaces: FxHashSet::default(),
             listening: FxHashSet::default(),
+            bound: FxHashSet::default(),
             found: FxHashMap::default(),
             cgroups: FxHashMap::default(),
             services: FxHashSet::default(),
@@ -85,9 +91,9 @@ impl Survey {
             }
             Socket::CloseWait(socket) => {
                 let service = self.admit(self.whose(socket));
-                let age = self.age(socket);
+                let times = self.times(socket);
                 let key = (service, Cause::of(socket));
-                self.found.entry(key).or_default().add(socket, age);
+                self.found.entry(key).or_default().add(socket, &times);
                 let cgroup = self.cgroups.entry(key).or_insert(socket.cgroup);
                 if *cgroup != socket.cgroup {
                     *cgroup = 0;
@@ -97,10 +103,22 @@ impl Survey {
         }
     }
 
-    /// The age of a socket at the time of the survey.
+    /// What has happened to a socket, and how long before the survey.
     #[must_use]
-    pub fn age(&self, socket: &CloseWaitSocket) -> Age {
-        Age::of(socket, self.now_ns, self.tick_rate)
+    pub fn times(&self, socket: &CloseWaitSocket) -> Times {
+        Times::of(socket, self.now_ns, self.tick_rate)
+    }
+
+    /// Whether something listens there, as far as services are told apart.
+    #[must_use]
+    pub fn is_listened(&self, service: Service) -> bool {
+        service.port == 0 || self.listening.contains(&(service.namespace, service.port))
+    }
+
+    /// A local port that a process has bound, and that `connect()` would not have chosen. Sockets on
+    /// it belong to a server, which may have stopped listening.
+    pub fn bound(&mut self, namespace: u32, port: u16) {
+        self.bound.insert((namespace, port));
     }
 
     /// What a connection is for, as far as the survey tells services apart; `None` in a namespace
@@ -123,6 +141,39 @@ impl Survey {
                 port: listener.port,
             })
         })
+    }
+
+    /// Whether something listens on a port of a namespace.
+    #[must_use]
+    pub fn listens(&self, namespace: u32, port: u16) -> bool {
+        self.listening.contains(&(namespace, port))
+    }
+
+    /// Whether any server has read all that came: it may be a proxy that waits for its other side.
+    #[must_use]
+    pub fn has_read_all(&self) -> bool {
+        self.found
+            .keys()
+            .any(|(service, cause)| service.role == Role::Server && *cause == Cause::EofRead)
+    }
+
+    /// Whether anything waits on a port to be accepted, and its peer has closed.
+    #[must_use]
+    pub fn is_waited_for(&self, namespace: u32, port: u16) -> bool {
+        let service = Service {
+            namespace,
+            role: Role::Server,
+            port,
+        };
+        self.found.contains_key(&(service, Cause::Unaccepted))
+    }
+
+    /// Whether that is so anywhere.
+    #[must_use]
+    pub fn has_unaccepted(&self) -> bool {
+        self.found
+            .keys()
+            .any(|(_, cause)| *cause == Cause::Unaccepted)
     }
 
     /// What was found, by service and cause.
@@ -159,7 +210,11 @@ impl Survey {
 
     fn whose(&self, socket: &CloseWaitSocket) -> Service {
         let namespace = socket.namespace;
-        if self.listening.contains(&(namespace, socket.local_port)) {
+        let local = (namespace, socket.local_port);
+        // One who binds a port of its own to connect does so to a well-known one.
+        let is_left_by_a_server =
+            || self.bound.contains(&local) && socket.remote.port() >= FIRST_UNPRIVILEGED;
+        if self.listening.contains(&local) || is_left_by_a_server() {
             Service {
                 namespace,
                 role: Role::Server,
@@ -204,6 +259,8 @@ mod tests {
             namespace,
             since_ns: None,
             last_ack_jiffies: 0,
+            last_data_jiffies: None,
+            last_sent_jiffies: None,
             unread: 1,
             unsent: 0,
             is_accepted: true,
@@ -276,6 +333,31 @@ mod tests {
         survey.add(&listener(2, 80));
         survey.add(&socket(1, 80, 9000));
         assert_eq!(counts(&survey), [(Role::Client, 9000, 1)]);
+    }
+
+    #[test]
+    fn a_server_that_has_stopped_listening_is_one_service() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        survey.begin(2);
+        survey.bound(1, 80);
+        survey.bound(1, 700);
+        for port in 40_000..40_030 {
+            survey.add(&socket(1, 80, port));
+        }
+        // A mount of NFS, and a port that somebody else has in another namespace.
+        survey.add(&socket(1, 700, 111));
+        survey.add(&socket(2, 80, 9_000));
+        assert_eq!(
+            counts(&survey),
+            [
+                (Role::Server, 80, 30),
+                (Role::Client, 111, 1),
+                (Role::Client, 9_000, 1)
+            ]
+        );
+        let service = survey.service(&connection(1, 80, 40_000)).unwrap();
+        assert!(!survey.is_listened(service));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Age, Ages, OLDER_THAN_SECONDS, Peers};
+use super::{Age, Ages, OLDER_THAN_SECONDS, Peers, Queues, Times};
 use crate::decode::CloseWaitSocket;
 
 /// Sums over a group of sockets in CLOSE_WAIT.
@@ -20,13 +20,18 @@ pub struct Tally {
     pub older_than: [u64; OLDER_THAN_SECONDS.len()],
     /// All ages.
     pub ages: Ages,
+    /// Those that are exact.
+    pub exact: Ages,
+    /// What the process has not read or sent.
+    pub queues: Queues,
     /// The peers that most of them go to.
     pub peers: Peers,
 }
 
 impl Tally {
     /// Adds one socket.
-    pub fn add(&mut self, socket: &CloseWaitSocket, age: Age) {
+    pub fn add(&mut self, socket: &CloseWaitSocket, times: &Times) {
+        let age = times.age;
         self.sockets += 1;
         self.lower_bound += u64::from(!age.is_exact);
         self.oldest = self.oldest.max(Some(age));
@@ -36,6 +41,10 @@ impl Tally {
             *count += u64::from(age.time >= Duration::from_secs(limit));
         }
         self.ages.add(age.time);
+        if age.is_exact {
+            self.exact.add(age.time);
+        }
+        self.queues.add(socket, times);
         self.peers.add(socket.remote.ip().to_canonical(), 1);
     }
 
@@ -49,7 +58,20 @@ impl Tally {
             *count += other;
         }
         self.ages.merge(&other.ages);
+        self.exact.merge(&other.exact);
+        self.queues.merge(&other.queues);
         self.peers.merge(&other.peers);
+    }
+
+    /// How many come a second, where they do so steadily. Ages that are lower bounds tell only where
+    /// there are no others: keepalives make them young again and again.
+    #[must_use]
+    pub fn steady_rate(&self) -> Option<f64> {
+        if self.exact.total() == 0 {
+            self.ages.steady_rate()
+        } else {
+            self.exact.steady_rate()
+        }
     }
 
     /// `sockets` of the group, where it is not known which: the oldest.
@@ -72,6 +94,8 @@ impl Tally {
             *count = (*count).min(sockets);
         }
         self.ages.shrink_to(sockets);
+        self.exact.shrink_to(sockets);
+        self.queues.shrink_to(sockets, self.sockets);
         self.sockets = sockets;
         if sockets == 0 {
             self.oldest = None;
@@ -85,6 +109,8 @@ impl Tally {
         let mut oldest_known = None;
         for known in known {
             rest.ages.remove(&known.ages);
+            rest.exact.remove(&known.exact);
+            rest.queues.remove(&known.queues);
             rest.lower_bound = rest.lower_bound.saturating_sub(known.lower_bound);
             rest.unread_bytes = rest.unread_bytes.saturating_sub(known.unread_bytes);
             for (count, known) in rest.older_than.iter_mut().zip(known.older_than) {
@@ -115,6 +141,8 @@ mod tests {
             namespace: 1,
             since_ns: None,
             last_ack_jiffies: 0,
+            last_data_jiffies: None,
+            last_sent_jiffies: None,
             unread,
             unsent: 0,
             is_accepted: true,
@@ -134,7 +162,7 @@ mod tests {
     fn tally(ages: &[(u64, bool)]) -> Tally {
         let mut tally = Tally::default();
         for &(age, is_exact) in ages {
-            tally.add(&socket(11), seconds(age, is_exact));
+            tally.add(&socket(11), &Times::of_age(seconds(age, is_exact)));
         }
         tally
     }

@@ -5,29 +5,21 @@ use std::{
     io::{self, Write},
 };
 
-use super::{DiagnosedGroup, ReportGroup, Role};
+use super::{DiagnosedGroup, ReportGroup, Role, remedies::write_remedies};
 use crate::{
     collect::owners::{ReportCgroup, ReportProcess},
     diagnosis::{
         Diagnosis,
-        words::{bytes, count, counted, duration, grouped, shared_with, terminal},
+        words::{bytes, count, counted, duration, grouped, pace, shared_with, some_of, terminal},
+        write_nothing,
     },
+    host::process::RunState,
 };
-
-/// Processes of one name that are numbered in the verdict.
-const NAMED: usize = 5;
 
 /// Writes which groups there are, and what to do about them.
 pub(crate) fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    if diagnosis.groups.is_empty() {
-        return write_nothing(out, diagnosis);
-    }
     if !diagnosis.is_something_wrong() {
-        return writeln!(
-            out,
-            "nothing wrong: {} in CLOSE_WAIT, none for longer than a second",
-            counted(diagnosis.sockets_shown, "socket")
-        );
+        return write_nothing(out, diagnosis);
     }
     writeln!(
         out,
@@ -50,35 +42,33 @@ pub(crate) fn write_close_wait(out: &mut dyn Write, diagnosis: &Diagnosis) -> io
              them exact."
         )?;
     }
+    let mut said = Said::default();
     for (number, group) in diagnosis.groups.iter().enumerate() {
         writeln!(out)?;
-        write_group(out, number + 1, group)?;
+        write_group(out, number + 1, group, &mut said)?;
     }
     writeln!(out, "\nWHAT TO DO")?;
-    write_verdict(out, diagnosis)
+    write_remedies(out, diagnosis)
 }
 
-fn write_nothing(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    match diagnosis.sockets {
-        0 if diagnosis.listeners.is_some() && diagnosis.destinations.is_some() => writeln!(
-            out,
-            "nothing wrong: no socket is in CLOSE_WAIT, no listener is in trouble, no destination \
-             runs out of ports, and no peer is found silent"
-        ),
-        0 if diagnosis.listeners.is_some() => writeln!(
-            out,
-            "nothing wrong: no socket is in CLOSE_WAIT, and no listener is in trouble"
-        ),
-        0 => writeln!(out, "nothing wrong: no socket is in CLOSE_WAIT"),
-        sockets => writeln!(
-            out,
-            "nothing wrong there; {} in CLOSE_WAIT elsewhere",
-            are(sockets)
-        ),
+/// What was printed of which process, so that it is printed once.
+#[derive(Default)]
+struct Said(BTreeSet<(Option<u32>, String)>);
+
+impl Said {
+    /// Whether this line of a process is new.
+    fn is_new(&mut self, group: &ReportGroup, line: &str) -> bool {
+        let pid = group.process.as_ref().map(|process| process.pid);
+        !line.is_empty() && self.0.insert((pid, line.to_owned()))
     }
 }
 
-fn write_group(out: &mut dyn Write, number: usize, diagnosed: &DiagnosedGroup) -> io::Result<()> {
+fn write_group(
+    out: &mut dyn Write,
+    number: usize,
+    diagnosed: &DiagnosedGroup,
+    said: &mut Said,
+) -> io::Result<()> {
     let group = &diagnosed.group;
     writeln!(
         out,
@@ -88,103 +78,87 @@ fn write_group(out: &mut dyn Write, number: usize, diagnosed: &DiagnosedGroup) -
         counted(group.sockets, "socket"),
         growth(diagnosed),
     )?;
-    let mut line = |name: &str, text: String| writeln!(out, "   {name:<10}{text}");
-    line(
-        "cause",
-        format!("{}: {}", group.cause.name(), diagnosed.meaning),
-    )?;
-    line("age", ages(group))?;
+    let mut line = |name: &str, text: &str| writeln!(out, "   {name:<10}{text}");
+    line("verdict", diagnosed.verdict.name())?;
+    let cause = format!("{}: {}", group.cause.name(), diagnosed.meaning);
+    line("cause", &cause)?;
+    line("age", &ages(group))?;
     if !group.peers.is_empty() {
-        line("peers", peers(group))?;
+        line("peers", &peers(group))?;
     }
     if group.unread_bytes > 0 {
-        line("unread", bytes(group.unread_bytes))?;
+        line("unread", &unread(group))?;
     }
-    if let Some(process) = &group.process {
-        line("process", process_text(process, diagnosed))?;
-        let place = place(process);
-        if !place.is_empty() {
-            line("in", place)?;
-        }
-        if let Some(files) = files(process, diagnosed) {
-            line("files", files)?;
-        }
-        if let Some(wait) = &diagnosed.threads_wait {
-            line(
+    if group.unacknowledged_bytes > 0 {
+        line("unacked", &unacknowledged(group))?;
+    }
+    let of_process = group.process.as_ref().map(|process| {
+        [
+            ("state", state(group).to_owned()),
+            ("process", process_text(process, diagnosed)),
+            ("in", process.place()),
+            ("files", files(process, diagnosed).unwrap_or_default()),
+            (
                 "threads",
-                format!("{wait} (all: where --pid {})", process.pid),
-            )?;
+                diagnosed
+                    .threads_wait
+                    .as_ref()
+                    .map_or_else(String::new, |wait| {
+                        format!("{wait} (all: where --pid {})", process.pid)
+                    }),
+            ),
+        ]
+    });
+    for (name, text) in of_process.into_iter().flatten() {
+        if said.is_new(group, &text) {
+            line(name, &text)?;
         }
     }
-    if !group.shared_with.is_empty() {
-        line("shared", shared_with(&group.shared_with))?;
+    if !group.shared_with.is_empty() && !group.facts.is_one_of {
+        let shared = shared_with(&group.shared_with, &group.shared_names);
+        if said.is_new(group, &shared) {
+            line("shared", &shared)?;
+        }
     }
-    line("look", diagnosed.command.clone())
+    if said.is_new(group, &diagnosed.command) {
+        line("look", &diagnosed.command)?;
+    }
+    Ok(())
 }
 
-/// What is wrong, once for all processes of one name and each fault.
-fn write_verdict(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    let mut said = BTreeSet::new();
-    for diagnosed in &diagnosis.groups {
-        let group = &diagnosed.group;
-        let name = group.process.as_ref().map(|process| &process.name);
-        if !said.insert((name, diagnosed.fault)) {
-            continue;
-        }
-        let alike = |other: &&DiagnosedGroup| {
-            let other_name = other.group.process.as_ref().map(|process| &process.name);
-            (other_name, other.fault) == (name, diagnosed.fault)
-        };
-        let alike: Vec<&DiagnosedGroup> = diagnosis.groups.iter().filter(alike).collect();
-        match name {
-            Some(name) => {
-                let who = processes(name, &alike);
-                writeln!(out, "- {who} {}.", diagnosed.fault)?;
-                writeln!(out, "  Check {}.", diagnosed.check)?;
-            }
-            None => writeln!(
-                out,
-                "- {} on port {} belong to no descriptor of any process: they are on the way from \
-                 one to another (SCM_RIGHTS), registered with io_uring, or the kernel's own.",
-                counted(group.sockets, "socket"),
-                group.port
-            )?,
-        }
-        let left = alike
-            .iter()
-            .filter_map(|group| group.fds_exhausted_in_seconds);
-        let left = left.fold(f64::INFINITY, f64::min);
-        if left < 86_400.0 {
-            writeln!(
-                out,
-                "  No descriptor is left in about {}; then it can accept and open nothing more.",
-                duration(left)
-            )?;
-        }
-    }
-    writeln!(
-        out,
-        "Only the processes can end these sockets: by close(), or by being restarted."
-    )
-}
-
-/// `name (pid 1, 2 and 3 more)`.
-fn processes(name: &str, groups: &[&DiagnosedGroup]) -> String {
-    let pids: BTreeSet<u32> = groups
-        .iter()
-        .filter_map(|group| Some(group.group.process.as_ref()?.pid))
-        .collect();
-    let named: Vec<String> = pids.iter().take(NAMED).map(u32::to_string).collect();
-    let more = match pids.len() - named.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!("{} (pid {}{more})", terminal(name), named.join(", "))
+/// The numbers of all processes of a group that are alike.
+pub(super) fn pids(group: &ReportGroup) -> impl Iterator<Item = u32> {
+    let first = group.process.as_ref().map(|process| process.pid);
+    first.into_iter().chain(group.alike.iter().copied())
 }
 
 fn owner(group: &ReportGroup) -> String {
     if let Some(process) = &group.process {
-        return format!("{} (pid {})", terminal(&process.name), process.pid);
+        let name = terminal(&process.name);
+        return match group.alike.len() {
+            0 if group.facts.is_one_of => {
+                let others = some_of(group.shared_with.iter().copied());
+                let names: Vec<String> = group
+                    .shared_names
+                    .iter()
+                    .map(|name| terminal(name))
+                    .collect();
+                format!(
+                    "one of {name} (pid {}) and {} (pid {others})",
+                    process.pid,
+                    names.join(", ")
+                )
+            }
+            0 => format!("{name} (pid {})", process.pid),
+            others => {
+                let pids: BTreeSet<u32> = pids(group).collect();
+                format!(
+                    "{name} ({} processes, pid {})",
+                    grouped(count(others + 1)),
+                    some_of(pids.into_iter())
+                )
+            }
+        };
     }
     let made_in = group.made_in.as_ref();
     match made_in.and_then(ReportCgroup::innermost) {
@@ -208,8 +182,8 @@ fn growth(diagnosed: &DiagnosedGroup) -> String {
         sockets => format!(", {} came in the last minute", grouped(sockets)),
     };
     let now = match diagnosed.growth_per_second {
-        Some(rate) if rate > 0.0 => format!(", growing by {rate:.1} a second"),
-        Some(rate) if rate < 0.0 => format!(", shrinking by {:.1} a second", -rate),
+        Some(rate) if rate > 0.0 => format!(", growing by {}", pace(rate)),
+        Some(rate) if rate < 0.0 => format!(", shrinking by {}", pace(-rate)),
         Some(_) => ", not growing now".to_owned(),
         None => String::new(),
     };
@@ -229,11 +203,45 @@ fn ages(group: &ReportGroup) -> String {
     let descriptor = group
         .oldest_descriptor
         .map_or_else(String::new, |number| format!(" (descriptor {number})"));
+    let oldest = duration(group.oldest_age_seconds);
+    if group.sockets == 1 {
+        return format!("{at_least}{oldest}{descriptor}");
+    }
     format!(
-        "oldest {at_least}{}{descriptor}, median about {}{inexact}",
-        duration(group.oldest_age_seconds),
+        "oldest {at_least}{oldest}{descriptor}, median about {}{inexact}",
         duration(group.median_age_seconds)
     )
+}
+
+fn unread(group: &ReportGroup) -> String {
+    let facts = &group.facts;
+    let each = match (facts.least_unread_bytes, facts.most_unread_bytes) {
+        _ if group.sockets == 1 => String::new(),
+        (0, 0) => String::new(),
+        (least, most) if least == most => format!(", {} on each", bytes(least.into())),
+        (least, most) => format!(
+            ", {} to {} on each",
+            bytes(least.into()),
+            bytes(most.into())
+        ),
+    };
+    format!("{}{each}", bytes(group.unread_bytes))
+}
+
+fn unacknowledged(group: &ReportGroup) -> String {
+    format!(
+        "{} that the peers have not acknowledged",
+        bytes(group.unacknowledged_bytes)
+    )
+}
+
+/// Why the process cannot go on.
+fn state(group: &ReportGroup) -> &'static str {
+    match group.facts.holder.map(|holder| holder.run_state) {
+        Some(RunState::Stopped) => "stopped: by a signal or a debugger, or frozen",
+        Some(RunState::Uninterruptible) => "sleeps where no signal wakes it (D)",
+        Some(RunState::Runs) | None => "",
+    }
 }
 
 fn peers(group: &ReportGroup) -> String {
@@ -255,19 +263,6 @@ fn process_text(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> String {
         .join(" ")
 }
 
-fn place(process: &ReportProcess) -> String {
-    [
-        ("unit", &process.unit),
-        ("container", &process.container_id),
-        ("pod", &process.pod_uid),
-    ]
-    .into_iter()
-    .filter(|(_, name)| !name.is_empty())
-    .map(|(kind, name)| format!("{kind} {}", terminal(name)))
-    .collect::<Vec<_>>()
-    .join(", ")
-}
-
 fn files(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> Option<String> {
     let open = grouped(process.open_fds?);
     let limit = match process.max_fds {
@@ -277,43 +272,46 @@ fn files(process: &ReportProcess, diagnosed: &DiagnosedGroup) -> Option<String> 
     let exhausted = diagnosed
         .fds_exhausted_in_seconds
         .map_or_else(String::new, |seconds| {
-            format!(", none left in about {} at this rate", duration(seconds))
+            if seconds == 0.0 {
+                ": none is left".to_owned()
+            } else {
+                format!(", none left in about {} at this rate", duration(seconds))
+            }
         });
     Some(format!("{open} {limit}{exhausted}"))
 }
 
-fn are(number: u64) -> String {
-    if number == 1 {
-        "1 socket is".to_owned()
-    } else {
-        format!("{} sockets are", grouped(number))
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::{
-        collect::close_wait::{Cause, Report, comes_of_waiting},
+        collect::close_wait::{Cause, Report},
         diagnosis::{
             Filter,
-            compare::tests::{HERE, group, report},
+            compare::tests::{group, leaking, report},
+            namespace_paths::tests::paths,
             write_text,
         },
     };
 
-    fn text(first: Option<&Report>, second: Report, from_agent: bool) -> String {
+    pub(in super::super) fn text(
+        first: Option<&Report>,
+        second: Report,
+        from_agent: bool,
+    ) -> String {
         let filter = Filter {
             limit: 10,
             ..Filter::default()
         };
         let first = first.map(|report| (report, Duration::from_secs(2)));
-        let mut diagnosis = Diagnosis::new(first, second, &filter, from_agent, HERE);
+        let mut diagnosis = Diagnosis::new(first, second, &filter, from_agent, &paths());
         for group in &mut diagnosis.groups {
             group.command_line = Some("python3 app.py".to_owned());
-            group.threads_wait = comes_of_waiting(group.group.cause)
+            group.threads_wait = group
+                .verdict
+                .comes_of_waiting()
                 .then(|| "2 of 2 threads wait in futex".to_owned());
         }
         let mut text = Vec::new();
@@ -333,25 +331,26 @@ mod tests {
     #[test]
     fn the_report_is_as_documented() {
         let first = report(vec![group(4711, 8080, 880)]);
-        let second = report(vec![group(4711, 8080, 900)]);
+        let second = report(vec![leaking(group(4711, 8080, 900), 10.0)]);
         assert_eq!(
             text(Some(&first), second, true),
             "\
 CLOSE_WAIT: 900 sockets in 1 group. The peers have closed, these processes have not.
 
 1. python3 (pid 4711), server on port 8080: 900 sockets, growing by 10.0 a second
+   verdict   leak
    cause     eof_read: the process has read everything and has not called close()
    age       oldest 1 h 2 min (descriptor 17), median about 1 min 1 s
    peers     10.0.0.7 (900)
    process   /usr/bin/python3.11 [python3 app.py]
    in        unit shop.service
    files     912 open of 1,024, none left in about 11 s at this rate
-   shared    with pid 4712
+   shared    with helper (pid 4712)
    look      sudo ss -tanp state close-wait '( sport = :8080 )'
 
 WHAT TO DO
 - python3 (pid 4711) leaks descriptors: there is nothing more to read, and it does not close.
-  Check every way out of the code that reads from the connection: errors, returns and exceptions without close(), responses whose body is never closed.
+  Check every way out of the code that reads from the connection: errors, returns and exceptions without close().
   No descriptor is left in about 11 s; then it can accept and open nothing more.
 Only the processes can end these sockets: by close(), or by being restarted.
 "
@@ -359,17 +358,12 @@ Only the processes can end these sockets: by close(), or by being restarted.
     }
 
     #[test]
-    fn with_nothing_wrong_it_is_one_line() {
-        assert_eq!(
-            text(None, report(Vec::new()), true),
-            "nothing wrong: no socket is in CLOSE_WAIT\n"
-        );
+    fn what_is_just_being_closed_is_nothing_wrong() {
         let mut passing = group(1, 80, 1);
         passing.oldest_age_seconds = 0.01;
-        assert_eq!(
-            text(None, report(vec![passing]), true),
-            "nothing wrong: 1 socket in CLOSE_WAIT, none for longer than a second\n"
-        );
+        let text = text(None, report(vec![passing]), true);
+        let expected = "nothing wrong: 1 socket in CLOSE_WAIT, none for longer than a second\n";
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]
@@ -390,6 +384,91 @@ Only the processes can end these sockets: by close(), or by being restarted.
             |letter: char| letter != '\n' && (letter.is_control() || letter == '\u{202e}');
         assert!(!text.contains(strange), "{text:?}");
         assert!(text.contains("b\\nc"), "{text}");
+    }
+
+    #[test]
+    fn a_backslash_is_no_line_break() {
+        let mut strange = group(1, 80, 5);
+        strange.process.as_mut().unwrap().name = "b\\nc".to_owned();
+        let text = text(None, report(vec![strange]), true);
+        assert!(text.contains("b\\\\nc"), "{text}");
+    }
+
+    #[test]
+    fn what_is_the_same_of_one_process_is_printed_once() {
+        let mut other = group(1, 80, 3);
+        other.cause = Cause::FinUnread;
+        let text = text(None, report(vec![group(1, 80, 5), other]), true);
+        for line in [
+            "   process ",
+            "   in ",
+            "   files ",
+            "   shared ",
+            "   look ",
+        ] {
+            assert_eq!(text.matches(line).count(), 1, "{line}: {text}");
+        }
+        assert_eq!(text.matches("   cause ").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn where_it_is_not_known_who_accepts_all_are_named() {
+        let mut waiting = group(20, 8026, 17);
+        waiting.cause = Cause::Unaccepted;
+        waiting.shared_names = vec!["activator".to_owned()];
+        waiting.shared_with = vec![10];
+        waiting.facts.is_one_of = true;
+        let text = text(None, report(vec![waiting]), true);
+        let head = "1. one of python3 (pid 20) and activator (pid 10), server on port 8026: 17";
+        assert!(text.contains(head), "{text}");
+        assert!(!text.contains("   shared "), "{text}");
+    }
+
+    #[test]
+    fn of_one_socket_there_is_no_median() {
+        let text = text(None, report(vec![group(1, 80, 1)]), true);
+        assert!(
+            text.contains("   age       1 h 2 min (descriptor 17)\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn five_hundred_processes_of_one_connection_each_fit_on_a_screen() {
+        let groups = (1..=500).map(|pid| group(pid, 5432, 1)).collect();
+        let text = text(None, report(groups), true);
+        let head = "1. python3 (500 processes, pid 1, 2, 3, 4, 5 and 495 more), server on port 5432: \
+                    500 sockets\n";
+        assert!(text.contains(head), "{text}");
+        assert!(text.lines().count() < 24, "{text}");
+    }
+
+    #[test]
+    fn it_is_never_not_growing_with_a_forecast() {
+        for rate in [0.001, 0.1, 10.0] {
+            let leak = || leaking(group(1, 80, 100), rate);
+            let first = report(vec![leak()]);
+            let text = text(Some(&first), report(vec![leak()]), true);
+            let stays = text.contains("not growing");
+            let forecast = text.contains("none left in");
+            assert!(stays != forecast, "{rate}: {text}");
+        }
+    }
+
+    #[test]
+    fn where_no_descriptor_is_left_that_is_said_and_no_time() {
+        let mut full = group(1, 80, 100);
+        full.process.as_mut().unwrap().open_fds = Some(1_024);
+        let text = text(None, report(vec![full]), true);
+        assert!(
+            text.contains("1,024 open of 1,024: none is left\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("  No descriptor is left: it can accept"),
+            "{text}"
+        );
+        assert!(!text.contains(" ms"), "{text}");
     }
 
     #[test]

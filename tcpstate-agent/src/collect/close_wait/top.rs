@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Age, Cause, Role, Tally};
+use super::{Age, Cause, Role, Tally, Verdict};
 use crate::collect::{Admission, LabelSet, owners::OwnerLabels};
 
 /// Series of one set of labels: four of the sockets, and two of the owner's descriptors.
@@ -25,6 +25,34 @@ pub struct SeriesKey {
     pub cause: Cause,
 }
 
+/// What tells one series of verdicts from another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VerdictKey {
+    /// Whose sockets.
+    pub owner: OwnerLabels,
+    /// Which side of the connections.
+    pub role: Role,
+    /// The service's port; `None` for several together.
+    pub port: Option<u16>,
+    /// What is wrong.
+    pub verdict: Verdict,
+}
+
+impl SeriesKey {
+    /// That of the series in which this one is where it has none of its own.
+    #[must_use]
+    pub fn folded(self) -> Self {
+        Self {
+            owner: OwnerLabels {
+                process: OTHER.to_owned(),
+                ..OwnerLabels::default()
+            },
+            port: None,
+            ..self
+        }
+    }
+}
+
 /// The values of one set of labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Series {
@@ -36,6 +64,8 @@ pub struct Series {
     pub oldest: Option<Age>,
     /// Unread bytes.
     pub unread_bytes: u64,
+    /// Bytes that are not acknowledged.
+    pub unacknowledged_bytes: u64,
 }
 
 /// What stands in the place of the process in the series of all that have none of their own.
@@ -49,6 +79,7 @@ impl Series {
             lower_bound: tally.lower_bound,
             oldest: tally.oldest,
             unread_bytes: tally.unread_bytes,
+            unacknowledged_bytes: tally.queues.unacknowledged_bytes,
         });
     }
 
@@ -57,6 +88,7 @@ impl Series {
         self.lower_bound += other.lower_bound;
         self.oldest = self.oldest.max(other.oldest);
         self.unread_bytes += other.unread_bytes;
+        self.unacknowledged_bytes += other.unacknowledged_bytes;
     }
 }
 
@@ -92,14 +124,7 @@ pub fn top(
             key
         } else {
             folded += 1;
-            SeriesKey {
-                owner: OwnerLabels {
-                    process: OTHER.to_owned(),
-                    ..OwnerLabels::default()
-                },
-                port: None,
-                ..key
-            }
+            key.folded()
         };
         shown.entry(key).or_default().merge(&series);
     }
@@ -160,6 +185,7 @@ mod tests {
                 is_exact: true,
             }),
             unread_bytes: 10,
+            unacknowledged_bytes: 5,
         }
     }
 
@@ -182,6 +208,7 @@ mod tests {
             sockets: 3,
             lower_bound: 2,
             unread_bytes: 20,
+            unacknowledged_bytes: 10,
             ..series(0, 3)
         };
         assert_eq!(

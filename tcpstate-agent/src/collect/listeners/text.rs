@@ -134,7 +134,7 @@ pub(crate) fn write_troubles(
         writeln!(out, "   It {}.", diagnosed.fault)?;
         let mut line = |name: &str, text: String| writeln!(out, "   {name:<10}{text}");
         if !listener.shared_with.is_empty() {
-            line("shared", shared_with(&listener.shared_with))?;
+            line("shared", shared_with(&listener.shared_with, &[]))?;
         }
         line("accept", accept_queue(listener))?;
         line("half open", half_open(listener))?;
@@ -220,7 +220,7 @@ mod tests {
     };
     use crate::{
         collect::close_wait::Report,
-        diagnosis::{Diagnosis, Filter, compare::tests::HERE, write_text},
+        diagnosis::{Diagnosis, Filter, namespace_paths::tests::paths, write_text},
     };
 
     fn report() -> ListeningReport {
@@ -261,8 +261,8 @@ ADDRESS                         ACCEPT  LIMIT              SYN  LIMIT  RESENT  E
             sockets: 0,
             groups: Vec::new(),
         };
-        let diagnosis = Diagnosis::new(None, nothing, &filter, true, HERE);
-        let diagnosis = diagnosis.with_listeners(report(), &filter, HERE);
+        let diagnosis = Diagnosis::new(None, nothing, &filter, true, &paths());
+        let diagnosis = diagnosis.with_listeners(report(), &filter, &paths());
         let mut text = Vec::new();
         write_text(&mut text, &diagnosis).unwrap();
         assert_eq!(

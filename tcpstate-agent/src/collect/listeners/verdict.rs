@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use super::{ListenerTrouble, ReportListener};
-use crate::diagnosis::{Filter, compare::way_in};
+use crate::{
+    collect::close_wait::Verdict,
+    diagnosis::{Filter, NamespacePaths},
+};
 
 /// A listener that is in trouble, and what follows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -11,6 +14,8 @@ pub struct DiagnosedListener {
     /// The listener.
     #[serde(flatten)]
     pub listener: ReportListener,
+    /// What is wrong with the process, where its accept queue fills and that is known.
+    pub verdict: Option<Verdict>,
     /// What is wrong, most likely.
     pub fault: &'static str,
     /// What to check.
@@ -30,12 +35,30 @@ impl Filter {
 }
 
 impl DiagnosedListener {
-    pub(crate) fn new(listener: ReportListener, own_namespace: u32) -> Option<Self> {
+    /// `verdict` is that of what waits in its queue and has been given up.
+    pub(crate) fn new(
+        listener: ReportListener,
+        verdict: Option<Verdict>,
+        namespaces: &NamespacePaths,
+    ) -> Option<Self> {
         let trouble = listener.trouble?;
+        let is_full = listener.process.as_ref().is_some_and(|process| {
+            process
+                .open_fds
+                .zip(process.max_fds)
+                .is_some_and(|(open, max)| open >= max)
+        });
+        let verdict = match trouble {
+            ListenerTrouble::ManyPeersSilent | ListenerTrouble::FewPeersSilent => None,
+            _ if is_full => Some(Verdict::DescriptorsExhausted),
+            _ => verdict.filter(|verdict| *verdict != Verdict::Other),
+        };
+        let advice = verdict.map(Verdict::advice);
         Some(Self {
-            fault: trouble.fault(),
-            check: trouble.check(),
-            command: listener_command(&listener, trouble, own_namespace),
+            verdict,
+            fault: advice.map_or_else(|| trouble.fault(), |advice| advice.fault),
+            check: advice.map_or_else(|| trouble.check(), |advice| advice.check),
+            command: listener_command(&listener, trouble, namespaces),
             listener,
         })
     }
@@ -45,13 +68,15 @@ impl DiagnosedListener {
 fn listener_command(
     listener: &ReportListener,
     trouble: ListenerTrouble,
-    own_namespace: u32,
+    namespaces: &NamespacePaths,
 ) -> String {
-    let way_in = way_in(listener.namespace, listener.process.as_ref(), own_namespace);
     let what = match trouble {
         ListenerTrouble::AcceptQueueFull | ListenerTrouble::AcceptQueueFilling => "-tlnp",
         ListenerTrouble::ManyPeersSilent | ListenerTrouble::FewPeersSilent => "-tno state syn-recv",
     };
     let port = listener.address.port();
-    format!("sudo {way_in}ss {what} '( sport = :{port} )'")
+    namespaces.command(
+        listener.namespace,
+        &format!("ss {what} '( sport = :{port} )'"),
+    )
 }

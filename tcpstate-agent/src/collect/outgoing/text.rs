@@ -33,6 +33,10 @@ pub(crate) fn write_destinations(
         line("reuse", reuse(diagnosed))?;
         line("left", left(diagnosed))?;
         line("check", diagnosed.check.to_owned())?;
+        line(
+            "who",
+            format!("sudo tcpstate-agent trace --port {}", way.remote_port),
+        )?;
         line("look", diagnosed.command.clone())?;
     }
     Ok(())
@@ -80,7 +84,8 @@ mod tests {
         },
         diagnosis::{
             Diagnosis, Filter,
-            compare::tests::{HERE, group, report},
+            compare::tests::{group, report},
+            namespace_paths::tests::paths,
             write_text,
         },
     };
@@ -93,25 +98,12 @@ mod tests {
         let listening = ListeningReport {
             listeners: Vec::new(),
         };
-        let diagnosis = Diagnosis::new(None, close_wait, &filter, true, HERE)
-            .with_listeners(listening, &filter, HERE)
-            .with_connections(None, connections, &filter, HERE);
+        let diagnosis = Diagnosis::new(None, close_wait, &filter, true, &paths())
+            .with_listeners(listening, &filter, &paths())
+            .with_connections(None, connections, &filter, &paths());
         let mut text = Vec::new();
         write_text(&mut text, &diagnosis).unwrap();
         String::from_utf8(text).unwrap()
-    }
-
-    #[test]
-    fn with_nothing_wrong_it_is_one_line_that_says_what_was_looked_at() {
-        let passable = ConnectionsReport {
-            destinations: vec![destination(100, 50, 0)],
-            unanswered: vec![unanswered(UnansweredState::FinWait1, 3)],
-        };
-        assert_eq!(
-            whole(report(Vec::new()), passable),
-            "nothing wrong: no socket is in CLOSE_WAIT, no listener is in trouble, no destination \
-             runs out of ports, and no peer is found silent\n"
-        );
     }
 
     #[test]
@@ -150,7 +142,7 @@ mod tests {
             unanswered: Vec::new(),
         };
         let first = Some((&first, Duration::from_secs(2)));
-        let found = DiagnosedDestination::new(destination(900, 700, 0), first, HERE).unwrap();
+        let found = DiagnosedDestination::new(destination(900, 700, 0), first, &paths()).unwrap();
         let mut text = Vec::new();
         write_destinations(&mut text, &[found]).unwrap();
         let text = String::from_utf8(text).unwrap();
@@ -177,7 +169,7 @@ PORTS: 1 destination is running out of local ports.
             (900, 50, "150"),
         ] {
             let found =
-                DiagnosedDestination::new(destination(held, 0, reusable), None, HERE).unwrap();
+                DiagnosedDestination::new(destination(held, 0, reusable), None, &paths()).unwrap();
             assert_eq!(left(&found), expected);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{ConnectionsReport, ReportDestination};
-use crate::diagnosis::{Filter, compare::way_in};
+use crate::diagnosis::{Filter, NamespacePaths};
 
 /// Where so great a part of the ports is taken, they are running out.
 const RUNNING_OUT: f64 = 0.8;
@@ -38,7 +38,7 @@ impl DiagnosedDestination {
     pub(crate) fn new(
         destination: ReportDestination,
         first: Option<(&ConnectionsReport, Duration)>,
-        own_namespace: u32,
+        namespaces: &NamespacePaths,
     ) -> Option<Self> {
         let growth_per_second = first.map(|(report, interval)| {
             let mut before = report.destinations.iter();
@@ -63,7 +63,7 @@ impl DiagnosedDestination {
         Some(Self {
             fault: fault(is_time_wait),
             check: check(is_time_wait),
-            command: destination_command(&destination, own_namespace),
+            command: destination_command(&destination, namespaces),
             destination,
             busy_ratio,
             growth_per_second,
@@ -98,12 +98,14 @@ impl Filter {
     }
 }
 
-fn destination_command(destination: &ReportDestination, own_namespace: u32) -> String {
-    let way_in = way_in(destination.namespace, None, own_namespace);
+fn destination_command(destination: &ReportDestination, namespaces: &NamespacePaths) -> String {
     let (local, remote) = (destination.local_address, destination.remote_address);
     let (local, remote) = (bracketed(local), bracketed(remote));
     let port = destination.remote_port;
-    format!("sudo {way_in}ss -tan '( src {local} and dst {remote} and dport = :{port} )'")
+    namespaces.command(
+        destination.namespace,
+        &format!("ss -tan '( src {local} and dst {remote} and dport = :{port} )'"),
+    )
 }
 
 /// As `ss` takes it.
@@ -117,7 +119,7 @@ pub(crate) fn bracketed(address: std::net::IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::report::tests::destination, *};
-    use crate::diagnosis::compare::tests::HERE;
+    use crate::diagnosis::namespace_paths::tests::paths;
 
     fn diagnose(before: Option<u32>, now: ReportDestination) -> Option<DiagnosedDestination> {
         let first = before.map(|held| ConnectionsReport {
@@ -125,7 +127,7 @@ mod tests {
             unanswered: Vec::new(),
         });
         let first = first.as_ref().map(|first| (first, Duration::from_secs(2)));
-        DiagnosedDestination::new(now, first, HERE)
+        DiagnosedDestination::new(now, first, &paths())
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Naming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::process::Descriptors;
+    use crate::host::process::{Descriptors, RunState};
 
     fn process(name: &str) -> Process {
         Process {
@@ -121,6 +121,7 @@ mod tests {
                 open: 1,
                 limit: None,
             },
+            run_state: RunState::Runs,
         }
     }
 

@@ -4,7 +4,10 @@ use std::{collections::HashMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::process::{Process, ProcessId, executable};
+use crate::{
+    diagnosis::words::terminal,
+    host::process::{Process, ProcessId, executable},
+};
 
 /// A process that holds sockets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +41,20 @@ impl ReportProcess {
             tgid: self.pid,
             start_boottime_ns: self.start_boottime_ns,
         }
+    }
+
+    /// Where it runs, for a person; empty where that is not known.
+    pub(crate) fn place(&self) -> String {
+        [
+            ("unit", &self.unit),
+            ("container", &self.container_id),
+            ("pod", &self.pod_uid),
+        ]
+        .into_iter()
+        .filter(|(_, name)| !name.is_empty())
+        .map(|(kind, name)| format!("{kind} {}", terminal(name)))
+        .collect::<Vec<_>>()
+        .join(", ")
     }
 }
 
@@ -82,6 +99,8 @@ fn describe(process: &Process) -> ReportProcess {
         name,
         cgroup,
         descriptors,
+        // Two looks tell more of it: see the facts.
+        run_state: _,
     } = process;
     ReportProcess {
         pid: id.tgid,

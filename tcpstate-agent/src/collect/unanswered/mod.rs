@@ -1,4 +1,4 @@
-//! Connections whose peers do not answer.
+//! Connections whose peers do not answer, or do not close.
 
 mod decode;
 pub(crate) mod report;
@@ -6,7 +6,7 @@ mod survey;
 mod text;
 mod verdict;
 
-pub use decode::Unanswered;
+pub use decode::{Silence, Unanswered};
 pub use report::{ReportUnanswered, UnansweredState};
 pub use survey::{ATTEMPTS, SILENT, UnansweredKey, UnansweredSurvey, UnansweredTally};
 pub(crate) use text::write_unanswered;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{DiagnosedUnanswered, UnansweredState};
-use crate::diagnosis::words::{bytes, counted, duration};
+use crate::diagnosis::words::{bytes, counted, duration, shared_with, terminal};
 
 /// Writes which peers do not answer.
 pub(crate) fn write_unanswered(
@@ -13,7 +13,7 @@ pub(crate) fn write_unanswered(
     let sockets = groups.iter().map(|group| group.group.sockets).sum();
     writeln!(
         out,
-        "NO ANSWER: {} whose peers acknowledge nothing.",
+        "NO ANSWER: {} whose peers do not answer, or do not close.",
         counted(sockets, "connection")
     )?;
     for diagnosed in groups {
@@ -29,16 +29,35 @@ pub(crate) fn write_unanswered(
             counted(group.sockets, "socket"),
             group.state.name()
         )?;
-        writeln!(out, "   Dead: {}.", diagnosed.fault)?;
+        let owner = match &group.process {
+            Some(process) => format!("{} (pid {})", terminal(&process.name), process.pid),
+            None if group.state.has_process() => "A process that is not known".to_owned(),
+            None => "The process".to_owned(),
+        };
+        writeln!(out, "   {owner} {}.", diagnosed.fault)?;
         let mut line = |name: &str, text: String| writeln!(out, "   {name:<10}{text}");
+        if let Some(process) = &group.process {
+            let place = process.place();
+            if !place.is_empty() {
+                line("in", place)?;
+            }
+        }
+        if !group.shared_with.is_empty() {
+            line("also", shared_with(&group.shared_with, &group.shared_names))?;
+        }
+        if group.local_port != 0 {
+            line("local", format!("port {}", group.local_port))?;
+        }
         line(
             "silent",
             format!("for {} at most", duration(group.silent_seconds)),
         )?;
-        line(
-            "unsent",
-            unacknowledged(group.state, group.unacknowledged_bytes),
-        )?;
+        if group.unacknowledged_bytes > 0 {
+            line(
+                "unacked",
+                unacknowledged(group.state, group.unacknowledged_bytes),
+            )?;
+        }
         line("check", diagnosed.check.to_owned())?;
         line("look", diagnosed.command.clone())?;
     }
@@ -48,32 +67,65 @@ pub(crate) fn write_unanswered(
 fn unacknowledged(state: UnansweredState, number: u64) -> String {
     let what = bytes(number);
     match state {
-        UnansweredState::Established => format!("{what} not acknowledged"),
+        UnansweredState::SynSent | UnansweredState::Established | UnansweredState::FinWait2 => {
+            format!("{what} not acknowledged")
+        }
         _ => format!("{what} not acknowledged, FINs included"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::report::tests::unanswered, *};
-    use crate::diagnosis::compare::tests::HERE;
+    use super::{
+        super::{ReportUnanswered, report::tests::unanswered},
+        *,
+    };
+    use crate::diagnosis::{compare::tests::process, namespace_paths::tests::paths};
 
     #[test]
     fn peers_that_do_not_answer_are_named() {
         let groups = [UnansweredState::Established, UnansweredState::LastAck]
-            .map(|state| DiagnosedUnanswered::new(unanswered(state, 20), HERE).unwrap());
+            .map(|state| DiagnosedUnanswered::new(unanswered(state, 20), &paths()));
         let mut text = Vec::new();
         write_unanswered(&mut text, &groups).unwrap();
         let text = String::from_utf8(text).unwrap();
         let expected = "\
-NO ANSWER: 40 connections whose peers acknowledge nothing.
+NO ANSWER: 40 connections whose peers do not answer, or do not close.
 
 ! 10.0.0.3:443: 20 sockets in ESTABLISHED
-   Dead: the peer is gone, or the way to it: it acknowledges nothing of what is sent, and the process still waits.
+   A process that is not known waits for a peer that is gone, or the way to it: it acknowledges nothing of what is sent.
    silent    for 1 min 15 s at most
-   unsent    1.0 KiB not acknowledged
+   unacked   1.0 KiB not acknowledged
 ";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("20 sockets in LAST_ACK"), "{text}");
+    }
+
+    #[test]
+    fn who_waits_is_named() {
+        let group = ReportUnanswered {
+            process: Some(process(4711, 30)),
+            shared_with: vec![4712],
+            shared_names: vec!["worker".to_owned()],
+            unacknowledged_bytes: 0,
+            ..unanswered(UnansweredState::SynSent, 300)
+        };
+        let mut text = Vec::new();
+        write_unanswered(&mut text, &[DiagnosedUnanswered::new(group, &paths())]).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let expected = "\
+NO ANSWER: 300 connections whose peers do not answer, or do not close.
+
+! 10.0.0.3:443: 300 sockets in SYN_SENT
+   python3 (pid 4711) waits for connections that nobody answers.
+   in        unit shop.service
+   also      with worker (pid 4712)
+   silent    for 1 min 15 s at most
+";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(
+            text.contains("   look      sudo ss -tnpo state syn-sent dst 10.0.0.3\n"),
+            "{text}"
+        );
     }
 }

@@ -4,8 +4,11 @@ use serde::Serialize;
 
 use super::{ReportUnanswered, UnansweredState};
 use crate::{
-    collect::outgoing::bracketed,
-    diagnosis::{Filter, compare::way_in},
+    collect::{
+        close_wait::{Verdict, advice::Advice},
+        outgoing::bracketed,
+    },
+    diagnosis::{Filter, NamespacePaths},
 };
 
 /// Fewer connections that cannot be closed are no pile.
@@ -17,6 +20,8 @@ pub struct DiagnosedUnanswered {
     /// The group, at the second look.
     #[serde(flatten)]
     pub group: ReportUnanswered,
+    /// `connecting`, `fin_wait2_held`, or `other`.
+    pub verdict: Verdict,
     /// What is wrong, most likely.
     pub fault: &'static str,
     /// What to do.
@@ -26,70 +31,94 @@ pub struct DiagnosedUnanswered {
 }
 
 impl DiagnosedUnanswered {
-    /// `None` where it is nothing to worry about.
-    pub(crate) fn new(group: ReportUnanswered, own_namespace: u32) -> Option<Self> {
-        let is_established = group.state == UnansweredState::Established;
-        if !is_established && group.sockets < PILE {
-            return None;
-        }
-        Some(Self {
-            fault: if is_established {
-                "the peer is gone, or the way to it: it acknowledges nothing of what is sent, and \
-                 the process still waits"
-            } else {
-                "the peer is gone, or the way to it: the process has closed, and the kernel still \
-                 sends the rest"
-            },
-            check: if is_established {
+    /// Whether it is something to worry about: a process waits, or many are closed and stay.
+    pub(crate) const fn matters(group: &ReportUnanswered) -> bool {
+        group.state.has_process() || group.sockets >= PILE
+    }
+
+    pub(crate) fn new(group: ReportUnanswered, namespaces: &NamespacePaths) -> Self {
+        let verdict = match group.state {
+            UnansweredState::SynSent => Verdict::Connecting,
+            UnansweredState::FinWait2 => Verdict::FinWait2Held,
+            UnansweredState::Established
+            | UnansweredState::FinWait1
+            | UnansweredState::Closing
+            | UnansweredState::LastAck => Verdict::Other,
+        };
+        let (fault, check) = match group.state {
+            UnansweredState::SynSent | UnansweredState::FinWait2 => {
+                let Advice { fault, check, .. } = verdict.advice();
+                (fault, check)
+            }
+            UnansweredState::Established => (
+                "waits for a peer that is gone, or the way to it: it acknowledges nothing of what is \
+                 sent",
                 "the peer, and what is between (firewalls, NAT, load balancers that forget idle \
                  connections); timeouts in the program, TCP_USER_TIMEOUT, and keepalive with an \
                  interval shorter than theirs. The kernel gives up after net.ipv4.tcp_retries2 \
-                 attempts, a quarter of an hour by default"
-            } else {
+                 attempts, a quarter of an hour by default",
+            ),
+            UnansweredState::FinWait1 | UnansweredState::Closing | UnansweredState::LastAck => (
+                "has closed, and the kernel still sends the rest to a peer that is gone, or the way to \
+                 it",
                 "the peer, and what is between (firewalls, NAT). The kernel gives up after \
                  net.ipv4.tcp_orphan_retries attempts, eight by default; until then they are \
-                 orphans, and net.ipv4.tcp_max_orphans limits those"
-            },
-            command: unanswered_command(&group, own_namespace),
+                 orphans, and net.ipv4.tcp_max_orphans limits those",
+            ),
+        };
+        Self {
+            verdict,
+            fault,
+            check,
+            command: unanswered_command(&group, namespaces),
             group,
-        })
+        }
     }
 }
 
 impl Filter {
     pub(crate) fn passes_unanswered(&self, group: &ReportUnanswered) -> bool {
-        self.port
-            .is_none_or(|port| [group.remote_port, group.local_port].contains(&port))
+        let holds = |pid: u32| {
+            let holder = group.process.as_ref().map(|process| process.pid);
+            holder == Some(pid) || group.shared_with.contains(&pid)
+        };
+        self.pid.is_none_or(holds)
+            && self
+                .port
+                .is_none_or(|port| [group.remote_port, group.local_port].contains(&port))
     }
 }
 
-fn unanswered_command(group: &ReportUnanswered, own_namespace: u32) -> String {
-    let way_in = match group.namespace {
-        0 => String::new(),
-        namespace => way_in(namespace, None, own_namespace),
-    };
+fn unanswered_command(group: &ReportUnanswered, namespaces: &NamespacePaths) -> String {
     let state = group.state.ss_name();
     let peer = group
         .remote_address
         .map_or_else(String::new, |peer| format!(" dst {}", bracketed(peer)));
-    format!("sudo {way_in}ss -tnpo state {state}{peer}")
+    let command = format!("ss -tnpo state {state}{peer}");
+    match group.namespace {
+        // Many.
+        0 => format!("sudo {command}"),
+        namespace => namespaces.command(namespace, &command),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::report::tests::unanswered, *};
-    use crate::diagnosis::compare::tests::HERE;
+    use crate::diagnosis::namespace_paths::tests::paths;
 
     #[test]
     fn one_dead_connection_matters_and_a_few_that_cannot_be_closed_do_not() {
         for (state, sockets, is_wrong) in [
             (UnansweredState::Established, 1, true),
+            (UnansweredState::SynSent, 1, true),
+            (UnansweredState::FinWait2, 1, true),
             (UnansweredState::FinWait1, 15, false),
             (UnansweredState::FinWait1, 16, true),
             (UnansweredState::LastAck, 16, true),
         ] {
-            let found = DiagnosedUnanswered::new(unanswered(state, sockets), HERE);
-            assert_eq!(found.is_some(), is_wrong, "{state:?} {sockets}");
+            let matters = DiagnosedUnanswered::matters(&unanswered(state, sockets));
+            assert_eq!(matters, is_wrong, "{state:?} {sockets}");
         }
     }
 
@@ -99,8 +128,8 @@ mod tests {
         group.namespace = 7;
         group.remote_address = Some("fd00::1".parse().unwrap());
         assert_eq!(
-            unanswered_command(&group, HERE),
-            "sudo nsenter --net=NAMESPACE_7 ss -tnpo state last-ack dst [fd00::1]"
+            unanswered_command(&group, &paths()),
+            "sudo nsenter --net=/proc/1/ns/net ss -tnpo state last-ack dst [fd00::1]"
         );
     }
 }

@@ -249,6 +249,8 @@ mod tests {
                 }),
                 is_shared: true,
                 unaccepted: 0,
+                living: 0,
+                established: None,
                 descriptor: None,
                 is_cut: false,
             });

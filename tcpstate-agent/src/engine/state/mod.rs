@@ -265,13 +265,9 @@ impl Engine {
                 owners: WantsOwners::Always,
                 ..Wants::default()
             },
-            Question::Connections(_) => Wants {
+            Question::Connections(_) | Question::Everything(_) => Wants {
                 unanswered: true,
-                ..Wants::default()
-            },
-            Question::Everything(_) => Wants {
-                unanswered: true,
-                owners: WantsOwners::Always,
+                owners: WantsOwners::OfEveryState,
             },
         };
         if self.kernel.orders.is_none() {
@@ -348,7 +344,7 @@ impl Engine {
         let is_for_owners = match owners {
             WantsOwners::No => false,
             WantsOwners::OfCloseWait => last.close_wait > 0,
-            WantsOwners::Always => true,
+            WantsOwners::Always | WantsOwners::OfEveryState => true,
         };
         if age < due && !is_for_owners {
             return Err(due.saturating_sub(age));

@@ -56,13 +56,15 @@ pub struct Metric {
 }
 
 /// Every metric, in the order of the reference.
-pub const ALL: [&Metric; 80] = [
+pub const ALL: [&Metric; 82] = [
     &sockets::SOCKETS,
     &sockets::TRANSITIONS,
     &close_wait::SOCKETS,
     &close_wait::OLDEST_AGE,
     &close_wait::LOWER_BOUND,
     &close_wait::UNREAD_BYTES,
+    &close_wait::UNACKNOWLEDGED_BYTES,
+    &close_wait::VERDICT_SOCKETS,
     &close_wait::AGE_SOCKETS,
     &close_wait::OPEN_FDS,
     &close_wait::MAX_FDS,

@@ -9,3 +9,14 @@ pub struct Descriptors {
     /// How many may be open, `RLIMIT_NOFILE`, the soft one. None means no limit.
     pub limit: Option<u64>,
 }
+
+impl Descriptors {
+    /// How many more may be open; `None` where there is no limit.
+    #[must_use]
+    pub const fn left(&self) -> Option<u64> {
+        match self.limit {
+            Some(limit) => Some(limit.saturating_sub(self.open)),
+            None => None,
+        }
+    }
+}

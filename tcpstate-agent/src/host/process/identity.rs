@@ -6,7 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-use super::{descriptors::Descriptors, patience::ask};
+use super::{descriptors::Descriptors, patience::ask, run_state::RunState};
 use crate::collect::owners::CgroupIdentity;
 
 /// A process as the kernel knows it. Numbers are reused, start times are not.
@@ -32,6 +32,8 @@ pub struct Process {
     pub cgroup: CgroupIdentity,
     /// Its descriptors.
     pub descriptors: Descriptors,
+    /// What keeps it from going on.
+    pub run_state: RunState,
 }
 
 /// The file that a process executes, with ` (deleted)` behind it where that was removed or

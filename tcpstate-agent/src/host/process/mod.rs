@@ -12,8 +12,10 @@ mod descriptors;
 mod identity;
 mod patience;
 mod printable;
+mod run_state;
 
 pub use command_line::command_line;
 pub use descriptors::Descriptors;
 pub use identity::{Process, ProcessId, executable};
 pub use printable::{label_text, terminal_text, until_nul};
+pub use run_state::RunState;

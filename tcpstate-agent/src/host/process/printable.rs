@@ -20,10 +20,19 @@ pub fn label_text(bytes: &[u8]) -> String {
     })
 }
 
-/// Text for a terminal: what [`label_text`] gives, on one line. Nothing in it moves the cursor.
+/// Text for a terminal: what [`label_text`] gives, on one line. Nothing in it moves the cursor. A
+/// backslash that would be read as the beginning of an escape for a line break is doubled; others
+/// stay, as systemd has them in the names of units.
 #[must_use]
 pub fn terminal_text(bytes: &[u8]) -> String {
-    escape(bytes, |text, character| match character {
+    let mut unambiguous = Vec::with_capacity(bytes.len());
+    for (place, byte) in bytes.iter().enumerate() {
+        unambiguous.push(*byte);
+        if *byte == b'\\' && matches!(bytes.get(place + 1), Some(b'n' | b't' | b'r' | b'\\')) {
+            unambiguous.push(b'\\');
+        }
+    }
+    escape(&unambiguous, |text, character| match character {
         '\n' => text.push_str("\\n"),
         '\t' => text.push_str("\\t"),
         '\r' => text.push_str("\\r"),

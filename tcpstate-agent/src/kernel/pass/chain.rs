@@ -35,6 +35,8 @@ pub(super) struct QueueOf {
 pub(super) struct Waiting {
     /// Sockets in CLOSE_WAIT.
     pub(super) close_wait: u32,
+    /// Established ones.
+    pub(super) living: u32,
     /// There may be more.
     pub(super) is_cut: bool,
 }
@@ -69,11 +71,14 @@ impl ChainReader {
             self.program.run()?;
             let chain = self.element.get_mut();
             let found = chain.by_state[TcpState::CloseWait as usize];
+            let living = chain.by_state[TcpState::Established as usize];
             match chain.end {
-                ChainEnd::MORE => waiting.close_wait += found,
-                ChainEnd::LAST => {
+                ChainEnd::MORE | ChainEnd::LAST => {
                     waiting.close_wait += found;
-                    return Ok(waiting);
+                    waiting.living += living;
+                    if chain.end == ChainEnd::LAST {
+                        return Ok(waiting);
+                    }
                 }
                 ChainEnd::MOVED if tries < TRIES => {
                     tries += 1;
@@ -82,6 +87,7 @@ impl ChainReader {
                 }
                 ChainEnd::MOVED => {
                     waiting.close_wait += found;
+                    waiting.living += living;
                     break;
                 }
                 // The listener has ended.

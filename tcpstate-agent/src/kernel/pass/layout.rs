@@ -116,6 +116,8 @@ impl OwnerLayout {
             written: at("tcp_sock", &[("write_seq", 4)])?,
             acknowledged: at("tcp_sock", &[("snd_una", 4)])?,
             last_ack: at("tcp_sock", &[("rcv_tstamp", 4)])?,
+            last_data: at("inet_connection_sock", &[("icsk_ack.lrcvtime", 4)])?,
+            last_sent: at("tcp_sock", &[("lsndtime", 4)])?,
             accept_queue: at("sock", &[("sk_ack_backlog", 4)])?,
             references,
         };

@@ -157,6 +157,11 @@ impl OwnersReader {
         self.program.verified() + self.chains.verified() + self.cgroups.verified()
     }
 
+    /// Whether the next walk is to meet sockets that have nothing to do with CLOSE_WAIT too.
+    pub fn want_every_state(&mut self, every: bool) {
+        self.request.wanted = self.held.wanted(every);
+    }
+
     /// `CLOCK_MONOTONIC` nanoseconds at which the socket at an address came into CLOSE_WAIT, where
     /// that was seen.
     #[must_use]
@@ -245,6 +250,7 @@ impl OwnersReader {
                             })?),
                         };
                         owner.unaccepted = waiting.close_wait;
+                        owner.living = waiting.living;
                         owner.is_cut = waiting.is_cut;
                     }
                     each(owner);
@@ -304,6 +310,7 @@ impl OwnersReader {
                 name: decode::process_name(record),
                 cgroup: self.cgroups.identity(record)?,
                 descriptors: decode::descriptors(record),
+                run_state: decode::run_state(record),
             };
             processes.insert(id, Arc::new(process));
         }

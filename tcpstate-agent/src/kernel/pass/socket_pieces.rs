@@ -54,6 +54,8 @@ impl SocketPieces {
             sock.written,
             sock.unacknowledged,
             sock.last_ack,
+            sock.first_sent,
+            sock.socket,
         ];
         Ok(Self {
             close_wait: find("struct tcp_sock", &of_close_wait)?,
@@ -93,6 +95,8 @@ impl SocketPieces {
                 ];
                 if details == Details::WithUnanswered {
                     wanted.states[3] = bit(TcpState::Established)
+                        | bit(TcpState::SynSent)
+                        | bit(TcpState::FinWait2)
                         | bit(TcpState::FinWait1)
                         | bit(TcpState::Closing)
                         | bit(TcpState::LastAck);

@@ -32,6 +32,7 @@ pub(crate) const SHOWN: Duration = Duration::from_secs(150);
 /// Flags of an agent that looks at the owners as often as it ever does, on a busy host too.
 const BUSY: [&str; 2] = ["--snapshot.cpu-percent", "100"];
 
+pub(crate) const VERDICT_SOCKETS: &str = "tcpstate_close_wait_verdict_sockets";
 pub(crate) const SOCKETS: &str = "tcpstate_close_wait_sockets";
 const OLDEST_AGE: &str = "tcpstate_close_wait_oldest_age_seconds";
 const LOWER_BOUND: &str = "tcpstate_close_wait_age_lower_bound_sockets";

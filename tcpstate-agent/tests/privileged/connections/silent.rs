@@ -1,6 +1,13 @@
 //! Peers that do not answer.
 
-use std::{collections::BTreeMap, io::Write as _, net::Shutdown, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    net::{Shutdown, SocketAddr},
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
 
 use super::{Cable, FAR, connect, ip, listener, look};
 use crate::harness::{AGENT, Netns, require, run, watch, within};
@@ -20,6 +27,50 @@ fn named(watch: &Watch, namespace: &Netns) -> BTreeMap<UnansweredState, u64> {
             (group.state, group.sockets)
         })
         .collect()
+}
+
+#[test]
+fn syns_that_nobody_answers_are_named_with_who_sends_them() {
+    let namespace = Netns::new();
+    // What goes there comes nowhere.
+    for words in [
+        "link add hole type dummy",
+        "addr add 192.0.2.1/24 dev hole",
+        "link set hole up",
+        "neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev hole nud permanent",
+    ] {
+        namespace.command("ip", &words.split(' ').collect::<Vec<_>>());
+    }
+    let connecting: Vec<Socket> = namespace.enter(|| {
+        let address = SocketAddr::from(([192, 0, 2, 9], 443));
+        (0..30)
+            .map(|_| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                assert!(socket.connect(&address.into()).is_err());
+                socket
+            })
+            .collect()
+    });
+    let watch = watch();
+    within(Duration::from_mins(1), || {
+        let groups = ConnectionsReport::new(&look(&watch)).unanswered.into_iter();
+        let groups: Vec<_> = groups
+            .filter(|group| group.namespace == namespace.inode())
+            .collect();
+        let [group] = &groups[..] else {
+            return Err(format!("{groups:?}"));
+        };
+        let seconds = group.silent_seconds;
+        require(
+            (group.state, group.sockets) == (UnansweredState::SynSent, 30)
+                && group.remote_port == 443
+                && (5.0..90.0).contains(&seconds)
+                && group.process.as_ref().map(|process| process.pid) == Some(std::process::id()),
+            format!("{group:?}"),
+        )
+    });
+    drop(connecting);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Programs that people run, as they keep sockets in CLOSE_WAIT, or do not.
 
+mod misuse;
 mod nginx;
 
 use std::{
@@ -11,10 +12,10 @@ use std::{
 };
 
 use rustix::process::Signal;
-use tcpstate_agent::collect::close_wait::{Cause, Role};
+use tcpstate_agent::collect::close_wait::{Cause, Role, Verdict};
 
 use crate::{
-    close_wait::{Look, SHOWN, SOCKETS, Shown, ss},
+    close_wait::{Look, SHOWN, SOCKETS, Shown, VERDICT_SOCKETS, ss},
     harness::{Netns, Running, is_excused, require, within},
 };
 
@@ -71,6 +72,7 @@ struct Blame {
     role: Role,
     port: u16,
     cause: Cause,
+    verdict: Verdict,
     sockets: u64,
 }
 
@@ -99,6 +101,7 @@ impl Blame {
                 owner.id.tgid == self.pid
                     && (service.role, service.port) == (self.role, self.port)
                     && (group.cause, group.tally.sockets) == (self.cause, self.sockets)
+                    && group.verdict == self.verdict
                     && group.tally.unread_bytes == unread,
                 format!("{group:?}"),
             )?;
@@ -110,8 +113,13 @@ impl Blame {
                 ("port", &self.port.to_string()),
                 ("cause", self.cause.name()),
             ];
-            let shown = look.page().sum(SOCKETS, &labels);
+            let page = look.page();
+            let shown = page.sum(SOCKETS, &labels);
             require(shown == self.sockets, format!("{shown} on the page"))?;
+            let [process, role, port, _] = labels;
+            let verdict = ("verdict", self.verdict.name());
+            let shown = page.sum(VERDICT_SOCKETS, &[process, role, port, verdict]);
+            require(shown == self.sockets, format!("{shown} of that verdict"))?;
             Ok(name)
         })
     }
@@ -188,6 +196,7 @@ fn an_http_client_whose_idle_connections_the_server_has_closed_has_not_read_the_
         role: Role::Client,
         port,
         cause: Cause::FinUnread,
+        verdict: Verdict::IdlePool,
         sockets: 5,
     };
     assert_eq!(blame.is_told(&look, &namespace), "python3");
@@ -226,6 +235,7 @@ fn a_server_that_forgets_to_close_has_read_the_end() {
         role: Role::Server,
         port,
         cause: Cause::EofRead,
+        verdict: Verdict::Leak,
         sockets: 4,
     };
     assert_eq!(blame.is_told(&look, &namespace), "python3");
@@ -265,6 +275,7 @@ fn redis_cli_left_alone_for_longer_than_the_servers_timeout_has_not_read_the_fin
         role: Role::Client,
         port,
         cause: Cause::FinUnread,
+        verdict: Verdict::IdlePool,
         sockets: 1,
     };
     assert_eq!(blame.is_told(&look, &namespace), "redis-cli");
@@ -298,6 +309,7 @@ fn a_node_server_that_stops_reading_has_data_unread() {
         role: Role::Server,
         port,
         cause: Cause::DataUnread,
+        verdict: Verdict::StuckConsumer,
         sockets: 6,
     };
     // Newer ones call their first thread MainThread, and so a process is called that.

@@ -15,7 +15,7 @@ use crate::{
     close_wait::{Look, SHOWN, ss},
     harness::{Netns, is_excused, require, within},
 };
-use tcpstate_agent::collect::close_wait::{Cause, Role};
+use tcpstate_agent::collect::close_wait::{Cause, Role, Verdict};
 
 /// nginx with one worker, which keeps idle connections to one upstream.
 struct Nginx {
@@ -157,6 +157,7 @@ fn nginx_that_hangs_is_blamed_until_it_goes_on() {
         role: Role::Client,
         port,
         cause: Cause::FinUnread,
+        verdict: Verdict::Stopped,
         sockets: 5,
     };
     assert_eq!(blame.is_told(&look, &namespace), "nginx");
