@@ -17,6 +17,9 @@ use crate::{
     kernel::ReadError,
 };
 
+/// How often a look fails before whoever asked is told that it cannot be told.
+const LOOKS_FOR_AN_ANSWER: u32 = 5;
+
 impl Engine {
     /// What could tell of a change is read before what it would change. `None` where it cannot be.
     /// How many transitions were missed is what it was where that cannot be read: without `/proc` there
@@ -53,6 +56,11 @@ impl Engine {
 
     fn cannot_tell(&mut self, error: &ReadError, wants: Wants) {
         self.report_failure(error);
+        // What keeps one look from its end may be over by the next one.
+        self.failed_looks += 1;
+        if self.failed_looks < LOOKS_FOR_AN_ANSWER {
+            return;
+        }
         // Dropping the questions says so to whoever asked.
         self.asking.retain(|(asked, _)| !wants.cover(*asked));
     }
@@ -157,6 +165,7 @@ impl Engine {
             return Err(ReadError::Restless(faults.given_up));
         }
         self.failed_at = None;
+        self.failed_looks = 0;
         self.namespaces.note_listeners(listeners);
         let half_open =
             self.learn_namespaces(found.namespaces, before, &expected_after, &lacks_half_open);

@@ -99,6 +99,8 @@ pub(super) struct Engine {
     last_missed: u64,
     owners_cost: Duration,
     gave_back_at: Instant,
+    /// Looks that have failed since one went well.
+    failed_looks: u32,
     /// When a look last failed, if the one after it has not gone well.
     failed_at: Option<Instant>,
     /// It was said that the kernel's own numbers say something else.
@@ -169,6 +171,7 @@ impl Engine {
             last_missed: 0,
             owners_cost: Duration::ZERO,
             gave_back_at: Instant::now(),
+            failed_looks: 0,
             failed_at: None,
             has_told_mismatch: false,
         }
