@@ -116,7 +116,7 @@ mod tests {
             groups[0].process.as_ref().map(|process| process.pid),
             Some(500)
         );
-        assert_eq!(groups[0].median_age_seconds, 250.0);
+        assert!((groups[0].median_age_seconds - 250.0).abs() < 1e-9);
         assert_eq!(groups[0].peers[0].sockets, 500);
     }
 
