@@ -94,6 +94,10 @@ pub struct Facts {
 
 /// What is known of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and readers of JSON see them by name"
+)]
 pub struct HolderFacts {
     /// What keeps it from going on.
     pub run_state: RunState,

@@ -162,6 +162,10 @@ mod tests {
     use tcpstate_common::ClockSample;
 
     use super::*;
+    use crate::{
+        collect::owners::CgroupIdentity,
+        host::process::{Descriptors, RunState},
+    };
 
     fn survey() -> UnansweredSurvey {
         // 1000 seconds after the start, at 250 jiffies a second.
@@ -241,9 +245,9 @@ mod tests {
             let process = Process {
                 id,
                 name: String::new(),
-                cgroup: Default::default(),
-                descriptors: Default::default(),
-                run_state: Default::default(),
+                cgroup: CgroupIdentity::default(),
+                descriptors: Descriptors::default(),
+                run_state: RunState::default(),
             };
             (id, Arc::new(process))
         };
