@@ -18,7 +18,7 @@ pub struct Advice {
 impl Verdict {
     /// What to do about it.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "it is a table")]
+    #[expect(clippy::too_many_lines, reason = "it is one table")]
     pub const fn advice(self) -> Advice {
         match self {
             Self::Stopped => Advice {

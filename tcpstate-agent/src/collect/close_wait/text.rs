@@ -396,9 +396,11 @@ Only the processes can end these sockets: by close(), or by being restarted.
 
     #[test]
     fn what_is_the_same_of_one_process_is_printed_once() {
+        let first = group(1, 80, 5);
         let mut other = group(1, 80, 3);
         other.cause = Cause::FinUnread;
-        let text = text(None, report(vec![group(1, 80, 5), other]), true);
+        other.process = first.process.clone();
+        let text = text(None, report(vec![first, other]), true);
         for line in [
             "   process ",
             "   in ",

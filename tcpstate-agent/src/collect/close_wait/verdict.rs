@@ -96,7 +96,7 @@ pub struct Facts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, and any of them can be true"
+    reason = "each is a fact of its own, and readers of JSON see them by name"
 )]
 pub struct HolderFacts {
     /// What keeps it from going on.
