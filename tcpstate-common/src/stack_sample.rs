@@ -56,7 +56,7 @@ pub struct SampleHeader {
     pub stack_bytes: u32,
     /// Valid elements of `python`.
     pub python_frames: u32,
-    /// 1 where there were more than fit.
+    /// 1 where there are more: they did not fit, or could not be read.
     pub python_is_cut: u32,
     /// The user's registers as they were when the thread entered the kernel.
     pub registers: [u64; REGISTER_WORDS],
@@ -135,6 +135,8 @@ pub struct SampleAccount {
     pub lost: u64,
     /// Events of sockets beyond [`SocketTrace::MOST`].
     pub untracked: u64,
+    /// Reads of MPTCP connections, which are not followed.
+    pub mptcp: u64,
     /// Followed sockets that came into CLOSE_WAIT.
     pub entered: u64,
     /// Followed sockets that left it again.
@@ -151,6 +153,7 @@ impl SampleAccount {
         self.refused = self.refused.wrapping_add(other.refused);
         self.lost = self.lost.wrapping_add(other.lost);
         self.untracked = self.untracked.wrapping_add(other.untracked);
+        self.mptcp = self.mptcp.wrapping_add(other.mptcp);
         self.entered = self.entered.wrapping_add(other.entered);
         self.left = self.left.wrapping_add(other.left);
     }
@@ -333,8 +336,9 @@ mod tests {
             refused: 6,
             lost: 7,
             untracked: 8,
-            entered: 9,
-            left: 10,
+            mptcp: 9,
+            entered: 10,
+            left: 11,
         };
         let mut sum = one;
         sum.add(&one);
@@ -344,9 +348,10 @@ mod tests {
             sum.refused,
             sum.lost,
             sum.untracked,
+            sum.mptcp,
             sum.entered,
             sum.left,
         ];
-        assert_eq!(all, [10, 12, 14, 16, 18, 20]);
+        assert_eq!(all, [10, 12, 14, 16, 18, 20, 22]);
     }
 }

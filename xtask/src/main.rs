@@ -115,6 +115,9 @@ enum Command {
     /// Echoes what it is sent, for `bench`
     #[command(hide = true)]
     BenchEcho,
+    /// Measures how late a process is, for `bench`
+    #[command(hide = true)]
+    BenchLatency(bench::LatencySettings),
     /// Run every check that a change has to pass, in order, up to the first that fails
     Ci,
     /// Check the rules of the source tree that no compiler knows
@@ -191,6 +194,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Limits { update } => limits::run(update),
         Command::BenchWorker(settings) => bench::work(&settings),
         Command::BenchEcho => bench::echo(),
+        Command::BenchLatency(settings) => bench::measure_latency(&settings),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),

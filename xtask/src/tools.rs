@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Each program, and the Debian package it is in.
-const TOOLS: [(&str, &str); 18] = [
+const TOOLS: [(&str, &str); 19] = [
     ("ss", "iproute2"),
     ("curl", "curl"),
     ("bpftool", "bpftool"),
@@ -41,6 +41,7 @@ const TOOLS: [(&str, &str); 18] = [
     ("go", "golang-go"),
     ("javac", "default-jdk-headless"),
     ("addr2line", "binutils"),
+    ("xz", "xz-utils"),
     // What compiles ring for arm64.
     ("clang", "clang"),
 ];

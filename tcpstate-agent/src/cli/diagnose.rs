@@ -14,7 +14,7 @@ use tracing::debug;
 use super::{
     control::ControlArgs,
     interval,
-    loading::watch_once,
+    loading::watch_to_ask,
     output::{Output, print},
 };
 use crate::{
@@ -116,11 +116,31 @@ enum Source<'a> {
     Own(Box<Watch>),
 }
 
+/// What was seen at one time.
+struct Looked {
+    at: Instant,
+    close_wait: Report,
+    connections: Option<ConnectionsReport>,
+    /// One look oneself finds out this too.
+    listening: Option<ListeningReport>,
+}
+
 /// Looks once or twice, and prints what follows.
 pub(super) fn execute(settings: &DiagnoseSettings) -> anyhow::Result<()> {
-    let (source, first) = match control::ask_close_wait(&settings.control_socket)? {
-        Some(report) => (Source::Agent(settings), report),
-        None => look_oneself()?,
+    let at = Instant::now();
+    let asked = control::ask_close_wait(&settings.control_socket)?;
+    let (source, first) = if let Some(close_wait) = asked {
+        let first = Looked {
+            at,
+            close_wait,
+            connections: connections_of_agent(settings),
+            listening: None,
+        };
+        (Source::Agent(settings), first)
+    } else {
+        let watch = watch_to_ask(&ProgramId::ALL)?;
+        let first = look(&watch)?;
+        (Source::Own(Box::new(watch)), first)
     };
     let diagnosis = diagnose(&source, first, settings)?;
     print(|out| match settings.output {
@@ -135,48 +155,49 @@ pub(super) fn execute(settings: &DiagnoseSettings) -> anyhow::Result<()> {
 
 fn diagnose(
     source: &Source<'_>,
-    first: Report,
+    first: Looked,
     settings: &DiagnoseSettings,
 ) -> anyhow::Result<Diagnosis> {
-    let begun = Instant::now();
-    let connections = source.connections();
-    let looked = Instant::now();
-    let ports_are_taken = connections
+    let ports_are_taken = first
+        .connections
         .as_ref()
         .is_some_and(|connections| !connections.destinations.is_empty());
-    let looks_twice = !settings.interval.is_zero() && (!first.groups.is_empty() || ports_are_taken);
-    let (first, second) = if looks_twice {
-        thread::sleep(settings.interval);
-        let second = source.look()?;
-        (Some((first, begun.elapsed())), second)
+    let looks_twice =
+        !settings.interval.is_zero() && (!first.close_wait.groups.is_empty() || ports_are_taken);
+    let (mut before, mut last) = if looks_twice {
+        thread::sleep(settings.interval.saturating_sub(first.at.elapsed()));
+        (Some(first), source.look(ports_are_taken)?)
     } else {
         (None, first)
     };
-    let (first_connections, connections) = if looks_twice && ports_are_taken {
-        let second = source.connections();
-        let first = connections.map(|connections| (connections, looked.elapsed()));
-        (first, second)
-    } else {
-        (None, connections)
-    };
+    if last.connections.is_none() {
+        // The second look left them out.
+        last.connections = before.as_mut().and_then(|before| before.connections.take());
+    }
+    let before = before.as_ref();
+    let interval = before.map(|before| last.at.saturating_duration_since(before.at));
     let own_namespace = std::fs::metadata("/proc/self/ns/net")
         .context("cannot open one's own network namespace")?
         .ino();
     let own_namespace = u32::try_from(own_namespace).unwrap_or_default();
     let mut diagnosis = Diagnosis::new(
-        first.as_ref().map(|(report, interval)| (report, *interval)),
-        second,
+        before.map(|before| &before.close_wait).zip(interval),
+        last.close_wait,
         &settings.filter,
         matches!(source, Source::Agent(_)),
         own_namespace,
     );
-    if let Some(listening) = source.listening() {
+    if let Some(listening) = last.listening.or_else(|| source.listening()) {
         diagnosis = diagnosis.with_listeners(listening, &settings.filter, own_namespace);
     }
-    if let Some(connections) = connections {
-        let first = first_connections.as_ref();
-        let first = first.map(|(report, interval)| (report, *interval));
-        diagnosis = diagnosis.with_connections(first, connections, &settings.filter, own_namespace);
+    if let Some(connections) = last.connections {
+        let first = before.and_then(|before| before.connections.as_ref());
+        diagnosis = diagnosis.with_connections(
+            first.zip(interval),
+            connections,
+            &settings.filter,
+            own_namespace,
+        );
     }
     let mut helpers = Helpers::with_program("/proc/self/exe");
     for group in &mut diagnosis.groups {
@@ -196,46 +217,53 @@ fn diagnose(
 }
 
 impl Source<'_> {
-    fn look(&self) -> anyhow::Result<Report> {
+    /// Looks again, and whether at connections too.
+    fn look(&self, with_connections: bool) -> anyhow::Result<Looked> {
         match self {
-            Self::Agent(settings) => control::ask_close_wait(&settings.control_socket)?
-                .context("the agent has stopped meanwhile"),
+            Self::Agent(settings) => {
+                let at = Instant::now();
+                let close_wait = control::ask_close_wait(&settings.control_socket)?;
+                Ok(Looked {
+                    at,
+                    close_wait: close_wait.context("the agent has stopped meanwhile")?,
+                    connections: with_connections
+                        .then(|| connections_of_agent(settings))
+                        .flatten(),
+                    listening: None,
+                })
+            }
             Self::Own(watch) => look(watch),
         }
     }
 
-    /// Where connections go and which peers do not answer, where that can be told.
-    fn connections(&self) -> Option<ConnectionsReport> {
-        match self {
-            Self::Agent(settings) => control::ask_connections(&settings.control_socket)
-                .inspect_err(|error| debug!(error = format!("{error:#}"), "no connections"))
-                .unwrap_or_default(),
-            Self::Own(watch) => watch
-                .connections()
-                .map(|found| ConnectionsReport::new(&found)),
-        }
-    }
-
-    /// What listens, where that can be told.
+    /// What listens, where an agent has to be asked for it and can tell.
     fn listening(&self) -> Option<ListeningReport> {
         match self {
             Self::Agent(settings) => control::ask_listeners(&settings.control_socket)
                 .inspect_err(|error| debug!(error = format!("{error:#}"), "no listeners"))
                 .unwrap_or_default(),
-            Self::Own(watch) => watch.listeners().map(|found| ListeningReport::new(&found)),
+            Self::Own(_) => None,
         }
     }
 }
 
-fn look_oneself<'a>() -> anyhow::Result<(Source<'a>, Report)> {
-    let watch = watch_once(&ProgramId::ALL)?;
-    let report = look(&watch)?;
-    Ok((Source::Own(Box::new(watch)), report))
+/// Where connections go and which peers do not answer, where the agent can tell.
+fn connections_of_agent(settings: &DiagnoseSettings) -> Option<ConnectionsReport> {
+    control::ask_connections(&settings.control_socket)
+        .inspect_err(|error| debug!(error = format!("{error:#}"), "no connections"))
+        .unwrap_or_default()
 }
 
-fn look(watch: &Watch) -> anyhow::Result<Report> {
-    let found = watch
-        .close_wait()
-        .context("cannot tell who holds sockets here (`tcpstate-agent check` says why)")?;
-    Ok(Report::new(&found))
+/// One look oneself.
+fn look(watch: &Watch) -> anyhow::Result<Looked> {
+    const CANNOT: &str = "cannot tell who holds sockets here (`tcpstate-agent check` says why)";
+    let at = Instant::now();
+    let seen = watch.everything().context(CANNOT)?;
+    let close_wait = seen.close_wait.context(CANNOT)?;
+    Ok(Looked {
+        at,
+        close_wait: Report::new(&close_wait),
+        connections: seen.connections.as_ref().map(ConnectionsReport::new),
+        listening: Some(ListeningReport::new(&seen.listeners)),
+    })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     control::ControlArgs,
-    loading::watch_once,
+    loading::watch_to_ask,
     output::{Output, print},
 };
 use crate::{
@@ -62,7 +62,7 @@ pub(super) fn execute(settings: &ListenersSettings) -> anyhow::Result<()> {
     let report = if let Some(report) = control::ask_listeners(&settings.control_socket)? {
         report
     } else {
-        let watch = watch_once(&ProgramId::SNAPSHOT)?;
+        let watch = watch_to_ask(&ProgramId::SNAPSHOT)?;
         let found = watch
             .listeners()
             .context("cannot tell what listens here (`tcpstate-agent check` says why)")?;

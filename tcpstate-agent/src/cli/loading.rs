@@ -23,10 +23,28 @@ const ONCE: WatchSettings = WatchSettings {
     destinations_top: 0,
     series: SeriesLimits::USUAL,
     hidden: Hidden::NONE,
+    only_when_asked: false,
 };
 
 /// A watch for a command that looks once: with `programs`, and with everything counted.
 pub(super) fn watch_once(programs: &[ProgramId]) -> anyhow::Result<Watch> {
+    let watch = start(programs, ONCE)?;
+    if !watch.wait_until_ready(PATIENCE) {
+        anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
+    }
+    Ok(watch)
+}
+
+/// A watch for a command that asks for what it wants to know: one look finds out all of it.
+pub(super) fn watch_to_ask(programs: &[ProgramId]) -> anyhow::Result<Watch> {
+    let settings = WatchSettings {
+        only_when_asked: true,
+        ..ONCE
+    };
+    start(programs, settings)
+}
+
+fn start(programs: &[ProgramId], settings: WatchSettings) -> anyhow::Result<Watch> {
     let loaded = kernel::load(
         &Facts::gather(),
         &LoadOptions {
@@ -42,11 +60,7 @@ pub(super) fn watch_once(programs: &[ProgramId]) -> anyhow::Result<Watch> {
         loaded.tables.is_some(),
         "cannot read the kernel's tables of sockets (`tcpstate-agent check` says why)"
     );
-    let watch = Watch::start(loaded, ONCE).context("cannot start counting")?;
-    if !watch.wait_until_ready(PATIENCE) {
-        anyhow::bail!("cannot count all network namespaces within {PATIENCE:?}");
-    }
-    Ok(watch)
+    Watch::start(loaded, settings).context("cannot start counting")
 }
 
 /// Fails if no program of `loaded` runs, and warns of each that does not.

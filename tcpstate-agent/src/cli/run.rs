@@ -255,6 +255,7 @@ impl TryFrom<RunArgs> for RunSettings {
                     per_hour: series_per_hour,
                 },
                 hidden: OwnerLabel::hidden(&labels_disable),
+                only_when_asked: false,
             },
             segments: (!segments.devices.is_empty()).then_some(segments),
             control_socket: control.socket,

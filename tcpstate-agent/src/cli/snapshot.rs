@@ -48,7 +48,7 @@ fn write_table(out: &mut dyn io::Write, reading: &Reading) -> io::Result<()> {
     let [ipv4, ipv6] = Family::ALL.map(|family| of_family(&census, family));
     let total = census.total();
     writeln!(out, "{:<12}{ipv4:>10}{ipv6:>10}{total:>10}", "total")?;
-    let namespaces = reading.namespaces;
+    let namespaces = reading.namespaces.unwrap_or(0);
     let took = reading.snapshot.unwrap_or_default().duration;
     writeln!(
         out,
@@ -121,11 +121,11 @@ mod tests {
                 duration: Duration::from_micros(2_500),
                 ..SnapshotState::default()
             }),
-            namespaces: 1,
+            namespaces: Some(1),
             kernel_counters: KernelCounters::default(),
             limits: None,
             max_orphans: None,
-            faults: FaultSums::default(),
+            faults: Some(FaultSums::default()),
             segments: None,
             programs: Vec::new(),
         }

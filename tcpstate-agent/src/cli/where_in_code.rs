@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -25,7 +24,7 @@ use crate::{
     code_location::{
         inspect::{self, Inspection},
         patience::{Patience, limit_memory},
-        report::{Sockets, write_text},
+        report::{Known, Sockets, write_text},
         target::{self, Candidate, Wanted},
         watch::{ProcessHandle, watch},
     },
@@ -147,14 +146,14 @@ pub(super) fn execute(settings: &WhereSettings) -> anyhow::Result<()> {
     // From here on there is nothing that the process has not chosen.
     limit_memory();
     let patience = Patience::with(pid, PATIENCE);
-    let mut inspection = Inspection::of(pid);
+    let mut inspection = Inspection::of(pid, watches);
     inspection.look_for_python(&threads_of(samples.as_mut())?);
-    let mut before = FxHashSet::default();
+    let mut before = Known::default();
     let seen = if let Some(samples) = &mut samples {
         if let Some(python) = &inspection.python {
             samples.follow_python(python.layout())?;
         }
-        before = inspection.close_wait();
+        before = inspection.known();
         let hooks = samples.attach(settings.accepts)?;
         announce(&target.process, settings.duration, hooks);
         patience.begin_again(settings.duration + PATIENCE);

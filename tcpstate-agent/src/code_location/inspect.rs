@@ -2,18 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use rustc_hash::{FxHashMap, FxHashSet};
-use tcpstate_common::{PYTHON_FRAMES, ThreadRecord};
+use rustc_hash::FxHashMap;
+use tcpstate_common::ThreadRecord;
 
 use super::{
+    elsewhere::{Elsewhere, ElsewhereError, KernelDescriptors},
     frame::{Frame, own_chain},
     memory::Memory as _,
     native::{Modules, NativeFrame, StackEnd, Unwound, UserRegisters},
     python::{Layout, Python},
-    report::{self, Events, Place, ProcessFound, Report, Sockets, WatchFound},
+    report::{self, Events, Known, Place, ProcessFound, Report, Sockets, WatchFound},
     runtimes,
     target::{Candidate, Target},
-    tcp_table::{Descriptors, TcpTable},
+    tcp_table::{Descriptors, TcpTable, is_tcp, protocol},
     waits::{self, Held, Task, ThreadGroup, Wait},
     watch::{Seen, StackAddresses},
 };
@@ -33,6 +34,10 @@ pub struct Inspection {
     pub modules: Modules,
     /// The Python in it.
     pub python: Option<Python>,
+    /// Whether programs may be loaded to look at it.
+    may_load: bool,
+    /// Loaded when it is first needed.
+    kernel_descriptors: Option<KernelDescriptors>,
     places: FxHashMap<u64, Vec<Frame>>,
     /// When to leave the rest unnamed.
     deadline: Instant,
@@ -41,13 +46,15 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Begins.
+    /// Begins. `may_load`: whether programs may be loaded into the kernel for it.
     #[must_use]
-    pub fn of(pid: u32) -> Self {
+    pub fn of(pid: u32, may_load: bool) -> Self {
         Self {
             pid,
             modules: Modules::of(pid),
             python: None,
+            may_load,
+            kernel_descriptors: None,
             places: FxHashMap::default(),
             deadline: Instant::now() + PATIENCE,
             notes: Vec::new(),
@@ -96,12 +103,20 @@ impl Inspection {
             .iter()
             .map(|stack| match &stack.python[..] {
                 [] => self.native_place(&stack.native),
-                frames => python_place(frames.to_vec()),
+                frames => python_place(frames.to_vec(), stack.python_is_cut),
             })
             .collect()
     }
 
     fn native_place(&mut self, unwound: &Unwound) -> Place {
+        // The kernel's own threads have no registers of the process.
+        if unwound.addresses == [0] {
+            return Place {
+                summary: "a thread of io_uring's, which has no stack of the program".to_owned(),
+                frames: Vec::new(),
+                complete: true,
+            };
+        }
         let mut frames = Vec::new();
         for address in &unwound.addresses {
             if let Some(found) = self.places.get(address) {
@@ -186,9 +201,10 @@ impl Inspection {
                     .iter()
                     .find(|thread| number.is_some() && thread.number == number)
             };
-            let named = found.map(|thread| python.name(&thread.frames, memory));
-            if let Some(named) = named.filter(|named| !named.is_empty()) {
-                places.insert(task.thread, python_place(named));
+            let Some(found) = found else { continue };
+            let named = python.name(&found.frames, memory);
+            if !named.is_empty() {
+                places.insert(task.thread, python_place(named, found.is_cut));
             }
         }
         places
@@ -220,41 +236,99 @@ impl Inspection {
         Some(self.native_place(&unwound))
     }
 
-    /// The inode numbers of the sockets in CLOSE_WAIT that it holds, where those can be read.
+    /// The sockets in CLOSE_WAIT that it holds before the watch, where those can be read.
     #[must_use]
-    pub fn close_wait(&self) -> FxHashSet<u64> {
-        let descriptors = Descriptors::read(self.pid).unwrap_or_default();
-        let table = TcpTable::read(self.pid).unwrap_or_default();
-        Sockets::of(&table, descriptors.sockets()).inodes()
+    pub fn known(&mut self) -> Known {
+        let Ok((descriptors, table)) = self.read_sockets() else {
+            return Known::default();
+        };
+        let mut sockets = Sockets::of(&table, descriptors.sockets());
+        // Where this fails, it does so afterwards too, and is said then.
+        sockets.elsewhere = self
+            .elsewhere(&descriptors, &table)
+            .unwrap_or_default()
+            .stuck;
+        sockets.known()
     }
 
-    /// The sockets that it holds.
+    /// The sockets that it holds, and what can be told of none.
     pub fn sockets(&mut self) -> Sockets {
-        let descriptors = match Descriptors::read(self.pid) {
-            Ok(descriptors) => descriptors,
-            Err(error) => {
-                self.notes.push(format!(
-                    "its descriptors cannot be read: {error} (grant CAP_SYS_PTRACE, and \
-                     CAP_DAC_READ_SEARCH for another user's process)"
-                ));
+        let (descriptors, table) = match self.read_sockets() {
+            Ok(read) => read,
+            Err(note) => {
+                self.notes.push(note);
                 return Sockets::default();
             }
         };
-        match TcpTable::read(self.pid) {
-            Ok(table) => Sockets::of(&table, descriptors.sockets()),
-            Err(error) => {
-                self.notes
-                    .push(format!("its sockets cannot be read: {error}"));
-                Sockets::default()
+        let mut sockets = Sockets::of(&table, descriptors.sockets());
+        match self.elsewhere(&descriptors, &table) {
+            Ok(elsewhere) => {
+                sockets.elsewhere = elsewhere.stuck;
+                sockets.listens_on.extend(elsewhere.listens_on);
             }
+            Err(why) => self.notes.push(why),
         }
+        if descriptors.have_io_uring() {
+            self.notes.push(
+                "it uses io_uring: what the kernel's threads read for it has no stack of the \
+                 program"
+                    .to_owned(),
+            );
+        }
+        sockets
+    }
+
+    fn read_sockets(&self) -> Result<(Descriptors, TcpTable), String> {
+        let descriptors = Descriptors::read(self.pid).map_err(|error| {
+            format!(
+                "its descriptors cannot be read: {error} (grant CAP_SYS_PTRACE, and \
+                 CAP_DAC_READ_SEARCH for another user's process)"
+            )
+        })?;
+        let table = TcpTable::read(self.pid)
+            .map_err(|error| format!("its sockets cannot be read: {error}"))?;
+        Ok((descriptors, table))
+    }
+
+    /// What it holds in network namespaces that none of its threads is in, or why that is not known.
+    fn elsewhere(
+        &mut self,
+        descriptors: &Descriptors,
+        table: &TcpTable,
+    ) -> Result<Elsewhere, String> {
+        let is_tcp = |descriptor: &u32| {
+            protocol(self.pid, *descriptor).is_some_and(|protocol| is_tcp(&protocol))
+        };
+        let unlisted = descriptors.unlisted(table).filter(is_tcp).count();
+        if unlisted == 0 {
+            return Ok(Elsewhere::default());
+        }
+        let unknown = |why: &str| {
+            format!(
+                "{unlisted} TCP sockets of it are not connected, or of network namespaces that no \
+                 thread of it is in: whether any of them stays in CLOSE_WAIT is not known ({why})"
+            )
+        };
+        if !self.may_load {
+            return Err(unknown("a watch tells: --seconds"));
+        }
+        self.walk_descriptors(table)
+            .map_err(|error| unknown(&error.to_string()))
+    }
+
+    fn walk_descriptors(&mut self, table: &TcpTable) -> Result<Elsewhere, ElsewhereError> {
+        let walk = match self.kernel_descriptors.take() {
+            Some(walk) => walk,
+            None => KernelDescriptors::load()?,
+        };
+        self.kernel_descriptors.insert(walk).of(self.pid, table)
     }
 }
 
-fn python_place(frames: Vec<Frame>) -> Place {
+fn python_place(frames: Vec<Frame>, is_cut: bool) -> Place {
     Place {
         summary: own_chain(&frames, SUMMARY),
-        complete: frames.len() < PYTHON_FRAMES,
+        complete: !is_cut,
         frames,
     }
 }
@@ -342,6 +416,7 @@ fn watch_found(seen: &Seen, recent: u64) -> WatchFound {
         dropped: seen.dropped,
         malformed: seen.malformed,
         untracked: account.untracked,
+        mptcp_reads: account.mptcp,
         entered_close_wait: account.entered,
         left_close_wait: account.left,
         recent,

@@ -7,6 +7,7 @@
 //! All of that is the watched process's to choose: its memory, its files, its names. None of it is
 //! believed, all of it is bounded. The process is never stopped.
 
+pub mod elsewhere;
 pub mod frame;
 pub mod helper;
 pub mod inspect;

@@ -9,7 +9,8 @@ pub fn notes(files: &[&[u8]], writes_map: bool) -> Vec<String> {
     if names.contains(&&b"node"[..]) || names.contains(&&b"nodejs"[..]) {
         notes.push(
             "Node: its reads and accepts are the event loop's, and no stack names the application; \
-             what is opened shows which core module did it. docs/where.md says what helps instead"
+             what is opened shows which core module did it. The process itself can tell who listens to \
+             its sockets: docs/where.md has a script for that"
                 .to_owned(),
         );
     }

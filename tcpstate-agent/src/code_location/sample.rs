@@ -17,6 +17,8 @@ pub struct Sample<'a> {
     pub registers: UserRegisters,
     /// The frames of Python, the innermost first.
     pub python: Vec<PythonFrame>,
+    /// Whether there are more of them.
+    pub python_is_cut: bool,
     /// The stack, from its pointer upwards.
     stack: &'a [u8],
 }
@@ -43,7 +45,7 @@ impl<'a> Sample<'a> {
             kind,
             stack_bytes,
             python_frames,
-            python_is_cut: _,
+            python_is_cut,
             registers,
             python,
         } = header;
@@ -57,6 +59,7 @@ impl<'a> Sample<'a> {
             kind: SampleKind::from_record(kind).ok_or(SampleError::Kind(kind))?,
             registers: UserRegisters::from_kernel(&registers),
             python: python[..frames.min(PYTHON_FRAMES)].to_vec(),
+            python_is_cut: python_is_cut != 0,
             stack,
         })
     }
@@ -91,7 +94,7 @@ mod tests {
             kind: SampleKind::ReadEnd as u32,
             stack_bytes: 16,
             python_frames: 1,
-            python_is_cut: 0,
+            python_is_cut: 1,
             registers: [0x1000; REGISTER_WORDS],
             python: [PythonFrame {
                 code: 1,
@@ -110,6 +113,7 @@ mod tests {
         let sample = Sample::decode(&bytes).unwrap();
         assert_eq!((sample.id, sample.kind), (7, SampleKind::ReadEnd));
         assert_eq!((sample.python.len(), sample.stack_bytes()), (1, 16));
+        assert!(sample.python_is_cut);
         assert_eq!(sample.word(0x1000), Some(1));
         assert_eq!(sample.word(0x1008), Some(2));
         assert_eq!(sample.word(0x1009), None);

@@ -1,8 +1,10 @@
 //! Which process to look at.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
+use rustc_hash::FxHashSet;
 use thiserror::Error;
+use tracing::debug;
 
 use super::{
     proc_status,
@@ -162,38 +164,30 @@ fn all() -> Result<Vec<u32>, TargetError> {
 }
 
 fn by_port(port: u16) -> Result<Vec<u32>, TargetError> {
-    // Each network namespace is read once.
-    let mut inodes = BTreeMap::new();
-    let mut found = Vec::new();
-    for pid in all()? {
-        let Ok(namespace) = fs::read_link(format!("/proc/{pid}/ns/net")) else {
-            continue;
-        };
-        let of_port = inodes.entry(namespace).or_insert_with(|| {
-            let table = TcpTable::read(pid).unwrap_or_default();
-            let mut inodes: Vec<u64> = table
-                .sockets
-                .iter()
-                .filter(|socket| {
-                    socket.inode != 0 && [socket.local.port(), socket.remote.port()].contains(&port)
-                })
-                .map(|socket| socket.inode)
-                .collect();
-            inodes.sort_unstable();
-            inodes
-        });
-        if of_port.is_empty() {
-            continue;
-        }
-        let descriptors = Descriptors::read(pid).unwrap_or_default();
-        if descriptors
-            .sockets()
-            .any(|inode| of_port.binary_search(&inode).is_ok())
-        {
-            found.push(pid);
+    let all = all()?;
+    // A process may hold sockets of a namespace that others are in.
+    let mut table = TcpTable::default();
+    for pid in &all {
+        if let Err(error) = table.add_namespace_of(Path::new(&format!("/proc/{pid}"))) {
+            debug!(pid, %error, "not looked at");
         }
     }
-    Ok(found)
+    let of_port: FxHashSet<u64> = table
+        .sockets
+        .iter()
+        .filter(|socket| {
+            socket.inode != 0 && [socket.local.port(), socket.remote.port()].contains(&port)
+        })
+        .map(|socket| socket.inode)
+        .collect();
+    let holds = |pid: &u32| {
+        let descriptors = Descriptors::read(*pid).unwrap_or_default();
+        descriptors.sockets().any(|inode| of_port.contains(&inode))
+    };
+    if of_port.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(all.into_iter().filter(holds).collect())
 }
 
 fn is_of_unit(pid: u32, unit: &str) -> bool {

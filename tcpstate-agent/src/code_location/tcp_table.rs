@@ -1,13 +1,16 @@
-//! The TCP sockets of a process's network namespace, as `/proc/PID/net/tcp` has them, and which of
+//! The TCP sockets of a process's network namespaces, as `/proc/PID/net/tcp` has them, and which of
 //! them the process holds.
 
 use std::{
     collections::BTreeMap,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
 };
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::fs::getxattr;
 use tcpstate_common::TcpState;
 
 use crate::collect::close_wait::Cause;
@@ -15,6 +18,8 @@ use crate::collect::close_wait::Cause;
 /// A TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSocket {
+    /// Inode number of its network namespace; 0 where that cannot be read.
+    pub namespace: u32,
     /// Its own address.
     pub local: SocketAddr,
     /// The peer's.
@@ -68,26 +73,59 @@ impl TcpSocket {
     }
 }
 
-/// The TCP sockets of a process's network namespace.
+/// The TCP sockets of the network namespaces that a process's threads are in.
 #[derive(Debug, Default)]
 pub struct TcpTable {
     /// All of them.
     pub sockets: Vec<TcpSocket>,
+    /// Inode numbers of the namespaces.
+    namespaces: FxHashSet<u32>,
 }
 
 impl TcpTable {
     /// Reads it.
     pub fn read(pid: u32) -> io::Result<Self> {
         let mut table = Self::default();
-        for name in ["tcp", "tcp6"] {
-            match fs::read_to_string(format!("/proc/{pid}/net/{name}")) {
-                Ok(text) => table.sockets.extend(text.lines().filter_map(parse_line)),
+        let mut failed = None;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            if let Err(error) = table.add_namespace_of(&task?.path()) {
+                failed = Some(error);
+            }
+        }
+        match failed {
+            // Nothing can be read. Where something can, a thread has ended meanwhile.
+            Some(error) if table.namespaces.is_empty() => Err(error),
+            _ => Ok(table),
+        }
+    }
+
+    /// Adds the sockets of the namespace that a thread is in, unless it has them already.
+    pub(super) fn add_namespace_of(&mut self, thread: &Path) -> io::Result<()> {
+        // Who may not know it can read its sockets all the same.
+        let namespace = fs::metadata(thread.join("ns/net")).map_or(0, |found| found.ino());
+        let namespace = u32::try_from(namespace).unwrap_or(0);
+        if self.namespaces.contains(&namespace) {
+            return Ok(());
+        }
+        for name in ["net/tcp", "net/tcp6"] {
+            match fs::read_to_string(thread.join(name)) {
+                Ok(text) => {
+                    let sockets = text.lines().filter_map(|line| parse_line(line, namespace));
+                    self.sockets.extend(sockets);
+                }
                 // A kernel without IPv6.
-                Err(error) if name == "tcp6" && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if name == "net/tcp6" && error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(table)
+        self.namespaces.insert(namespace);
+        Ok(())
+    }
+
+    /// Whether it has the sockets of a namespace.
+    #[must_use]
+    pub fn covers(&self, namespace: u32) -> bool {
+        self.namespaces.contains(&namespace)
     }
 
     /// By inode number, without those that nobody has accepted.
@@ -131,6 +169,43 @@ impl Descriptors {
     pub fn sockets(&self) -> impl Iterator<Item = u64> {
         self.0.values().filter_map(|target| socket_inode(target))
     }
+
+    /// Sockets that are not in the table, of whatever protocol.
+    pub fn unlisted(&self, table: &TcpTable) -> impl Iterator<Item = u32> {
+        let listed = table.by_inode();
+        self.0
+            .iter()
+            .filter(move |(_, target)| {
+                socket_inode(target).is_some_and(|inode| !listed.contains_key(&inode))
+            })
+            .map(|(descriptor, _)| *descriptor)
+    }
+
+    /// Whether one of them is an io_uring.
+    #[must_use]
+    pub fn have_io_uring(&self) -> bool {
+        self.0.values().any(|target| target == IO_URING)
+    }
+}
+
+/// What the link of an io_uring's descriptor says.
+pub const IO_URING: &str = "anon_inode:[io_uring]";
+
+/// The protocol of the socket that a descriptor of a process leads to, as the kernel names it:
+/// `TCP`, `TCPv6`, `UDP`. `None` where it cannot be read, or is no socket.
+#[must_use]
+pub fn protocol(pid: u32, descriptor: u32) -> Option<String> {
+    let mut name = [0; 32];
+    let path = format!("/proc/{pid}/fd/{descriptor}");
+    let length = getxattr(path, "system.sockprotoname", &mut name).ok()?;
+    let name = name.get(..length)?.split(|byte| *byte == 0).next()?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// Whether that is TCP, over IPv4 or IPv6.
+#[must_use]
+pub fn is_tcp(protocol: &str) -> bool {
+    matches!(protocol, "TCP" | "TCPv6")
 }
 
 /// The number in `socket:[4711]`.
@@ -141,7 +216,7 @@ pub fn socket_inode(target: &str) -> Option<u64> {
 }
 
 /// `  0: 0100007F:1F90 0200000A:C350 08 00000000:00000001 00:00000000 00000000  0  0 4711 …`
-fn parse_line(line: &str) -> Option<TcpSocket> {
+fn parse_line(line: &str, namespace: u32) -> Option<TcpSocket> {
     let mut fields = line.split_ascii_whitespace();
     let local = parse_address(fields.nth(1)?)?;
     let remote = parse_address(fields.next()?)?;
@@ -150,6 +225,7 @@ fn parse_line(line: &str) -> Option<TcpSocket> {
     // The timer, its time, retransmits, the user and a timeout come before the inode number.
     let inode = fields.nth(4)?.parse().ok()?;
     Some(TcpSocket {
+        namespace,
         local,
         remote,
         state,
@@ -181,26 +257,31 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::{
+        net::{TcpListener, TcpStream},
+        os::fd::AsRawFd,
+    };
 
     use proptest::prelude::*;
+    use socket2::{Domain, Socket, Type};
 
     use super::*;
 
     #[test]
     fn a_line_of_either_family_is_read() {
         let line = "  12: 0100007F:1F90 0200000A:C350 08 00000000:00000065 00:00000000 00000000  1000        0 4711 1 0 20 4 30 10 -1";
-        let socket = parse_line(line).unwrap();
+        let socket = parse_line(line, 4).unwrap();
         assert_eq!(socket.local, "127.0.0.1:8080".parse().unwrap());
         assert_eq!(socket.remote, "10.0.0.2:50000".parse().unwrap());
         assert_eq!((socket.unread, socket.inode), (101, 4711));
+        assert_eq!(socket.namespace, 4);
         assert_eq!(socket.cause(), Cause::DataUnread);
         let line = "0: 0000000000000000FFFF00000100007F:0050 00000000000000000000000001000000:0001 01 00000002:00000000 00:0 0 0 0 5";
-        let socket = parse_line(line).unwrap();
+        let socket = parse_line(line, 4).unwrap();
         assert_eq!(socket.local, "127.0.0.1:80".parse().unwrap());
         assert_eq!(socket.remote, "[::1]:1".parse().unwrap());
         assert_eq!(
-            parse_line("  sl  local_address rem_address   st tx_queue"),
+            parse_line("  sl  local_address rem_address   st tx_queue", 4),
             None
         );
     }
@@ -222,10 +303,28 @@ mod tests {
         assert!(listens.describe().starts_with("the listener on"));
     }
 
+    #[test]
+    fn what_is_in_no_table_is_told_by_its_protocol() {
+        let unconnected = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pid = std::process::id();
+        let table = TcpTable::read(pid).unwrap();
+        let descriptors = Descriptors::read(pid).unwrap();
+        let unlisted: Vec<u32> = descriptors.unlisted(&table).collect();
+        let number = |descriptor: &dyn AsRawFd| u32::try_from(descriptor.as_raw_fd()).unwrap();
+        assert!(unlisted.contains(&number(&unconnected)));
+        assert!(unlisted.contains(&number(&datagrams)));
+        assert!(!unlisted.contains(&number(&listener)));
+        assert!(is_tcp(&protocol(pid, number(&unconnected)).unwrap()));
+        assert_eq!(protocol(pid, number(&datagrams)).unwrap(), "UDP");
+        assert_eq!(protocol(pid, u32::MAX), None);
+    }
+
     proptest! {
         #[test]
         fn any_line_is_read_without_harm(line in "\\PC{0,120}") {
-            parse_line(&line);
+            parse_line(&line, 4);
         }
 
         #[test]

@@ -39,6 +39,8 @@ pub struct StackAddresses {
     pub native: Unwound,
     /// What Python was running, the innermost first; empty where it is no Python.
     pub python: Vec<Frame>,
+    /// Whether there is more of that.
+    pub python_is_cut: bool,
 }
 
 /// What was seen of a process.
@@ -52,8 +54,8 @@ pub struct Seen {
     pub has_ended: bool,
     /// What became of the events.
     pub account: SampleAccount,
-    /// The sockets that were open at the end.
-    pub sockets: Vec<SocketTrace>,
+    /// The sockets that were open at the end, by the address of each `struct sock`.
+    pub sockets: Vec<(u64, SocketTrace)>,
     /// The stacks that differ.
     pub stacks: Vec<StackAddresses>,
     /// Which of them belongs to which sample.
@@ -119,15 +121,20 @@ impl Collected {
             }
         };
         let native = modules.unwind(&sample.registers, &mut |address| sample.word(address));
-        if native.end == StackEnd::CutOff && sample.stack_bytes() == SHORT_STACK {
-            self.longer.push(sample.registers.instruction);
-        }
         // At once: the functions may be gone later, and so may the process.
         let python = match (python, modules.memory()) {
             (Some(python), Some(memory)) => python.name(&sample.python, memory),
             _ => Vec::new(),
         };
-        let stack = StackAddresses { native, python };
+        let is_enough = !python.is_empty() || sample.stack_bytes() > SHORT_STACK;
+        if native.end == StackEnd::CutOff && !is_enough {
+            self.longer.push(sample.registers.instruction);
+        }
+        let stack = StackAddresses {
+            native,
+            python,
+            python_is_cut: sample.python_is_cut,
+        };
         let index = match self.by_addresses.get(&stack) {
             Some(index) => *index,
             None if self.stacks.len() == MAX_STACKS => {

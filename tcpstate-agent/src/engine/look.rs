@@ -128,6 +128,8 @@ struct Walk {
 /// Descriptors of shared sockets that are put in order at most.
 const MAX_SHARED: usize = 65_536;
 
+/// For how long a look reads tables at most: tens of millions of sockets take, on a busy host.
+const MAX_TIME: Duration = Duration::from_mins(2);
 /// Half-open connections of a namespace below which nothing is concluded from their number.
 const MANY_HALF_OPEN: u64 = 32;
 
@@ -163,6 +165,9 @@ impl Job {
 
     /// Goes on for one run. Whether everything was looked at.
     pub(super) fn step(&mut self, reader: &mut Reader) -> Result<bool, ReadError> {
+        if self.stage == Stage::Tables && self.began.elapsed() > MAX_TIME {
+            return Err(ReadError::TooLong);
+        }
         let before = cpu_time();
         let is_of_owners = self.stage == Stage::Owners;
         let is_done = match self.stage {

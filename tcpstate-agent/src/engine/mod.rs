@@ -80,6 +80,18 @@ pub struct WatchSettings {
     pub series: SeriesLimits,
     /// Labels of owners that are left out.
     pub hidden: Hidden,
+    /// Look only when somebody asks, and not beforehand.
+    pub only_when_asked: bool,
+}
+
+/// What one look finds out for whoever asks for everything.
+pub struct Seen {
+    /// Who keeps sockets in CLOSE_WAIT; `None` where that cannot be told.
+    pub close_wait: Option<Arc<CloseWait>>,
+    /// Where connections go, and which peers do not answer; `None` where that cannot be told.
+    pub connections: Option<Connections>,
+    /// What listens.
+    pub listeners: Vec<OwnedListener>,
 }
 
 /// The watch no longer answers.
@@ -109,6 +121,8 @@ enum Question {
     Connections(Sender<Connections>),
     /// What listens.
     Listeners(Sender<Vec<OwnedListener>>),
+    /// All of these, by one look.
+    Everything(Sender<Seen>),
     /// The connections that ended abnormally.
     RecentEnds(Sender<RecentEnds>),
     /// To be told when the host has been counted once.
@@ -239,6 +253,12 @@ impl Watch {
     #[must_use]
     pub fn listeners(&self) -> Option<Vec<OwnedListener>> {
         self.ask(Question::Listeners)
+    }
+
+    /// Looks once at all of these; `None` where nothing can be told.
+    #[must_use]
+    pub fn everything(&self) -> Option<Seen> {
+        self.ask(Question::Everything)
     }
 
     /// The connections that ended abnormally, as far as they are kept.

@@ -160,6 +160,7 @@ impl Reader {
             while !walk.step(&mut self.tables, &mut faults, &mut each)? {}
         }
         if faults.given_up > 0 {
+            // Those that are missing would look as if they had been closed.
             return Err(ReadError::Restless(faults.given_up));
         }
         listeners.sort_unstable_by_key(|listening| listening.socket);

@@ -54,8 +54,8 @@ pub struct Reading {
     pub events: Option<Events>,
     /// How good the snapshots are.
     pub snapshot: Option<SnapshotState>,
-    /// Network namespaces.
-    pub namespaces: u64,
+    /// Network namespaces. `None` where the kernel's list of them cannot be read.
+    pub namespaces: Option<u64>,
     /// What the kernel itself counted since the start, in all namespaces. Without what it does not
     /// count.
     pub kernel_counters: KernelCounters,
@@ -63,8 +63,8 @@ pub struct Reading {
     pub limits: Option<Limits>,
     /// `tcp_max_orphans`: how many sockets without a process there may be on the whole host.
     pub max_orphans: Option<u64>,
-    /// What did not go well with reading the kernel's tables.
-    pub faults: FaultSums,
+    /// What did not go well with reading the kernel's tables. `None` where they cannot be read.
+    pub faults: Option<FaultSums>,
     /// Segments on network interfaces. `None` where nobody asked for them.
     pub segments: Option<SegmentsReading>,
     /// What became of the programs.

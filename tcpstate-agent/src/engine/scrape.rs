@@ -73,11 +73,11 @@ impl Engine {
             transitions: counted.map(|counted| counted.transitions),
             missed: self.kernel.flow.as_ref().and_then(|_| self.missed()),
             events: self.events(),
-            namespaces: self.namespaces.count(),
+            namespaces: self.kernel.orders.as_ref().map(|_| self.namespaces.count()),
             kernel_counters: *self.namespaces.kernel_counters(),
             limits: self.namespaces.own_limits(),
             max_orphans: Orphans::limit(),
-            faults: self.sums,
+            faults: self.kernel.orders.as_ref().map(|_| self.sums),
             segments: self
                 .kernel
                 .segments

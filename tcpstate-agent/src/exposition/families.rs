@@ -86,8 +86,8 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerLabels>) -> 
             ]
             .map(|(source, is_up)| series([source.name()], u64::from(is_up))),
         ),
-        family(&own::NAMESPACES, [series([], *namespaces)]),
     ];
+    families.extend(namespaces.map(|count| family(&own::NAMESPACES, [series([], count)])));
     families.extend(sockets.as_ref().map(sockets::by_state));
     families.extend(transitions.as_ref().map(sockets::transitions));
     families.extend(missed.map(|missed| family(&own::MISSED, [series([], missed)])));
@@ -107,7 +107,7 @@ pub(super) fn families(reading: &Reading, spare: &mut Spare<ListenerLabels>) -> 
     families.extend(on_interfaces.iter().flat_map(segments::families));
     families.extend(events.iter().flat_map(self::events));
     families.extend(snapshot.iter().flat_map(self::snapshot));
-    families.extend(self::faults(faults));
+    families.extend(faults.iter().flat_map(self::faults));
     families.extend(
         passes(snapshot.as_ref(), close_wait.as_ref(), listeners.as_ref())
             .into_iter()
@@ -267,7 +267,7 @@ mod tests {
                 uncertain: Some(0),
                 ..SnapshotState::default()
             }),
-            namespaces: 1,
+            namespaces: Some(1),
             kernel_counters: kernel::tests::all(),
             limits: Some(Limits {
                 syncookies: 1,
@@ -277,7 +277,7 @@ mod tests {
                 max_tw_buckets: 65_536,
             }),
             max_orphans: Some(16_384),
-            faults: FaultSums::default(),
+            faults: Some(FaultSums::default()),
             segments: Some(segments::tests::reading()),
             programs: Vec::new(),
         }

@@ -359,12 +359,12 @@ impl StackSamples {
         }
     }
 
-    /// What was seen of each socket that is open.
+    /// What was seen of each socket that is open, by the address of its `struct sock`.
     #[must_use]
-    pub fn sockets(&self) -> Vec<SocketTrace> {
+    pub fn sockets(&self) -> Vec<(u64, SocketTrace)> {
         self.sockets
             .iter()
-            .filter_map(|entry| entry.ok().map(|(_, Wire(trace))| trace))
+            .filter_map(|entry| entry.ok().map(|(socket, Wire(trace))| (socket, trace)))
             .collect()
     }
 

@@ -29,7 +29,10 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 use tcpstate_agent::collect::close_wait::{Cause, Role};
 
-use crate::harness::{Netns, Running};
+use crate::{
+    harness::{Netns, Running},
+    where_in_code::leak_tokio,
+};
 
 /// What the peer sends before its FIN where data is to stay unread.
 pub(crate) const UNREAD: usize = 100;
@@ -69,6 +72,8 @@ pub(crate) enum Duty {
     Outlive(Sockets),
     /// Listens, reads what comes to its end, and closes every other connection only.
     Leak,
+    /// The same as a tokio program.
+    LeakInTokio,
     /// Does nothing.
     Idle,
 }
@@ -308,6 +313,11 @@ impl Duty {
             }
             Self::Outlive(sockets) => outlive(sockets),
             Self::Leak => leak(),
+            Self::LeakInTokio => {
+                let (runtime, port) = leak_tokio::serve();
+                until_told(port);
+                drop(runtime);
+            }
             Self::Idle => until_told(0),
         }
     }
@@ -358,7 +368,8 @@ fn leak() {
     until_told(port);
 }
 
-const LEAK: u8 = b'L';
+/// What a connection to an actor that leaks begins with where it is to leak that one.
+pub(crate) const LEAK: u8 = b'L';
 const CLOSE: u8 = b'O';
 
 #[inline(never)]

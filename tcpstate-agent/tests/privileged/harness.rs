@@ -37,6 +37,7 @@ pub(crate) const SETTINGS: WatchSettings = WatchSettings {
     destinations_top: 50,
     series: SeriesLimits::USUAL,
     hidden: Hidden::NONE,
+    only_when_asked: false,
 };
 
 /// The same for every watch of a test. To gather them takes an emulated CPU a second.

@@ -93,7 +93,7 @@ fn passes_end_and_are_right_while_namespaces_and_listeners_come_and_go() {
             assert_eq!(shown.in_state(TcpState::Listen), 50);
         }
     });
-    let faults = watch.read().unwrap().faults;
+    let faults = watch.read().unwrap().faults.unwrap();
     let made = made.into_inner();
     println!(
         "{looks} looks, the longest {longest:?}, {made} namespaces, {} with tables of their own; \

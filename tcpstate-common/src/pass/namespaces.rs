@@ -49,6 +49,10 @@ pub struct NamespacesRequest {
     pub pieces: [u32; MAX_NET_PIECES],
     /// CPUs whose counters are added up; 0 leaves counters out.
     pub cpus: u32,
+    /// Namespaces to read in this run at most: the more CPUs, the longer each takes.
+    pub at_most: u32,
+    /// Always 0.
+    pub padding: u32,
     /// What to add to a per-CPU pointer for each CPU.
     pub cpu_offsets: [u64; MAX_CPUS],
 }

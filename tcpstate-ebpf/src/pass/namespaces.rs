@@ -53,7 +53,7 @@ extern "C" fn read_namespaces(_ctx: *const u64) -> u64 {
 extern "C" fn namespace_step() -> u64 {
     let namespaces = namespaces!();
     let number = namespaces.count as usize;
-    if number >= NAMESPACES_A_RUN {
+    if number >= NAMESPACES_A_RUN || number >= namespaces.request.at_most as usize {
         return DONE;
     }
     let net = namespaces.next;

@@ -14,7 +14,7 @@ use tcpstate_common::pass::{
 
 use crate::{
     MMAPABLE,
-    memory::{copy, opaque, word},
+    memory::{copy, fetch_lines, opaque, word},
     objects,
 };
 
@@ -138,15 +138,18 @@ extern "C" fn table_begin() -> u64 {
     if any == 0 {
         return MORE;
     }
-    // Without a branch: to the verifier each would be another path through the loop.
+    // Without a branch but the way out: to the verifier each would be another path through the loop.
     let (mut lanes, mut place, mut bucket) = (0, begin, u64::from(first));
     let mut empty = first_empty;
     for lane in 0..MAX_LANES as u64 {
+        if lane >= wanted {
+            break;
+        }
         let node = table.raw_buckets[opaque(place) as usize & (BUCKET_WORDS - 1)];
         let differs = opaque(node ^ empty);
         // The highest bit of each tells.
         let is_occupied = differs | differs.wrapping_neg();
-        let is_asked = lane.wrapping_sub(wanted) & bucket.wrapping_sub(u64::from(end));
+        let is_asked = bucket.wrapping_sub(u64::from(end));
         let to = opaque(lanes) as usize & (MAX_LANES - 1);
         table.nodes[to] = node;
         table.lane_buckets[to] = bucket as u32;
@@ -189,6 +192,7 @@ extern "C" fn table_round() -> u64 {
     let table = table!();
     table.going = 0;
     let lanes = u64::from(table.lanes);
+    table_fetch();
     for lane in 0..MAX_LANES as u64 {
         if lane >= lanes {
             break;
@@ -199,6 +203,23 @@ extern "C" fn table_round() -> u64 {
     if table.going == 0 { DONE } else { MORE }
 }
 
+/// Asks for the memory of the next object of each chain. A step is so long that the processor is at
+/// no more than two of them at a time, and here at eight.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn table_fetch() -> u64 {
+    let table = table!();
+    let lanes = u64::from(table.lanes);
+    let node = u64::from(table.request.node);
+    for lane in 0..MAX_LANES as u64 {
+        if lane >= lanes {
+            break;
+        }
+        fetch_lines(table.nodes[lane as usize & (MAX_LANES - 1)].wrapping_sub(node));
+    }
+    DONE
+}
+
 /// One step along a chain.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -206,11 +227,7 @@ extern "C" fn table_step(lane: u64) -> u64 {
     let table = table!();
     let lane = lane as usize & (MAX_LANES - 1);
     let (node, bucket) = (table.nodes[lane], table.lane_buckets[lane]);
-    // Memory that was freed may read as zeros, which end no chain of the first kind.
-    if node & 1 != 0 || node == 0 {
-        if node != end_of(table, bucket) {
-            leave(table, bucket);
-        }
+    if has_ended(table, node, bucket) {
         return DONE;
     }
     let address = node.wrapping_sub(u64::from(table.request.node));
@@ -231,6 +248,9 @@ extern "C" fn table_step(lane: u64) -> u64 {
     };
     table.buckets[number] = bucket;
     objects::keep(&mut table.objects, &table.request.wanted, number, address);
+    if has_ended(table, next, bucket) {
+        return DONE;
+    }
     let going = table.going as usize & (MAX_LANES - 1);
     table.nodes[going] = next;
     table.lane_buckets[going] = bucket;
@@ -248,6 +268,20 @@ extern "C" fn table_leave(lane: u64) -> u64 {
         leave(table, bucket);
     }
     DONE
+}
+
+/// Whether this is no node but the end of a chain. One that is not the end of this bucket's chain
+/// leaves it.
+#[inline(always)]
+fn has_ended(table: &mut Table, node: u64, bucket: u32) -> bool {
+    // Memory that was freed may read as zeros, which end no chain of the first kind.
+    if node & 1 == 0 && node != 0 {
+        return false;
+    }
+    if node != end_of(table, bucket) {
+        leave(table, bucket);
+    }
+    true
 }
 
 /// What the chain of a bucket ends with.

@@ -8,7 +8,8 @@ use aya_ebpf::{
 use tcpstate_common::SampleKind;
 
 use crate::{
-    kernel::{CLOSE_WAIT, Registers, Socket, Thread},
+    kernel::{CLOSE_WAIT, IPPROTO_MPTCP, IPPROTO_TCP, Registers, Socket, Thread},
+    samples::account,
     sockets,
 };
 
@@ -214,8 +215,16 @@ fn accepted(socket: u64) {
 #[inline(always)]
 fn read_returned(socket: Socket, returned: i32, thread: Thread) {
     // EAGAIN, EINTR and the like say nothing of the connection.
-    if (returned < 0 && returned != RESET) || !socket.is_tcp() {
+    if returned < 0 && returned != RESET {
         return;
+    }
+    match socket.protocol() {
+        Some(IPPROTO_TCP) => {}
+        Some(IPPROTO_MPTCP) => {
+            account(|account| account.mptcp += 1);
+            return;
+        }
+        _ => return,
     }
     // A read of no bytes returns 0 too; at the end the peer has closed.
     let kind = if returned < 0 || (returned == 0 && socket.is_in_close_wait()) {

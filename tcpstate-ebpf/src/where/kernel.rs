@@ -54,8 +54,9 @@ globals!(
     KERNEL_STACK = 0,
 );
 
-/// `IPPROTO_TCP`.
-const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_TCP`, `IPPROTO_MPTCP`.
+pub(crate) const IPPROTO_TCP: u16 = 6;
+pub(crate) const IPPROTO_MPTCP: u16 = 262;
 const AF_INET: u16 = 2;
 /// `TCP_CLOSE_WAIT`.
 pub(crate) const CLOSE_WAIT: u8 = 8;
@@ -216,7 +217,12 @@ pub(crate) struct Socket(pub(crate) u64);
 impl Socket {
     #[inline(always)]
     pub(crate) fn is_tcp(self) -> bool {
-        read::<u16>(self.0, &SK_PROTOCOL) == Some(IPPROTO_TCP)
+        self.protocol() == Some(IPPROTO_TCP)
+    }
+
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> Option<u16> {
+        read(self.0, &SK_PROTOCOL)
     }
 
     #[inline(always)]

@@ -42,16 +42,17 @@ pub(crate) fn walk(thread: Thread, header: &mut SampleHeader) {
             break;
         };
         header.python[count] = found;
+        count += 1;
         let Some(previous) = read_user(field(frame, layout.previous)) else {
             break;
         };
         frame = previous;
-        count += 1;
     }
     #[expect(clippy::cast_possible_truncation, reason = "at most PYTHON_FRAMES")]
     let frames = count as u32;
     header.python_frames = frames;
-    header.python_is_cut = u32::from(count == PYTHON_FRAMES && frame != 0);
+    // Whether they did not fit, or one could not be read.
+    header.python_is_cut = u32::from(frame != 0);
 }
 
 #[inline(always)]

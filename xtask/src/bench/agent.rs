@@ -9,6 +9,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::{
+    process::Pid,
+    thread::{CpuSet, sched_setaffinity},
+};
+use serde_json::Value;
 
 use super::{
     exposition::Exposition,
@@ -158,16 +163,42 @@ impl Agent {
 
     /// Runs another command of the agent that asks this one, and returns how long that took.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Duration> {
+        self.ask_by(Command::new(&self.binary), arguments)
+    }
+
+    /// The same on one CPU.
+    pub(crate) fn ask_on(&self, cpu: usize, arguments: &[&str]) -> Result<Duration> {
+        let mut command = Command::new("taskset");
+        command
+            .args(["--cpu-list", &cpu.to_string()])
+            .arg(&self.binary);
+        self.ask_by(command, arguments)
+    }
+
+    fn ask_by(&self, mut command: Command, arguments: &[&str]) -> Result<Duration> {
         let start = Instant::now();
         let command = Running::start(
             "a command of the agent",
-            Command::new(&self.binary)
+            command
                 .args(arguments)
                 .arg(format!("--control.socket={}", self.control.display()))
                 .stdout(Stdio::null()),
         )?;
         command.succeed(PATIENCE)?;
         Ok(start.elapsed())
+    }
+
+    /// Leaves it one CPU.
+    pub(crate) fn stay_on(&self, cpu: usize) -> Result<()> {
+        let mut cpus = CpuSet::new();
+        cpus.set(cpu);
+        for task in self.threads()? {
+            let number = folder::name(&task).parse().ok();
+            let thread = number.and_then(Pid::from_raw);
+            sched_setaffinity(thread, &cpus)
+                .with_context(|| format!("cannot leave CPU {cpu} to {}", task.display()))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
@@ -217,6 +248,26 @@ impl Agent {
     pub(crate) fn end(self) -> Result<()> {
         self.running.end()
     }
+}
+
+/// Runs a command of the agent that looks for itself, because no agent runs. Returns what it printed,
+/// as JSON, and how long that took.
+pub(crate) fn look(binary: &Path, arguments: &[&str]) -> Result<(Value, Duration)> {
+    let output = scratch("command.json")?;
+    let file =
+        File::create(&output).with_context(|| format!("cannot create {}", output.display()))?;
+    let start = Instant::now();
+    let command = Running::start(
+        "a command of the agent",
+        Command::new(binary)
+            .args(arguments)
+            .arg("--output=json")
+            .stdout(file),
+    )?;
+    command.succeed(PATIENCE)?;
+    let took = start.elapsed();
+    let found = serde_json::from_str(&read(&output)?).context("a command's output is no JSON")?;
+    Ok((found, took))
 }
 
 /// A file of the benchmarks' own.

@@ -1,6 +1,10 @@
 //! The eBPF programs and maps that a process holds, by what the kernel says of its descriptors.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{maps::loaded_maps, programs::loaded_programs};
@@ -37,15 +41,24 @@ pub(crate) struct MapFacts {
 }
 
 pub(crate) fn programs_of(pid: u32) -> Result<Vec<ProgramFacts>> {
-    let mut names = BTreeMap::new();
+    let mut ids = BTreeSet::new();
+    ids.extend(descriptors(pid)?.values().filter_map(|text| program(text)));
+    let mut programs = Vec::new();
     for program in loaded_programs() {
         let program = program.context("cannot list the kernel's eBPF programs")?;
-        let name = program.name_as_str().unwrap_or_default().to_owned();
-        names.insert(program.id(), name);
+        if ids.contains(&program.id()) {
+            programs.push(ProgramFacts {
+                id: program.id(),
+                name: program.name_as_str().unwrap_or_default().to_owned(),
+                verified: program.verified_instruction_count().map(u64::from),
+                runs: Runs {
+                    nanoseconds: u64::try_from(program.run_time().as_nanos())?,
+                    count: program.run_count(),
+                },
+            });
+        }
     }
-    let programs = descriptors(pid)?;
-    let programs = programs.values().filter_map(|text| program(text, &names));
-    Ok(by_id(programs, |program| program.id))
+    Ok(programs)
 }
 
 pub(crate) fn maps_of(pid: u32) -> Result<Vec<MapFacts>> {
@@ -78,22 +91,9 @@ fn descriptors(pid: u32) -> Result<BTreeMap<String, String>> {
     Ok(texts)
 }
 
-fn program(fdinfo: &str, names: &BTreeMap<u32, String>) -> Option<ProgramFacts> {
-    // A link to a program has its number too.
-    field(fdinfo, "prog_type")?;
-    if field(fdinfo, "link_type").is_some() {
-        return None;
-    }
-    let id = number(fdinfo, "prog_id")?.try_into().ok()?;
-    Some(ProgramFacts {
-        id,
-        name: names.get(&id).cloned().unwrap_or_default(),
-        verified: number(fdinfo, "verified_insns"),
-        runs: Runs {
-            nanoseconds: number(fdinfo, "run_time_ns")?,
-            count: number(fdinfo, "run_cnt")?,
-        },
-    })
+/// The number of a program that a descriptor keeps, itself or by a link to it.
+fn program(fdinfo: &str) -> Option<u32> {
+    number(fdinfo, "prog_id")?.try_into().ok()
 }
 
 fn map(fdinfo: &str, names: &BTreeMap<u32, String>) -> Option<MapFacts> {
@@ -133,13 +133,9 @@ mod tests {
 
     #[test]
     fn a_program_and_a_map_are_told_apart() {
-        let names = BTreeMap::from([(7, "tcp_count".to_owned()), (3, "CLOCK".to_owned())]);
-        let found = program(PROGRAM, &names);
-        assert_eq!(
-            found.map(|program| (program.name, program.verified, program.runs.count)),
-            Some(("tcp_count".to_owned(), Some(219), 10))
-        );
-        assert_eq!(program(MAP, &names), None);
+        let names = BTreeMap::from([(3, "CLOCK".to_owned())]);
+        assert_eq!(program(PROGRAM), Some(7));
+        assert_eq!(program(MAP), None);
         assert_eq!(map(PROGRAM, &names), None);
         let found = map(MAP, &names);
         assert_eq!(
@@ -149,11 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn a_link_and_any_other_file_are_neither() {
-        let link = "link_type:\ttracing\nlink_id:\t1\nprog_type:\t26\nprog_id:\t7\n";
+    fn a_link_leads_to_its_program_and_any_other_file_to_nothing() {
+        let link = "link_type:\ttracing\nlink_id:\t1\nprog_tag:\t00\nprog_id:\t7\n";
+        assert_eq!(program(link), Some(7));
         for text in [link, "pos:\t0\nflags:\t02\n", ""] {
-            assert_eq!(program(text, &BTreeMap::new()), None);
             assert_eq!(map(text, &BTreeMap::new()), None);
         }
+        assert_eq!(program("pos:\t0\nflags:\t02\n"), None);
     }
 }

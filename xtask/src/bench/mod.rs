@@ -9,6 +9,7 @@
 mod agent;
 mod close_wait;
 mod crew;
+mod disturbance;
 mod echo;
 mod empty_program;
 mod exposition;
@@ -16,9 +17,11 @@ mod hostile;
 mod http;
 mod instructions;
 mod kernel_objects;
+mod latency;
 mod machine;
 mod namespaces;
 mod netns;
+mod pass;
 mod peers;
 mod report;
 mod ring;
@@ -53,6 +56,7 @@ pub(crate) use self::{
     echo::serve as echo,
     exposition::Exposition,
     kernel_objects::{MapFacts, ProgramFacts},
+    latency::{Settings as LatencySettings, run as measure_latency},
     segments::FLAG as SEGMENTS_FLAG,
     traffic::{Settings as WorkerSettings, run as work},
 };
@@ -61,6 +65,7 @@ pub(crate) use self::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Name {
     Transition,
+    Pass,
     Scrape,
     Namespaces,
     CloseWait,
@@ -81,7 +86,8 @@ impl Name {
     const fn subject(self) -> &'static str {
         match self {
             Self::Transition => "what a transition costs",
-            Self::Scrape => "scrapes, snapshots and memory by number of sockets",
+            Self::Pass => "looks at a million sockets",
+            Self::Scrape => "scrapes and memory by number of sockets",
             Self::Namespaces => "many network namespaces",
             Self::CloseWait => "who keeps sockets in CLOSE_WAIT",
             Self::Ring => "records of abnormal ends",
@@ -96,6 +102,7 @@ impl Name {
     fn run(self, bench: &mut Bench) -> Result<()> {
         match self {
             Self::Transition => transition::run(bench),
+            Self::Pass => pass::run(bench),
             Self::Scrape => scrape::run(bench),
             Self::Namespaces => namespaces::run(bench),
             Self::CloseWait => close_wait::run(bench),

@@ -1,4 +1,4 @@
-//! Scrapes, snapshots and memory on a thousand, a hundred thousand and a million sockets.
+//! Scrapes and memory on a thousand, a hundred thousand and a million sockets.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4, TcpListener},
@@ -14,7 +14,6 @@ use super::{
     crew::{Crew, Kind},
     exposition::Exposition,
     http::Client,
-    namespaces,
     netns::Namespace,
     progress,
     row::{Reach, Row, Unit},
@@ -33,9 +32,8 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     for (number, sockets) in sizes.iter().enumerate() {
         let is_largest = number + 1 == sizes.len();
         let mut crew = Crew::holding(sockets / 2, Kind::Established)?;
-        established(bench, &mut crew, is_largest)?;
+        established(bench, &crew, is_largest)?;
         if is_largest {
-            namespaces::beside(bench, &named(*sockets))?;
             listeners(bench, &mut crew)?;
         }
     }
@@ -81,7 +79,7 @@ pub(super) fn scrape_rows(what: &str, latencies: &[f64]) -> Result<[Row; 2]> {
 
 /// Waits until the agent shows so many sockets in `state`. There may be others on the machine
 /// beside; that it shows none too many is for the tests, where there are none.
-fn await_gauge(agent: &Agent, state: &str, expected: u64) -> Result<()> {
+pub(super) fn await_gauge(agent: &Agent, state: &str, expected: u64) -> Result<()> {
     let what = format!("the agent shows {expected} sockets in {state}");
     let mut shown = None;
     agent
@@ -92,7 +90,7 @@ fn await_gauge(agent: &Agent, state: &str, expected: u64) -> Result<()> {
         .with_context(|| format!("it shows {shown:?}"))
 }
 
-fn established(bench: &mut Bench, crew: &mut Crew, is_largest: bool) -> Result<()> {
+fn established(bench: &mut Bench, crew: &Crew, is_largest: bool) -> Result<()> {
     let sockets = 2 * crew.connections;
     let what = format!("{} sockets established", named(sockets));
     let is_million = sockets >= 1_000_000;
@@ -101,7 +99,7 @@ fn established(bench: &mut Bench, crew: &mut Crew, is_largest: bool) -> Result<(
     await_gauge(&agent, "established", sockets)?;
     let count = bench.full_or_quick(200, 50);
     let before = agent.cpu()?;
-    let (latencies, page) = scrapes(&agent, count)?;
+    let (latencies, _) = scrapes(&agent, count)?;
     let cpu = (agent.cpu()? - before) / float(count as u64);
     let first = Row::new(
         format!("start to first scrape answered, {what}"),
@@ -119,7 +117,7 @@ fn established(bench: &mut Bench, crew: &mut Crew, is_largest: bool) -> Result<(
     let node = node_exporter(bench, &crew.namespace, if is_million { 3 } else { 10 })?;
     let [mut middle, slow] = scrape_rows(&what, &latencies)?;
     if is_largest {
-        middle = middle.reach(Reach::AtMost(0.01));
+        middle = middle.reach(Reach::AtMost(0.002));
     }
     let node_latency = node.as_ref().map(|node| node.latency);
     bench.row(
@@ -134,12 +132,7 @@ fn established(bench: &mut Bench, crew: &mut Crew, is_largest: bool) -> Result<(
         Spread::single(cpu),
     ));
     bench.row(first);
-    snapshot_row(bench, &page, &what, is_largest, ss)?;
     memory_rows(bench, &agent, &what, node.map(|node| node.resident))?;
-    if is_largest {
-        background(bench, &agent, &what)?;
-        background_in_use(bench, &agent, crew, &what)?;
-    }
     agent.end()
 }
 
@@ -163,87 +156,6 @@ fn memory_rows(
     Ok(())
 }
 
-/// What the last snapshot took, as the agent says.
-fn snapshot_row(
-    bench: &mut Bench,
-    page: &Exposition,
-    what: &str,
-    is_largest: bool,
-    ss: Option<Spread>,
-) -> Result<()> {
-    let took = page
-        .sum("tcpstate_snapshot_duration_seconds", &[("pass", "sockets")])
-        .context("the agent does not say how long a snapshot takes")?;
-    let mut row = Row::new(
-        format!("a snapshot of all namespaces, {what}"),
-        Unit::Seconds,
-        Spread::single(took),
-    );
-    if is_largest {
-        row = row.reach(Reach::AtMost(0.8));
-    }
-    bench.row(row.beside("ss -tan", ss));
-    Ok(())
-}
-
-/// What the agent uses when nobody asks, over the minute that its budget is meant for, and how old
-/// its snapshots get.
-/// What the agent does when nobody asks it and nothing moves.
-fn background(bench: &mut Bench, agent: &Agent, what: &str) -> Result<()> {
-    let seconds = bench.full_or_quick(60, 10);
-    progress(&format!("leaving the agent alone for {seconds} s"));
-    let (before, start) = (agent.cpu()?, Instant::now());
-    stop::sleep(Duration::from_secs(seconds))?;
-    let used = (agent.cpu()? - before) / start.elapsed().as_secs_f64();
-    let age = snapshot_age(agent)?;
-    bench.row(
-        Row::new(
-            format!("CPU in the background, of one core, {what}"),
-            Unit::Percent,
-            Spread::single(used * 100.0),
-        )
-        .note(format!("over {seconds} s without a scrape")),
-    );
-    bench.row(
-        Row::new(
-            format!("age of the oldest snapshot after that, {what}"),
-            Unit::Seconds,
-            Spread::single(age),
-        )
-        .reach(Reach::AtMost(30.0)),
-    );
-    Ok(())
-}
-
-/// The same where connections come and go, so that no snapshot holds.
-fn background_in_use(bench: &mut Bench, agent: &Agent, crew: &mut Crew, what: &str) -> Result<()> {
-    let seconds = bench.full_or_quick(60, 10);
-    progress(&format!("connections come and go for {seconds} s"));
-    let mut ages = Vec::new();
-    for _ in 0..seconds {
-        crew.namespace.resident().order("close 10", PATIENCE)?;
-        stop::sleep(Duration::from_secs(1))?;
-        ages.push(snapshot_age(agent)?);
-    }
-    let oldest = ages.into_iter().max_by(f64::total_cmp);
-    bench.row(
-        Row::new(
-            format!("age of the oldest snapshot at most, {what}, others coming and going"),
-            Unit::Seconds,
-            Spread::single(oldest.context("nothing was scraped")?),
-        )
-        .reach(Reach::AtMost(30.0))
-        .note(format!("over {seconds} s, with a scrape in each")),
-    );
-    Ok(())
-}
-
-fn snapshot_age(agent: &Agent) -> Result<f64> {
-    let (page, _) = agent.scrape()?;
-    page.sum("tcpstate_snapshot_age_seconds", &[("pass", "sockets")])
-        .context("the agent does not say how old its snapshot is")
-}
-
 fn listeners(bench: &mut Bench, crew: &mut Crew) -> Result<()> {
     let listeners = LISTENERS;
     progress(&format!("{listeners} listening sockets beside"));
@@ -263,11 +175,10 @@ fn listeners(bench: &mut Bench, crew: &mut Crew) -> Result<()> {
     let [mut middle, slow] = scrape_rows(&what, &latencies)?;
     let bytes = page.bytes();
     if !bench.is_quick {
-        middle = middle.reach(Reach::AtMost(0.01));
+        middle = middle.reach(Reach::AtMost(0.005));
     }
     bench.row(middle);
     bench.row(slow);
-    snapshot_row(bench, &page, &what, !bench.is_quick, None)?;
     bench.row(Row::new(
         format!("size of the page, {what}"),
         Unit::Bytes,

@@ -258,7 +258,7 @@ fn address(number: u8, third: u8) -> Ipv4Addr {
 
 /// The address that the connection with this number goes to. Each is used up to half of its local
 /// ports before it is the next one's turn, so that no port is needed twice within a minute.
-fn churned_address(number: u64) -> Ipv4Addr {
+pub(crate) fn churned_address(number: u64) -> Ipv4Addr {
     let place = number / PER_ADDRESS % ADDRESSES;
     address(0, u8::try_from(place).unwrap_or(0))
 }

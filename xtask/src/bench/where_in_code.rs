@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    process::Stdio,
+    process::{ChildStderr, Stdio},
     time::{Duration, Instant},
 };
 
@@ -33,6 +33,8 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
 /// `where`, attached to a process.
 struct Watching {
     process: Running,
+    /// Open for as long as it may want to say something.
+    _stderr: BufReader<ChildStderr>,
     begun: Instant,
     cpu: f64,
 }
@@ -51,13 +53,18 @@ impl Watching {
                 .stderr(Stdio::piped()),
         )?;
         let stderr = process.child().stderr.take().context("no output")?;
-        let mut line = String::new();
-        BufReader::new(stderr).read_line(&mut line)?;
-        ensure!(line.starts_with("watching "), "where says: {line}");
+        let mut stderr = BufReader::new(stderr);
+        let mut said = String::new();
+        // Libraries may warn of something first.
+        while !said.lines().any(|line| line.starts_with("watching ")) {
+            let read = stderr.read_line(&mut said)?;
+            ensure!(read > 0, "where says: {said}");
+        }
         Ok(Self {
             cpu: cpu(process.pid())?,
             begun: Instant::now(),
             process,
+            _stderr: stderr,
         })
     }
 

@@ -7,7 +7,8 @@ use std::{fs::File, io, ops::Range, sync::Arc};
 
 use framehop::ExplicitModuleSectionInfo;
 use object::{
-    Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, SegmentFlags,
+    Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _, ReadCache, ReadRef,
+    SegmentFlags,
 };
 
 use super::{sizes, symbols::Symbols};
@@ -157,8 +158,8 @@ fn unwind_sections<'a>(
 
 /// The bytes of a section, uncompressed; `None` where there is none, or it is larger than anything
 /// that makes sense.
-pub(super) fn section_bytes<'a>(
-    elf: &object::File<'a, &'a ReadCache<File>>,
+pub(super) fn section_bytes<'a, R: ReadRef<'a>>(
+    elf: &object::File<'a, R>,
     name: &str,
 ) -> Option<Bytes> {
     let section = elf.section_by_name(name)?;

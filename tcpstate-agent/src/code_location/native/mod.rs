@@ -3,7 +3,9 @@
 
 mod debug_info;
 mod demangle;
+mod go_table;
 mod image;
+mod mini_debug_info;
 mod modules;
 mod registers;
 mod scan;

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 
-use object::{Object as _, ObjectSymbol as _, ReadCache, SymbolKind};
+use object::{Object as _, ObjectSymbol as _, ReadCache, ReadRef, SymbolKind};
 
 use super::{
     debug_info::{self, DebugInfo},
     demangle::demangle,
-    sizes,
+    go_table::GoTable,
+    mini_debug_info, sizes,
 };
 
 /// More are not kept.
@@ -42,6 +43,7 @@ pub(super) struct Symbols {
     functions: Vec<Function>,
     names: Vec<u8>,
     debug_info: Option<DebugInfo>,
+    go_table: Option<GoTable>,
 }
 
 impl Symbols {
@@ -51,6 +53,7 @@ impl Symbols {
             functions: Vec::new(),
             names: Vec::new(),
             debug_info: None,
+            go_table: None,
         };
         let Ok(file) = file.try_clone() else {
             return symbols;
@@ -75,11 +78,19 @@ impl Symbols {
                 symbols.debug_info = DebugInfo::load(&elf, path, find);
             }
         }
+        if symbols.debug_info.is_none() {
+            symbols.go_table = GoTable::load(&elf);
+            if let Some(unpacked) = mini_debug_info::unpack(&elf)
+                && let Ok(elf) = object::File::parse(&*unpacked)
+            {
+                symbols.add(&elf);
+            }
+        }
         symbols.functions.sort_by_key(|function| function.start);
         symbols
     }
 
-    fn add<'a>(&mut self, elf: &object::File<'a, &'a ReadCache<File>>) {
+    fn add<'a, R: ReadRef<'a>>(&mut self, elf: &object::File<'a, R>) {
         for symbol in elf.symbols().chain(elf.dynamic_symbols()) {
             if self.functions.len() >= MAX_SYMBOLS {
                 break;
@@ -112,20 +123,22 @@ impl Symbols {
             .as_ref()
             .map(|info| info.places(address))
             .unwrap_or_default();
-        match places.last_mut() {
+        if let Some(outermost) = places.last_mut() {
             // The symbol's name is the linker's, and has all that the debug information may lack:
             // namespaces, classes.
-            Some(outermost) => {
-                if let Some(symbol) = symbol
-                    && !outermost.is_inlined
-                {
-                    outermost.function = Some(symbol);
-                }
+            if let Some(symbol) = symbol
+                && !outermost.is_inlined
+            {
+                outermost.function = Some(symbol);
             }
-            None => places.push(Place {
-                function: symbol,
-                ..Place::default()
-            }),
+        } else {
+            let go = self.go_table.as_ref();
+            let place = go.and_then(|table| table.place(address));
+            let place = place.unwrap_or_default();
+            places.push(Place {
+                function: symbol.or(place.function),
+                ..place
+            });
         }
         places
     }
@@ -159,6 +172,7 @@ mod tests {
             functions: Vec::new(),
             names: Vec::new(),
             debug_info: None,
+            go_table: None,
         };
         for &(start, size, name) in functions {
             let from = symbols.names.len();

@@ -7,10 +7,15 @@ use framehop::{
     CacheNative, Error, MayAllocateDuringUnwind, Module, Unwinder as _, UnwinderNative,
 };
 
+use tcpstate_common::LONG_STACK;
+
 use super::{image::Bytes, registers::UserRegisters};
 
 /// Deeper stacks are cut.
 const MAX_FRAMES: usize = 256;
+
+/// What lies farther up is in no copy.
+const LONGEST_COPY: u64 = LONG_STACK as u64;
 
 /// Stacks of threads are 8 MiB as a rule.
 const MAX_STACK: u64 = 8 << 20;
@@ -32,8 +37,10 @@ pub struct Unwound {
 pub enum StackEnd {
     /// It is where the thread began.
     Start,
-    /// More of the stack is needed.
+    /// More of the stack is needed, which a longer copy would have.
     CutOff,
+    /// The next function's part of the stack is farther away than any copy goes.
+    OutOfReach,
     /// Nothing tells how to go on.
     Lost,
 }
@@ -82,11 +89,13 @@ impl StackUnwinder {
                     }
                 }
                 Ok(None) | Err(Error::ReturnAddressIsNull) => break StackEnd::Start,
-                // Farther away is no stack, but what a register held that was none of a frame.
-                Err(Error::CouldNotReadStack(address))
-                    if address.wrapping_sub(registers.stack) < MAX_STACK =>
-                {
-                    break StackEnd::CutOff;
+                Err(Error::CouldNotReadStack(address)) => {
+                    break match address.wrapping_sub(registers.stack) {
+                        ..LONGEST_COPY => StackEnd::CutOff,
+                        LONGEST_COPY..MAX_STACK => StackEnd::OutOfReach,
+                        // No stack, but what a register held that was none of a frame.
+                        MAX_STACK.. => StackEnd::Lost,
+                    };
                 }
                 Err(_) => break StackEnd::Lost,
             }
@@ -104,6 +113,24 @@ mod tests {
     use tcpstate_common::REGISTER_WORDS;
 
     use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_longer_copy_is_wanted_only_where_it_would_have_what_is_missing() {
+        const STACK: u64 = 0x7000_0000_0000;
+        for (distance, end) in [
+            (20_000, StackEnd::CutOff),
+            (100_000, StackEnd::OutOfReach),
+            (1 << 40, StackEnd::Lost),
+        ] {
+            let mut registers = [STACK; REGISTER_WORDS];
+            // The frame pointer.
+            registers[4] = STACK + distance;
+            let registers = UserRegisters::from_kernel(&registers);
+            let found = StackUnwinder::new().unwind(&registers, &mut |_| None);
+            assert_eq!(found.end, end, "{distance}");
+        }
+    }
 
     proptest! {
         #[test]

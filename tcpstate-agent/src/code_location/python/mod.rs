@@ -30,6 +30,8 @@ pub struct PythonThread {
     pub number: Option<u32>,
     /// Its frames, the innermost first.
     pub frames: Vec<PythonFrame>,
+    /// Whether there are more of them.
+    pub is_cut: bool,
 }
 
 /// The Python in a process.
@@ -89,11 +91,13 @@ impl Python {
             if threads.first().is_some_and(|first| first.state == state) {
                 break;
             }
+            let (frames, is_cut) = self.frames(state, memory);
             threads.push(PythonThread {
                 state,
                 pointer: id.wrapping_sub(layout.thread_id_bias),
                 number: native,
-                frames: self.frames(state, memory),
+                frames,
+                is_cut,
             });
             let Ok(next) = memory.word(field(state, layout.next)) else {
                 break;
@@ -103,7 +107,8 @@ impl Python {
         threads
     }
 
-    fn frames(&self, state: u64, memory: &dyn Memory) -> Vec<PythonFrame> {
+    /// The frames of a thread, and whether there are more.
+    fn frames(&self, state: u64, memory: &dyn Memory) -> (Vec<PythonFrame>, bool) {
         let layout = &self.layout.frames;
         let mut frames = Vec::new();
         let innermost = memory.word(field(state, layout.frame));
@@ -134,7 +139,7 @@ impl Python {
             });
             frame = previous;
         }
-        frames
+        (frames, frame != 0)
     }
 }
 

@@ -26,7 +26,9 @@ pub(super) fn advice(group: &SocketGroup, was_watched: bool) -> Option<&'static 
             "nothing was watched. With --seconds, what uses them meanwhile is told"
         }
         _ if !group.before_watch => {
-            "these were not used during the watch. Watch longer, or restart the program and watch from then on"
+            "these came into CLOSE_WAIT during the watch and were read to the end, but by no read \
+             that is seen: splice(), MPTCP, one of io_uring's own threads, or another process \
+             that has them too. If it is none of these, watch longer: they came as the watch began"
         }
         _ => {
             "these were closed by their peers before the watch began, and nothing has used them \

@@ -8,6 +8,7 @@ use tcpstate_common::{SampleKind, SocketTrace};
 use super::{PeerCount, Place, SocketGroup};
 use crate::{
     code_location::{
+        elsewhere::SocketsElsewhere,
         tcp_table::{TcpSocket, TcpTable},
         trace::addresses,
         watch::Seen,
@@ -23,30 +24,41 @@ const PEERS: usize = 3;
 /// The sockets in CLOSE_WAIT of a process, as they are now.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// Those that it holds.
+    /// Those that it holds, of the namespaces that its threads are in.
     pub held: Vec<TcpSocket>,
-    /// Those that wait at its listeners to be accepted.
+    /// Those that wait at its listeners there to be accepted.
     pub unaccepted: Vec<TcpSocket>,
-    /// Inode numbers of those that were in CLOSE_WAIT before the watch began.
-    pub before_watch: FxHashSet<u64>,
+    /// Those of other namespaces.
+    pub elsewhere: Vec<SocketsElsewhere>,
+    /// Those that were in CLOSE_WAIT before the watch began.
+    pub before_watch: Known,
     /// Whether they could be read.
     pub were_read: bool,
-    /// Ports that it listens on: connections from them are a server's.
-    pub listens_on: Vec<u16>,
+    /// Namespaces and ports that it listens on: connections from them are a server's.
+    pub listens_on: FxHashSet<(u32, u16)>,
+}
+
+/// Sockets that were there at a time.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// By inode number.
+    pub inodes: FxHashSet<u64>,
+    /// By address, those of other namespaces.
+    pub addresses: FxHashSet<u64>,
 }
 
 impl Sockets {
-    /// Picks a process's own out of its namespace's.
+    /// Picks a process's own out of its namespaces'.
     #[must_use]
     pub fn of(table: &TcpTable, inodes: impl Iterator<Item = u64>) -> Self {
         let by_inode = table.by_inode();
         let own: Vec<TcpSocket> = inodes
             .filter_map(|inode| by_inode.get(&inode).copied())
             .collect();
-        let listens_on: Vec<u16> = own
+        let listens_on: FxHashSet<(u32, u16)> = own
             .iter()
             .filter(|socket| socket.is_listening())
-            .map(|socket| socket.local.port())
+            .map(|socket| (socket.namespace, socket.local.port()))
             .collect();
         Self {
             held: own
@@ -60,20 +72,93 @@ impl Sockets {
                 .filter(|socket| {
                     socket.is_in_close_wait()
                         && socket.inode == 0
-                        && listens_on.contains(&socket.local.port())
+                        && listens_on.contains(&(socket.namespace, socket.local.port()))
                 })
                 .copied()
                 .collect(),
-            before_watch: FxHashSet::default(),
+            elsewhere: Vec::new(),
+            before_watch: Known::default(),
             were_read: true,
             listens_on,
         }
     }
 
-    /// The inode numbers of those in CLOSE_WAIT that it holds.
+    /// Those that it holds.
     #[must_use]
-    pub fn inodes(&self) -> FxHashSet<u64> {
-        self.held.iter().map(|socket| socket.inode).collect()
+    pub fn known(&self) -> Known {
+        Known {
+            inodes: self.held.iter().map(|socket| socket.inode).collect(),
+            addresses: self.elsewhere.iter().map(|found| found.socket).collect(),
+        }
+    }
+
+    fn stuck<'a>(&self, traces: &Traces<'a>) -> Vec<Stuck<'a>> {
+        let here = self.held.iter().chain(&self.unaccepted).map(|socket| {
+            let place = (socket.namespace, socket.local, socket.remote);
+            let is_server = self
+                .listens_on
+                .contains(&(socket.namespace, socket.local.port()));
+            Stuck {
+                count: 1,
+                cause: socket.cause(),
+                namespace: None,
+                before_watch: self.before_watch.inodes.contains(&socket.inode),
+                peer: Some(peer(socket.remote, is_server)),
+                trace: traces.by_addresses.get(&place).copied(),
+            }
+        });
+        let elsewhere = self.elsewhere.iter().map(|found| Stuck {
+            count: found.count,
+            cause: found.cause,
+            namespace: Some(found.namespace),
+            before_watch: self.before_watch.addresses.contains(&found.socket),
+            peer: found.remote.map(|remote| {
+                let place = (found.namespace, found.local_port);
+                peer(remote, self.listens_on.contains(&place))
+            }),
+            trace: traces.by_socket.get(&found.socket).copied(),
+        });
+        here.chain(elsewhere).collect()
+    }
+}
+
+fn peer(remote: SocketAddr, is_server: bool) -> String {
+    if is_server {
+        remote.ip().to_string()
+    } else {
+        remote.to_string()
+    }
+}
+
+/// A socket that stays, or several that are alike.
+struct Stuck<'a> {
+    count: u64,
+    cause: Cause,
+    /// Where no thread of the process is in it.
+    namespace: Option<u32>,
+    before_watch: bool,
+    peer: Option<String>,
+    trace: Option<&'a SocketTrace>,
+}
+
+/// What was seen of sockets.
+#[derive(Default)]
+struct Traces<'a> {
+    by_addresses: FxHashMap<(u32, SocketAddr, SocketAddr), &'a SocketTrace>,
+    by_socket: FxHashMap<u64, &'a SocketTrace>,
+}
+
+impl<'a> Traces<'a> {
+    fn of(seen: &'a Seen) -> Self {
+        let mut traces = Self::default();
+        for (socket, trace) in &seen.sockets {
+            traces.by_socket.insert(*socket, trace);
+            if let Some((local, remote)) = addresses(trace) {
+                let place = (trace.namespace, local, remote);
+                traces.by_addresses.insert(place, trace);
+            }
+        }
+        traces
     }
 }
 
@@ -81,6 +166,7 @@ impl Sockets {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     cause: &'static str,
+    namespace: Option<u32>,
     watched: bool,
     before_watch: bool,
     end_was_read: bool,
@@ -105,19 +191,15 @@ pub fn group(
     places: &[Place],
     now_ns: u64,
 ) -> (Vec<SocketGroup>, u64) {
-    let traces: FxHashMap<(SocketAddr, SocketAddr), &SocketTrace> = seen
-        .into_iter()
-        .flat_map(|seen| &seen.sockets)
-        .filter_map(|trace| Some((addresses(trace)?, trace)))
-        .collect();
+    let traces = seen.map(Traces::of).unwrap_or_default();
     let place = |sample: u32| {
         let stack = seen?.stack(sample)?;
         places.get(stack).cloned()
     };
     let mut groups: BTreeMap<Key, Members> = BTreeMap::new();
     let mut recent = 0;
-    for socket in sockets.held.iter().chain(&sockets.unaccepted) {
-        let trace = traces.get(&(socket.local, socket.remote)).copied();
+    for stuck in sockets.stuck(&traces) {
+        let trace = stuck.trace;
         if trace.is_some_and(|trace| is_recent(trace, now_ns)) {
             recent += 1;
             continue;
@@ -133,9 +215,10 @@ pub fn group(
             sample(SampleKind::Read)
         };
         let key = Key {
-            cause: socket.cause().name(),
+            cause: stuck.cause.name(),
+            namespace: stuck.namespace,
             watched: trace.is_some(),
-            before_watch: sockets.before_watch.contains(&socket.inode),
+            before_watch: stuck.before_watch,
             end_was_read,
             last_read: place(last),
             opened: place(sample(SampleKind::Open)),
@@ -144,18 +227,14 @@ pub fn group(
         let is_unsampled = key.last_read.is_none() && (end_was_read || was_seen(SampleKind::Read))
             || key.opened.is_none() && was_seen(SampleKind::Open);
         let members = groups.entry(key).or_default();
-        members.sockets += 1;
+        members.sockets += stuck.count;
         members.unsampled += u64::from(is_unsampled);
         if let Some(first) = place(found.first_read) {
             *members.first_read.entry(first).or_default() += 1;
         }
-        let is_server = sockets.listens_on.contains(&socket.local.port());
-        let peer = if is_server {
-            socket.remote.ip().to_string()
-        } else {
-            socket.remote.to_string()
-        };
-        *members.peers.entry(peer).or_default() += 1;
+        if let Some(peer) = stuck.peer {
+            *members.peers.entry(peer).or_default() += 1;
+        }
     }
     let mut groups: Vec<SocketGroup> = groups
         .into_iter()
@@ -176,6 +255,7 @@ fn is_recent(trace: &SocketTrace, now_ns: u64) -> bool {
 fn made_of(key: Key, members: Members) -> SocketGroup {
     let Key {
         cause,
+        namespace,
         watched,
         before_watch,
         end_was_read,
@@ -198,6 +278,7 @@ fn made_of(key: Key, members: Members) -> SocketGroup {
     SocketGroup {
         sockets: members.sockets,
         cause,
+        namespace,
         watched,
         before_watch,
         unsampled: members.unsampled,
@@ -212,10 +293,14 @@ fn made_of(key: Key, members: Members) -> SocketGroup {
 
 #[cfg(test)]
 mod tests {
+    use tcpstate_common::SampleAccount;
+
     use super::*;
+    use crate::kernel::{Hooks, ReadHook};
 
     fn socket(inode: u64, unread: u32) -> TcpSocket {
         TcpSocket {
+            namespace: 1,
             local: "127.0.0.1:80".parse().unwrap(),
             remote: "10.0.0.7:4000".parse().unwrap(),
             state: 8,
@@ -230,9 +315,13 @@ mod tests {
         let sockets = Sockets {
             held: vec![socket(1, 0), socket(2, 0), socket(3, 0), socket(4, 1)],
             unaccepted: vec![socket(0, 1)],
-            before_watch: [1, 2].into_iter().collect(),
+            elsewhere: Vec::new(),
+            before_watch: Known {
+                inodes: [1, 2].into_iter().collect(),
+                addresses: FxHashSet::default(),
+            },
             were_read: true,
-            listens_on: vec![80],
+            listens_on: [(1, 80)].into_iter().collect(),
         };
         let (groups, recent) = group(&sockets, None, &[], 0);
         let found: Vec<(&str, bool, u64)> = groups
@@ -246,6 +335,82 @@ mod tests {
             ("unaccepted", false, 1),
         ];
         assert_eq!((&found[..], recent), (&expected[..], 0));
-        assert_eq!(sockets.inodes(), [1, 2, 3, 4].into_iter().collect());
+        let known = sockets.known();
+        assert_eq!(known.inodes, [1, 2, 3, 4].into_iter().collect());
+        assert!(known.addresses.is_empty());
+    }
+
+    #[test]
+    fn sockets_of_other_namespaces_are_told_by_where_they_are_in_memory() {
+        let elsewhere = |socket, cause| SocketsElsewhere {
+            count: 1,
+            socket,
+            namespace: 9,
+            local_port: 80,
+            remote: Some("10.0.0.7:4000".parse().unwrap()),
+            cause,
+        };
+        let sockets = Sockets {
+            // The same addresses as in the process's own namespace.
+            held: vec![socket(1, 0)],
+            elsewhere: vec![
+                elsewhere(0x10, Cause::EofRead),
+                elsewhere(0x20, Cause::EofRead),
+                SocketsElsewhere {
+                    count: 5,
+                    remote: None,
+                    ..elsewhere(0x30, Cause::Unaccepted)
+                },
+            ],
+            before_watch: Known {
+                inodes: FxHashSet::default(),
+                addresses: [0x20].into_iter().collect(),
+            },
+            ..Sockets::default()
+        };
+        let mut trace = SocketTrace {
+            family: 2,
+            namespace: 9,
+            local_port: 80,
+            remote_port: 4000,
+            ..SocketTrace::default()
+        };
+        trace.local_address[..4].copy_from_slice(&[127, 0, 0, 1]);
+        trace.remote_address[..4].copy_from_slice(&[10, 0, 0, 7]);
+        let seen = Seen {
+            hooks: Hooks {
+                read: ReadHook::SocketRead,
+                accept: None,
+            },
+            lasted: Duration::from_secs(1),
+            has_ended: false,
+            account: SampleAccount::default(),
+            sockets: vec![(0x10, trace)],
+            stacks: Vec::new(),
+            samples: FxHashMap::default(),
+            dropped: 0,
+            malformed: 0,
+        };
+        let (groups, _) = group(&sockets, Some(&seen), &[], u64::MAX);
+        let found: Vec<(&str, Option<u32>, bool, bool, u64)> = groups
+            .iter()
+            .map(|group| {
+                (
+                    group.cause,
+                    group.namespace,
+                    group.watched,
+                    group.before_watch,
+                    group.sockets,
+                )
+            })
+            .collect();
+        let expected = [
+            ("unaccepted", Some(9), false, false, 5),
+            ("eof_read", None, false, false, 1),
+            ("eof_read", Some(9), false, true, 1),
+            ("eof_read", Some(9), true, false, 1),
+        ];
+        assert_eq!(found, expected);
+        assert!(groups[0].peers.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{frame::Frame, waits::ThreadGroup};
 
-pub use grouping::{Sockets, group};
+pub use grouping::{Known, Sockets, group};
 pub use text::write_text;
 
 /// Everything that was found.
@@ -68,6 +68,8 @@ pub struct WatchFound {
     pub malformed: u64,
     /// Events of sockets beyond those that could be followed at once.
     pub untracked: u64,
+    /// Reads of MPTCP connections, which are in no group.
+    pub mptcp_reads: u64,
     /// Connections that came into CLOSE_WAIT.
     pub entered_close_wait: u64,
     /// Those that the process then closed.
@@ -96,6 +98,8 @@ pub struct SocketGroup {
     pub sockets: u64,
     /// Why they stay: as in `diagnose`.
     pub cause: &'static str,
+    /// Inode number of their network namespace, where no thread of the process is in it.
+    pub namespace: Option<u32>,
     /// Whether the process has used them while it was watched.
     pub watched: bool,
     /// Whether they were in CLOSE_WAIT before the watch began.
@@ -191,6 +195,7 @@ mod tests {
                 dropped: 3,
                 malformed: 0,
                 untracked: 4,
+                mptcp_reads: 5,
                 entered_close_wait: 100,
                 left_close_wait: 59,
                 recent: 1,
@@ -199,6 +204,7 @@ mod tests {
             groups: vec![SocketGroup {
                 sockets: 40,
                 cause: "eof_read",
+                namespace: None,
                 watched: true,
                 before_watch: false,
                 unsampled: 2,
@@ -248,6 +254,7 @@ mod tests {
                     "dropped": 3,
                     "malformed": 0,
                     "untracked": 4,
+                    "mptcp_reads": 5,
                     "entered_close_wait": 100,
                     "left_close_wait": 59,
                     "recent": 1,
@@ -256,6 +263,7 @@ mod tests {
                 "groups": [{
                     "sockets": 40,
                     "cause": "eof_read",
+                    "namespace": null,
                     "watched": true,
                     "before_watch": false,
                     "unsampled": 2,
@@ -303,6 +311,7 @@ watched for 30.0 s: 0 connects, 0 accepts (not watched, see --accept), 400 reads
 sampled 200 of 220: more would have slowed the process down
 3 of the samples are of no use: there were more stacks than fit or could be followed in time
 4 events were of sockets beyond those that can be followed at once, and are in no group
+5 reads were of MPTCP connections, which are in no group
 
 1. 40 sockets stay in CLOSE_WAIT, cause eof_read; peers 10.0.0.7 (40)
    this read saw the end of file. Follow every way out of the functions above it, errors and early returns too, and find the one that does not close
@@ -391,7 +400,7 @@ note: Node: no stack names the application
         let group = &mut unused.groups[0];
         (group.watched, group.end_was_read) = (false, false);
         let text = text_of(&unused);
-        assert!(text.contains("were not used during the watch"), "{text}");
+        assert!(text.contains("by no read that is seen: splice()"), "{text}");
         assert!(!text.contains("before the watch began"), "{text}");
         unused.groups[0].before_watch = true;
         let text = text_of(&unused);

@@ -113,6 +113,13 @@ fn write_watch(out: &mut dyn Write, watch: &WatchFound) -> io::Result<()> {
             watch.untracked
         )?;
     }
+    if watch.mptcp_reads > 0 {
+        writeln!(
+            out,
+            "{} reads were of MPTCP connections, which are in no group",
+            watch.mptcp_reads
+        )?;
+    }
     if watch.has_ended {
         writeln!(out, "the process has ended meanwhile")?;
     }
@@ -135,13 +142,21 @@ fn write_group(
         .iter()
         .map(|peer| format!("{} ({})", peer.address, peer.sockets))
         .collect();
-    writeln!(
+    write!(
         out,
-        "\n{number}. {} {sockets} in CLOSE_WAIT, cause {}; peers {}",
-        group.sockets,
-        group.cause,
-        peers.join(", ")
+        "\n{number}. {} {sockets} in CLOSE_WAIT, cause {}",
+        group.sockets, group.cause,
     )?;
+    if !peers.is_empty() {
+        write!(out, "; peers {}", peers.join(", "))?;
+    }
+    if let Some(namespace) = group.namespace {
+        write!(
+            out,
+            "; in network namespace {namespace}, in which no thread of the process is"
+        )?;
+    }
+    writeln!(out)?;
     if let Some(advice) = advice(group, was_watched) {
         writeln!(out, "   {advice}")?;
     }

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     code_location::{
         memory::Memory,
-        tcp_table::{Descriptors, TcpSocket, TcpTable, socket_inode},
+        tcp_table::{Descriptors, IO_URING, TcpSocket, TcpTable, is_tcp, protocol, socket_inode},
     },
     host::process::terminal_text,
 };
@@ -42,14 +42,14 @@ impl Held {
         if let Some(inode) = socket_inode(target) {
             return match self.sockets.get(&inode) {
                 Some(socket) => socket.describe(),
-                None => "a socket that is not TCP's".to_owned(),
+                None => describe_unlisted(protocol(self.pid, descriptor).as_deref()),
             };
         }
         match target {
             "anon_inode:[eventpoll]" => self.describe_epoll(descriptor),
             "anon_inode:[eventfd]" => "an eventfd".to_owned(),
             "anon_inode:[timerfd]" => "a timer".to_owned(),
-            "anon_inode:[io_uring]" => "an io_uring".to_owned(),
+            IO_URING => "an io_uring".to_owned(),
             _ if target.starts_with("pipe:") => "a pipe".to_owned(),
             _ => terminal_text(target.as_bytes()),
         }
@@ -93,6 +93,17 @@ impl Held {
             [one, another] => Some(format!("{one} and {another}")),
             _ => Some(many()),
         }
+    }
+}
+
+/// What a socket is that is in no table of TCP's.
+fn describe_unlisted(protocol: Option<&str>) -> String {
+    match protocol {
+        Some(protocol) if is_tcp(protocol) => {
+            "a TCP socket that is not connected, or of another network namespace".to_owned()
+        }
+        Some(_) => "a socket that is not TCP's".to_owned(),
+        None => "a socket".to_owned(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Outgoing connections by where they go, added up as a pass meets them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    hash::{Hash, Hasher},
+    net::{IpAddr, SocketAddr},
+};
 
 use rustc_hash::FxHashMap;
 
@@ -11,13 +14,26 @@ pub const MAX_DESTINATIONS: usize = 16_384;
 const KEPT: u32 = 16;
 
 /// From where to where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
     /// Local address. One that IPv6 writes an IPv4 address as is that: so a dual-stack socket
     /// counts with those whose ports it takes.
     pub local: IpAddr,
     /// Remote address and port, likewise.
     pub remote: SocketAddr,
+}
+
+/// A million sockets are looked up by it in a pass, so by whole words and not byte for byte.
+impl Hash for Destination {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let bits = |address| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        state.write_u128(bits(self.local));
+        state.write_u128(bits(self.remote.ip()));
+        state.write_u16(self.remote.port());
+    }
 }
 
 /// What was found to go one way.

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::{
     super::{
-        Connections, Question,
+        Connections, Question, Seen,
         look::{Looked, Wants},
     },
     Before, Engine, LastLook, Running,
@@ -147,7 +147,7 @@ impl Engine {
             self.close_waits.learn(
                 &found.close_wait,
                 &owners,
-                took,
+                owners_took,
                 &mut self.naming,
                 &mut self.admission,
             );
@@ -162,7 +162,7 @@ impl Engine {
             owners_at = Some(began);
             self.owners_cost = owners_cpu;
         } else if found.close_wait.total().sockets == 0 {
-            self.close_waits.learn_none(took);
+            self.close_waits.learn_none(owners_took);
         }
         self.last = Some(LastLook {
             began,
@@ -184,12 +184,19 @@ impl Engine {
             .into_iter()
             .partition(|(wants, _)| found_out.cover(*wants));
         self.asking = left;
-        let mut connections: Option<Connections> = None;
-        let mut unanswered = unanswered;
+        let is_wanted = answered.iter().any(|(wants, _)| wants.unanswered);
+        let connections = unanswered.filter(|_| is_wanted).map(|survey| Connections {
+            outgoing: self.namespaces.outgoing(),
+            unanswered: survey.groups(),
+        });
+        // Where the owners could not be told this time, what is known of them is of another time.
+        let are_owners_told = self
+            .last
+            .is_some_and(|last| last.close_wait == 0 || last.owners_at == Some(last.began));
         for (_, question) in answered {
             match question {
                 Question::CloseWait(answer) => {
-                    if let Some(found) = self.close_waits.last() {
+                    if let Some(found) = self.close_waits.last().filter(|_| are_owners_told) {
                         let _ = answer.send(Arc::clone(found));
                     }
                 }
@@ -197,15 +204,17 @@ impl Engine {
                     let _ = answer.send(self.owned_listeners());
                 }
                 Question::Connections(answer) => {
-                    if let Some(survey) = unanswered.take() {
-                        connections = Some(Connections {
-                            outgoing: self.namespaces.outgoing(),
-                            unanswered: survey.groups(),
-                        });
-                    }
                     if let Some(connections) = &connections {
                         let _ = answer.send(connections.clone());
                     }
+                }
+                Question::Everything(answer) => {
+                    let close_wait = self.close_waits.last();
+                    let _ = answer.send(Seen {
+                        close_wait: close_wait.filter(|_| are_owners_told).cloned(),
+                        connections: connections.clone(),
+                        listeners: self.owned_listeners(),
+                    });
                 }
                 Question::Read(_) | Question::RecentEnds(_) | Question::Ready(_) => {}
             }

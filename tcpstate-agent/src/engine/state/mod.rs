@@ -33,7 +33,9 @@ use super::{
 use crate::{
     collect::{Admission, closes::RecentEnds, listeners::ListeningSocket, owners::Naming},
     host::memory,
-    kernel::{EventRing, Faults, Flow, KernelLog, ProgramStatus, ResetTable, SynAckTable},
+    kernel::{
+        EventRing, Faults, Flow, KernelLog, ProgramStatus, ReadError, ResetTable, SynAckTable,
+    },
 };
 
 /// Where a look takes no more CPU time, a scrape looks afresh.
@@ -87,6 +89,7 @@ pub(super) struct Engine {
     pub(super) sums: FaultSums,
     budget: Budget,
     cpu_percent: f64,
+    only_when_asked: bool,
     running: Option<Running>,
     /// Who waits for a look that finds out this.
     asking: Vec<(Wants, Question)>,
@@ -158,6 +161,7 @@ impl Engine {
             sums: FaultSums::default(),
             budget: Budget::new(settings.cpu_percent, Instant::now()),
             cpu_percent: settings.cpu_percent,
+            only_when_asked: settings.only_when_asked,
             running: None,
             asking: Vec::new(),
             is_ready,
@@ -265,6 +269,10 @@ impl Engine {
                 unanswered: true,
                 ..Wants::default()
             },
+            Question::Everything(_) => Wants {
+                unanswered: true,
+                owners: WantsOwners::Always,
+            },
         };
         if self.kernel.orders.is_none() {
             // Dropping the question says that it cannot be told.
@@ -285,6 +293,7 @@ impl Engine {
             .reduce(Wants::and);
         let wants = match asked {
             Some(wants) => wants,
+            None if self.only_when_asked => return LONGEST_NAP,
             None => match self.due(now) {
                 Ok(wants) => wants,
                 Err(nap) => return nap,
@@ -328,8 +337,12 @@ impl Engine {
             return Err(wait);
         }
         let age = now.saturating_duration_since(last.began);
-        let is_quiet = last.half_open == 0 && !self.has_changed();
-        let due = if is_quiet { QUIET_DUE } else { BUSY_DUE };
+        // To find out whether anything moved costs something for each namespace.
+        let due = if age < BUSY_DUE || last.half_open > 0 || self.has_changed() {
+            BUSY_DUE
+        } else {
+            QUIET_DUE
+        };
         let owners = self.owners_due(&last, now);
         // Scrapes keep what is counted fresh where that is cheap, and not always the owners.
         let is_for_owners = match owners {
@@ -443,6 +456,9 @@ impl Engine {
                 Some(fresh)
             }
             Err(error) => {
+                if let ReadError::Restless(chains) = error {
+                    self.sums.looks.given_up += chains;
+                }
                 self.report_failure(&error);
                 None
             }

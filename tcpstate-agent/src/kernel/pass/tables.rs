@@ -15,8 +15,8 @@ use aya::{Ebpf, maps::MapError, programs::ProgramError};
 use tcpstate_common::{
     ClockSample, PORT_WORDS, PortSet, map,
     pass::{
-        BLOCK_BYTES, BUCKET_WORDS, Block, MAX_LANES, MAX_UNREAD, Namespaces, NamespacesRequest,
-        PER_CPU_ARRAY, Table, TableRequest,
+        BLOCK_BYTES, BUCKET_WORDS, Block, MAX_LANES, MAX_UNREAD, NAMESPACES_A_RUN, Namespaces,
+        NamespacesRequest, PER_CPU_ARRAY, Table, TableRequest,
     },
     program,
 };
@@ -35,7 +35,9 @@ use crate::decode::{KernelNamespace, object::Object};
 
 /// Runs for one namespace after the other that has a turn, before it is given up: the list is read
 /// from its beginning again each time that the place where it was left is gone.
-const LIST_RUNS: usize = 4096;
+const LIST_RUNS: usize = 65_536;
+/// Counters of one CPU in one namespace take some 150 ns to read; so many are some 50 µs.
+const CPU_COUNTERS_A_RUN: usize = 350;
 
 /// What the chains of bucket 0 end with, and what to add for each further bucket: nothing, the
 /// number of the bucket behind a bit, or that with a bit of its own (`LISTENING_NULLS_BASE`, see
@@ -61,6 +63,9 @@ pub enum ReadError {
     /// So many chains of a table changed each time that they were read.
     #[error("{0} chains of a table change faster than they are read")]
     Restless(u64),
+    /// The tables were read for minutes and did not come to an end.
+    #[error("the tables do not come to an end")]
+    TooLong,
 }
 
 /// Why the programs could not be loaded.
@@ -269,6 +274,9 @@ impl KernelTables {
         request.pieces = self.pieces.net;
         let offsets = &self.host.cpu_offsets;
         request.cpus = u32::try_from(offsets.len()).unwrap_or(0);
+        // The last one of a run is read once more in the next, so one alone would lead nowhere.
+        let at_most = CPU_COUNTERS_A_RUN / offsets.len().max(1);
+        request.at_most = at_most.clamp(2, NAMESPACES_A_RUN) as u32;
         for (to, offset) in request.cpu_offsets.iter_mut().zip(offsets) {
             *to = *offset;
         }

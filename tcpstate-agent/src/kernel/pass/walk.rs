@@ -7,6 +7,9 @@ use crate::decode::object::Object;
 
 /// How often a chain is read that changes while it is.
 const TRIES: u32 = 16;
+/// Runs for one chain, before it is given up: some million sockets. One that grows faster than it is
+/// read has no end.
+const CHAIN_RUNS: u32 = 4096;
 
 /// What did not go well with reading tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +47,7 @@ pub struct TableWalk {
 struct Chain {
     bucket: u32,
     tries: u32,
+    runs: u32,
     /// The node that the last run ended with.
     after: Option<u64>,
     /// What was handed over of it: of a long one the beginning may come twice.
@@ -92,6 +96,7 @@ impl TableWalk {
         let Chain {
             bucket,
             mut tries,
+            runs,
             after,
             mut seen,
         } = chain;
@@ -113,15 +118,16 @@ impl TableWalk {
         let is_broken = !chunk.unread.is_empty();
         if is_broken {
             tries += 1;
-            if tries == TRIES {
-                faults.given_up += 1;
-                return Ok(false);
-            }
+        }
+        if tries == TRIES || runs == CHAIN_RUNS {
+            faults.given_up += 1;
+            return Ok(false);
         }
         if is_broken || chunk.goes_on.is_some() {
             self.chain = Some(Chain {
                 bucket,
                 tries,
+                runs: runs + 1,
                 after: chunk.goes_on,
                 seen,
             });
@@ -135,6 +141,7 @@ impl TableWalk {
         Some(Chain {
             bucket,
             tries: 0,
+            runs: 0,
             after: None,
             seen: FxHashSet::default(),
         })

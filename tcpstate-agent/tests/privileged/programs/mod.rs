@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 use crate::{
@@ -53,6 +54,10 @@ impl Program {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
         line
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -164,6 +164,28 @@ fn a_stripped_program_is_blamed_by_addresses_that_its_symbols_would_name() {
 }
 
 #[test]
+fn a_stripped_program_that_has_kept_its_symbols_packed_is_blamed_by_name() {
+    if is_excused("gcc") || is_excused("xz") {
+        return;
+    }
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (whole, kept, stripped) = (path("whole"), path("kept"), path("stripped"));
+    compile_leak(&whole);
+    // As Fedora's packages are made.
+    compile("objcopy", &["--only-keep-debug", &whole, &kept]);
+    compile("objcopy", &["--strip-debug", &kept]);
+    compile("xz", &[&kept]);
+    compile("strip", &["-o", &stripped, &whole]);
+    let section = format!(".gnu_debugdata={kept}.xz");
+    compile("objcopy", &["--add-section", &section, &stripped]);
+    let namespace = Netns::new();
+    let server = start(&namespace, &[&stripped]);
+    let report = watch_leaking(&namespace, &server, b"LO", &[]);
+    assert_blamed(&report, "last_read", "handle_leak", "handle_ok", ROUNDS);
+}
+
+#[test]
 fn cpp_is_blamed_by_names_with_class_and_namespace() {
     let source = source("leak.cc");
     let arguments = ["-O2", "-g", "-pthread", "-o", "OUT", &source];
@@ -216,6 +238,36 @@ fn go_is_blamed_to_the_start_of_the_goroutine() {
     }
     let line = line_of("leak.go", "func handleLeak") + 1;
     assert_eq!(line_at(&report, "last_read", "main.handleLeak"), line);
+}
+
+#[test]
+fn go_without_symbols_is_blamed_by_the_table_that_it_keeps_itself() {
+    let source = source("leak.go");
+    for arguments in [
+        &["build", "-ldflags", "-s -w", "-o", "OUT", &source][..],
+        &[
+            "build",
+            "-buildmode=pie",
+            "-ldflags",
+            "-s -w",
+            "-o",
+            "OUT",
+            &source,
+        ],
+    ] {
+        let Some(report) = blamed("go", arguments, b"LOCD") else {
+            return;
+        };
+        for (wanted, other) in [
+            ("main.handleLeak", "main.handleOk"),
+            ("main.fetchLeak", "main.fetchOk"),
+        ] {
+            assert_blamed(&report, "last_read", wanted, other, ROUNDS);
+        }
+        assert_blamed(&report, "opened", "main.fetchLeak", "main.fetchOk", ROUNDS);
+        let line = line_of("leak.go", "func handleLeak") + 1;
+        assert_eq!(line_at(&report, "last_read", "main.handleLeak"), line);
+    }
 }
 
 fn assert_c_names(report: &Value, handle: &str, fetch: &str) {

@@ -1,12 +1,14 @@
 //! Python, Java and Node.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use rustix::process::Signal;
 
 use super::{
     ROUNDS, assert_blamed, compile, folder, functions, line_at, line_of, source, start,
     watch_leaking,
 };
-use crate::harness::{Netns, is_excused};
+use crate::harness::{Netns, is_excused, within};
 
 /// The one that Debian's packages are for.
 const PYTHON: &str = "/usr/bin/python3";
@@ -48,6 +50,26 @@ fn python_with_threads_is_blamed_by_function_and_line() {
             line,
             "{python}"
         );
+    }
+}
+
+#[test]
+fn of_a_python_stack_that_is_deeper_than_is_followed_it_is_said() {
+    if is_excused(PYTHON_PACKAGE) {
+        return;
+    }
+    for python in pythons() {
+        let namespace = Netns::new();
+        let server = start(&namespace, &[&python, &source("leak.py")]);
+        let report = watch_leaking(&namespace, &server, b"LP", &[]);
+        for group in report["groups"].as_array().unwrap() {
+            let is_deep = functions(group, "last_read").contains(&"handle_deep");
+            assert_eq!(
+                group["last_read"]["complete"], !is_deep,
+                "{python}: {group:#}"
+            );
+        }
+        assert_blamed(&report, "last_read", "handle_deep", "handle_ok", ROUNDS);
     }
 }
 
@@ -125,4 +147,35 @@ fn node_is_said_not_to_be_told_by_its_stacks() {
     assert_eq!(sockets, 2 * ROUNDS, "{report:#}");
     let notes = report["notes"].to_string();
     assert!(notes.contains("Node"), "{report:#}");
+    // What the documentation says to do instead.
+    let folder = folder();
+    let script = folder.path().join("sockets.mjs");
+    fs::write(&script, documented_script()).unwrap();
+    server.signal(Signal::USR1);
+    let told = within(Duration::from_secs(20), || {
+        let output = Command::new("nsenter")
+            .arg(format!("--net={}", namespace.way_in()))
+            .args(["node", "--experimental-websocket"])
+            .arg(&script)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        output.status.success().then_some(output.stdout).ok_or(said)
+    });
+    let told = String::from_utf8(told).unwrap();
+    let line = line_of("leak.js", "kept.push(socket)");
+    let place = format!("leak.js:{line}");
+    let places = told.lines().filter(|said| said.contains(&place)).count();
+    assert_eq!(places as u64, 2 * ROUNDS, "{told}");
+    let other = format!("leak.js:{}", line_of("leak.js", "socket.end()"));
+    assert!(!told.contains(&other), "{told}");
+}
+
+/// The script for Node in docs/where.md.
+fn documented_script() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/where.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, behind) = page.split_once("```js\n").unwrap();
+    let (script, _) = behind.split_once("```").unwrap();
+    script.to_owned()
 }

@@ -2,16 +2,20 @@
 //! function that leaks has to be named, and the other one not.
 
 mod compiled;
+mod elsewhere;
 mod interpreted;
+#[path = "programs/leak_tokio.rs"]
+pub(crate) mod leak_tokio;
 mod processes;
 mod waiting;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -22,7 +26,7 @@ use tempfile::TempDir;
 use tcpstate_common::TcpState;
 
 use crate::{
-    harness::{AGENT, Netns, Running, within},
+    harness::{AGENT, Netns, Running, on_this_cpu, within},
     programs::Program,
 };
 
@@ -65,15 +69,21 @@ impl Where {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped()),
         );
-        let mut stderr = BufReader::new(process.take_stderr());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.starts_with("watching "), "{line}");
-        // Whatever else it says is shown where a test fails.
+        let stderr = BufReader::new(process.take_stderr());
+        let (begins, begun) = mpsc::channel();
+        // Until it ends, so that it can say more: where a test fails, that is shown.
         thread::spawn(move || {
-            let mut rest = String::new();
-            let _ = stderr.read_to_string(&mut rest);
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("where: {line}");
+                // Libraries may have warned of something before.
+                if line.starts_with("watching ") {
+                    let _ = begins.send(());
+                }
+            }
         });
+        begun
+            .recv_timeout(on_this_cpu(Duration::from_mins(1)))
+            .expect("where does not begin to watch");
         Self { process }
     }
 
@@ -166,12 +176,14 @@ fn functions<'a>(group: &'a Value, place: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether a function is that one, whatever its namespace and class are.
+/// Whether a function is that one, or a closure in it, whatever its namespace and class are.
 fn is_named(function: &str, name: &str) -> bool {
-    let rest = function.strip_suffix(name);
-    rest.is_some_and(|rest| {
-        !rest.ends_with(|letter: char| letter.is_alphanumeric() || letter == '_')
-    })
+    let is_end =
+        |rest: &str| !rest.ends_with(|letter: char| letter.is_alphanumeric() || letter == '_');
+    // What is awaited is a closure to Rust's compiler.
+    [function, function.trim_end_matches("::{{closure}}")]
+        .iter()
+        .any(|function| function.strip_suffix(name).is_some_and(is_end))
 }
 
 /// All sockets whose last read was called by `wanted` are so many, and none by `other`.

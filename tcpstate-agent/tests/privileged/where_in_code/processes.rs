@@ -3,9 +3,11 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use aya::programs::loaded_programs;
+use object::Object as _;
 
 use super::{
-    ROUNDS, Where, assert_blamed, await_close_wait, compile_leak, folder, start, watch_leaking,
+    ROUNDS, Where, assert_blamed, await_close_wait, compile_leak, folder, line_at, line_of, start,
+    watch_leaking,
 };
 use crate::{
     actor::{Actor, Duty},
@@ -84,6 +86,32 @@ fn a_rust_program_is_blamed_on_every_kernel() {
         "accept_for_leaker"
     };
     assert_blamed(&report, "accepted", accepts, "close_after_reading", ROUNDS);
+    drop(peers);
+}
+
+#[test]
+fn tokio_is_blamed_by_the_async_function_that_leaks_on_every_kernel() {
+    let namespace = Netns::new();
+    let actor = Actor::start(&namespace, "leaker", Duty::LeakInTokio);
+    let pid = actor.pid().to_string();
+    let watching = Where::start(&["--pid", &pid]);
+    let peers = namespace.enter(|| crate::actor::ask_leaker(actor.port, ROUNDS));
+    await_close_wait(&namespace, ROUNDS);
+    std::thread::sleep(Duration::from_millis(1_200));
+    let report = watching.finish();
+    assert_blamed(
+        &report,
+        "last_read",
+        "leak_tokio::handle_leak",
+        "handle_ok",
+        ROUNDS,
+    );
+    let own = fs::read("/proc/self/exe").unwrap();
+    let own = object::File::parse(&*own).unwrap();
+    if own.section_by_name(".debug_line").is_some() {
+        let line = line_of("leak_tokio.rs", "read_all(&mut stream).await");
+        assert_eq!(line_at(&report, "last_read", "handle_leak"), line);
+    }
     drop(peers);
 }
 

@@ -19,9 +19,9 @@ use crate::{
     programs::Program,
 };
 
-const PYTHON: &str = "/usr/bin/python3";
+pub(super) const PYTHON: &str = "/usr/bin/python3";
 
-fn threads_now(pid: u32) -> Value {
+pub(super) fn threads_now(pid: u32) -> Value {
     let pid = pid.to_string();
     let output = run(
         AGENT,

@@ -21,6 +21,13 @@ def handle_leak(connection):
     kept.append(connection)
 
 
+def handle_deep(connection, depth=60):
+    if depth:
+        handle_deep(connection, depth - 1)
+    else:
+        handle_leak(connection)
+
+
 def handle_ok(connection):
     read_all(connection)
     connection.close()
@@ -42,6 +49,8 @@ def serve(connection):
     command = connection.recv(1)
     if command == b"L":
         return handle_leak(connection)
+    if command == b"P":
+        return handle_deep(connection)
     if command == b"C":
         fetch_leak()
     if command == b"D":
