@@ -360,9 +360,9 @@ async fn run(settings: &RunSettings, log_settings: LogSettings, log: &Log) -> an
             Ok(0)
         }
         (served, died) => {
-            let server = served.err().map(|error| error.to_string());
-            let part = died.map(|unwell| unwell.to_string());
-            let error = server.or(part).unwrap_or_default();
+            let panicked = served.err().map(|error| error.to_string());
+            let died = died.map(|unwell| unwell.to_string());
+            let error = panicked.or(died).unwrap_or_default();
             error!(
                 error,
                 "a part of the agent has ended, and the agent with it"

@@ -139,7 +139,7 @@ mod tests {
         let set = |name: &str| LabelSet::of(&name);
         assert!(admission.admits(set("one"), 10, start));
         assert!(!admission.admits(set("two"), 1, start));
-        let later = start + REMEMBERED - Duration::from_secs(1);
+        let later = start + REMEMBERED.mul_f64(0.999);
         assert!(admission.admits(set("one"), 10, later));
         assert!(admission.knows(set("one")) && !admission.knows(set("two")));
         // Two of an hour each.

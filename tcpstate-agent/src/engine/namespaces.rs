@@ -120,7 +120,7 @@ impl Namespaces {
             }
         }
         // Not into what was there: that may have had room for very many.
-        self.listeners = fresh.listeners.iter().copied().collect();
+        self.listeners = fresh.listeners[..].to_vec();
     }
 
     /// Whether what a look has found in one may be shown, which agrees with what the kernel counts or

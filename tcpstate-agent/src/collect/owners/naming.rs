@@ -13,6 +13,10 @@ const SETTLED: Duration = Duration::from_secs(10);
 
 /// Labels of owners that are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each label is hidden or not, whatever the others are"
+)]
 pub struct Hidden {
     /// `process`.
     pub process: bool,

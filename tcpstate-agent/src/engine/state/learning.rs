@@ -1,6 +1,9 @@
 //! What the engine makes of a look.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustc_hash::FxHashMap;
 use tracing::warn;
@@ -8,12 +11,12 @@ use tracing::warn;
 use super::{
     super::{
         Connections, Question, Seen,
-        look::{Looked, Wants},
+        look::{FoundOwners, Looked, Wants},
     },
     Before, Engine, LastLook, Running,
 };
 use crate::{
-    collect::{listeners::Served, sockets::Pass, unanswered::UnansweredSurvey},
+    collect::{close_wait::Survey, listeners::Served, sockets::Pass, unanswered::UnansweredSurvey},
     kernel::ReadError,
 };
 
@@ -144,21 +147,7 @@ impl Engine {
         }
         let mut owners_at = self.last.and_then(|last| last.owners_at);
         if let Some(owners) = owners {
-            self.close_waits.learn(
-                &found.close_wait,
-                &owners,
-                owners_took,
-                &mut self.naming,
-                &mut self.admission,
-            );
-            self.listeners.learn_owners(
-                owners.listeners,
-                &owners.processes,
-                &mut self.naming,
-                began,
-            );
-            self.naming
-                .keep_only(|id| owners.processes.contains_key(id));
+            self.learn_owners(&found.close_wait, owners, owners_took, began);
             owners_at = Some(began);
             self.owners_cost = owners_cpu;
         } else if found.close_wait.total().sockets == 0 {
@@ -175,6 +164,27 @@ impl Engine {
         });
         self.note_ready();
         Ok(())
+    }
+
+    /// Learns who holds what.
+    fn learn_owners(
+        &mut self,
+        close_wait: &Survey,
+        owners: FoundOwners,
+        took: Duration,
+        began: Instant,
+    ) {
+        self.close_waits.learn(
+            close_wait,
+            &owners,
+            took,
+            &mut self.naming,
+            &mut self.admission,
+        );
+        self.naming
+            .keep_only(|id| owners.processes.contains_key(id));
+        self.listeners
+            .learn_owners(owners.listeners, &owners.processes, &mut self.naming, began);
     }
 
     /// Answers those who asked for no more than a look has found out.
