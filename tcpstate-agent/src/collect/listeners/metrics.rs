@@ -202,9 +202,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_listener_has_its_series() {
-        let text = prometheus::TextEncoder::new()
-            .encode_to_string(&families(&reading(), &mut Spare::default()))
-            .unwrap();
+        let text = crate::exposition::of_listeners(&reading(), &mut Spare::default()).unwrap();
         let labels =
             r#"{process="a \"server\"",unit="",container_id="",pod_uid="",address="::",port="80""#;
         for line in [

@@ -23,11 +23,11 @@ impl Held {
     /// Holds the thread of this name.
     fn hold(process: Pid, name: &str) -> Self {
         let folder = format!("/proc/{process}/task");
-        let threads = fs::read_dir(folder).unwrap().map(|thread| thread.unwrap());
+        let mut threads = fs::read_dir(folder).unwrap().map(Result::unwrap);
         let is_named = |thread: &fs::DirEntry| {
             fs::read_to_string(thread.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
         };
-        let thread = threads.into_iter().find(is_named);
+        let thread = threads.find(is_named);
         let thread = thread.unwrap_or_else(|| panic!("no thread {name}"));
         let thread = thread.file_name().to_str().unwrap().parse().unwrap();
         let nothing = std::ptr::null_mut::<libc::c_void>();
