@@ -145,9 +145,9 @@ mod tests {
             .with(Through(Arc::clone(&through)));
         with_default(subscriber, || {
             for namespace in 0..1_000 {
-                tracing::warn!(namespace, "no counters for a namespace");
+                tracing::warn!(target: "elsewhere", namespace, "no counters for a namespace");
             }
-            tracing::warn!("something else");
+            tracing::warn!(target: "elsewhere", "something else");
             assert_eq!(through.load(Ordering::Relaxed), TOLD + 1);
             let told = repeats.take();
             let expected = ("no counters for a namespace".to_owned(), 1_000 - TOLD);
