@@ -119,8 +119,8 @@ impl KernelSocket {
         let silent = match self.state {
             TcpState::SynSent => {
                 #[expect(clippy::cast_possible_truncation, reason = "as sockets store it")]
-                let now_ms = (now_ns / 1_000_000) as u32;
-                Silence::SinceSyn(now_ms.wrapping_sub(object.number32(sock.first_sent)))
+                let millis = (now_ns / 1_000_000) as u32;
+                Silence::SinceSyn(millis.wrapping_sub(object.number32(sock.first_sent)))
             }
             _ => Silence::SinceAck(now.wrapping_sub(object.number32(sock.last_ack))),
         };

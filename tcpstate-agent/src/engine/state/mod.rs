@@ -252,11 +252,7 @@ impl Engine {
                 owners: WantsOwners::Always,
                 ..Wants::default()
             },
-            Question::Connections(_) => Wants {
-                unanswered: true,
-                owners: WantsOwners::OfEveryState,
-            },
-            Question::Everything(_) => Wants {
+            Question::Connections(_) | Question::Everything(_) => Wants {
                 unanswered: true,
                 owners: WantsOwners::OfEveryState,
             },
