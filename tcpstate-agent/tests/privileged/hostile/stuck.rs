@@ -29,7 +29,7 @@ impl Held {
         };
         let thread = threads.find(is_named);
         let thread = thread.unwrap_or_else(|| panic!("no thread {name}"));
-        let thread = thread.file_name().to_str().unwrap().parse().unwrap();
+        let thread: libc::pid_t = thread.file_name().to_str().unwrap().parse().unwrap();
         let nothing = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: neither request takes or gives memory of this process.
         let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, nothing, nothing) };
