@@ -20,7 +20,7 @@ fn scrape(stream: &mut TcpStream) -> Page {
         .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         .unwrap();
     let mut answer = Vec::new();
-    let mut buffer = [0; 65_536];
+    let mut buffer = vec![0; 65_536];
     let (head, length) = loop {
         let count = stream.read(&mut buffer).unwrap();
         assert!(count > 0, "the connection was ended");
@@ -73,7 +73,7 @@ fn a_thousand_idle_connections_take_no_sockets_from_a_page() {
 
     let mut idle = Vec::new();
     let begun = Instant::now();
-    let mut scrapes = 0;
+    let mut pages_made = 0;
     while begun.elapsed() < Duration::from_secs(15) {
         // Some of them are ended by the server, and come back.
         idle.retain(|stream: &TcpStream| {
@@ -89,7 +89,7 @@ fn a_thousand_idle_connections_take_no_sockets_from_a_page() {
             }
         }
         let page = scrape(&mut scraper);
-        scrapes += 1;
+        pages_made += 1;
         assert!(sockets(&page) >= 500, "{} sockets", sockets(&page));
         let families = families(&page);
         for family in self::families(&before) {
@@ -97,7 +97,7 @@ fn a_thousand_idle_connections_take_no_sockets_from_a_page() {
         }
         std::thread::sleep(Duration::from_millis(150));
     }
-    assert!(scrapes >= 20, "{scrapes} scrapes");
+    assert!(pages_made >= 20, "{pages_made} pages_made");
     drop(listeners);
 }
 

@@ -50,7 +50,7 @@ fn a_reader_of_stderr_that_does_not_read_stops_nothing() {
             .map_err(|error| error.to_string())
     };
     within(Duration::from_secs(90), || get("/-/ready"));
-    within(Duration::from_secs(60), || {
+    within(Duration::from_mins(1), || {
         // Each is something to say.
         for _ in 0..300 {
             let mut stream = TcpStream::connect(&address).map_err(|error| error.to_string())?;

@@ -13,7 +13,7 @@ use super::{
 use crate::harness::{Netns, require, within};
 
 /// It is asked every 30 seconds whether they are there.
-const NOTICED: Duration = Duration::from_secs(60);
+const NOTICED: Duration = Duration::from_mins(1);
 
 /// The numbers of the links to an interface.
 fn links(namespace: &Netns, device: &str) -> Vec<u64> {

@@ -19,7 +19,7 @@ use super::{
 use crate::harness::{Netns, is_excused};
 
 /// Those that stay in CLOSE_WAIT, by cause and whether they were there before, as they are told.
-fn counts<'a>(report: &'a Value, namespace: Option<u64>) -> Vec<(&'a str, bool, u64)> {
+fn counts(report: &Value, namespace: Option<u64>) -> Vec<(&str, bool, u64)> {
     let groups = report["groups"].as_array().unwrap();
     let mut counts: Vec<(&str, bool, u64)> = groups
         .iter()

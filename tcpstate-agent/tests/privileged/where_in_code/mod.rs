@@ -61,6 +61,7 @@ struct Where {
 
 impl Where {
     /// Starts it, and waits until it watches.
+    #[expect(clippy::print_stderr, reason = "shown where a test fails")]
     fn start(arguments: &[&str]) -> Self {
         let mut process = Running::start(
             Command::new(AGENT)
