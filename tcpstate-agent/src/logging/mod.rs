@@ -1,7 +1,7 @@
 //! The agent's log: never more than somebody can read, and never a reason to stand still.
 //!
-//! A kind of trouble that comes again and again is told a few times and then counted ([`Repeats`]).
-//! What is told goes to a thread that writes it ([`Writer`]): whoever says something waits for no
+//! A kind of trouble that comes again and again is told a few times and then counted (`Repeats`).
+//! What is told goes to a thread that writes it (`Writer`): whoever says something waits for no
 //! reader. What is not written is counted.
 
 mod repeats;
