@@ -300,10 +300,10 @@ fn end_otherwise(ctx: *mut c_void) {
         counters.closes.reset_ahead_socket = 0;
     }
     let ended = EndedSocket::new(sock, state, is_reset_ahead);
-    let Some(stage) = Stage::of(state, &ended) else {
+    let Some(open) = Stage::of(state, &ended) else {
         return;
     };
-    let ending = Ending::new(stage, sock.error());
+    let ending = Ending::new(open, sock.error());
     let due = Due::of(old, new);
     if due.is_timed() {
         let tcp = match state {

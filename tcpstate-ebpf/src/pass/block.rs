@@ -45,14 +45,13 @@ extern "C" fn read_block(_ctx: *const u64) -> u64 {
         return 1;
     }
     let to = block.words.as_mut_ptr();
-    // SAFETY: there is room for so many bytes.
-    let is_read = unsafe {
-        if block.address == PER_CPU_ARRAY {
-            // To the verifier this is a map and no number, so there is no other way to what is in it.
-            copy(to, bytes, (&raw const PER_CPU) as u64)
-        } else {
-            copy(to, bytes, block.address)
-        }
+    let is_read = if block.address == PER_CPU_ARRAY {
+        // To the verifier this is a map and no number, so there is no other way to what is in it.
+        // SAFETY: there is room for so many bytes.
+        unsafe { copy(to, bytes, (&raw const PER_CPU) as u64) }
+    } else {
+        // SAFETY: as above.
+        unsafe { copy(to, bytes, block.address) }
     };
     block.is_read = u32::from(is_read);
     0

@@ -59,7 +59,7 @@ extern "C" fn namespace_step() -> u64 {
     let net = namespaces.next;
     let request = &namespaces.request;
     let node = net + u64::from(request.list);
-    let Some(next) = word(node) else {
+    let Some(following) = word(node) else {
         namespaces.is_lost = 1;
         return DONE;
     };
@@ -97,13 +97,17 @@ extern "C" fn namespace_step() -> u64 {
         }
         namespaces.count = number as u32 + 1;
     }
-    namespaces.next = next.wrapping_sub(u64::from(namespaces.request.list));
+    namespaces.next = following.wrapping_sub(u64::from(namespaces.request.list));
     u64::from(namespaces.next == namespaces.request.end)
 }
 
 /// Adds what one CPU has counted in the namespace that is being read.
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "the verifier follows a number more easily than two iterators"
+)]
 extern "C" fn namespace_cpu(cpu: u64) -> u64 {
     let namespaces = namespaces!();
     let number = namespaces.count as usize & (NAMESPACES_A_RUN - 1);

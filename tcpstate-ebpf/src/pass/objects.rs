@@ -55,7 +55,7 @@ pub(crate) fn keep(objects: &mut Objects, wanted: &Wanted, number: usize, addres
 pub(crate) fn word(head: &[u64], offset: u32) -> u64 {
     let place = offset as usize & (HEAD_BYTES - 8);
     // SAFETY: it is within the head, and aligned.
-    unsafe { head.as_ptr().byte_add(place).read_volatile() }
+    unsafe { head.as_ptr().wrapping_byte_add(place).read_volatile() }
 }
 
 /// The half word there, a multiple of 4.
@@ -63,7 +63,12 @@ pub(crate) fn word(head: &[u64], offset: u32) -> u64 {
 pub(crate) fn half(head: &[u64], offset: u32) -> u32 {
     let place = offset as usize & (HEAD_BYTES - 4);
     // SAFETY: it is within the head, and aligned.
-    unsafe { head.as_ptr().cast::<u32>().byte_add(place).read_volatile() }
+    unsafe {
+        head.as_ptr()
+            .cast::<u32>()
+            .wrapping_byte_add(place)
+            .read_volatile()
+    }
 }
 
 /// The byte there.
@@ -71,5 +76,10 @@ pub(crate) fn half(head: &[u64], offset: u32) -> u32 {
 pub(crate) fn byte(head: &[u64], offset: u32) -> u8 {
     let place = offset as usize & (HEAD_BYTES - 1);
     // SAFETY: it is within the head.
-    unsafe { head.as_ptr().cast::<u8>().byte_add(place).read_volatile() }
+    unsafe {
+        head.as_ptr()
+            .cast::<u8>()
+            .wrapping_byte_add(place)
+            .read_volatile()
+    }
 }

@@ -494,6 +494,10 @@ extern "C" fn owners_sock(lane: u64) -> u64 {
 /// Takes the rest of a socket that is wanted.
 #[unsafe(no_mangle)]
 #[inline(never)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "the verifier follows a number more easily than two iterators"
+)]
 extern "C" fn owners_pieces(number: u64) -> u64 {
     let owners = owners!();
     let held = &mut owners.held[number as usize & (MAX_HELD - 1)];
