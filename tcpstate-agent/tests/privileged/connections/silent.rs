@@ -34,8 +34,9 @@ fn syns_that_nobody_answers_are_named_with_who_sends_them() {
     let namespace = Netns::new();
     // What goes there comes nowhere.
     for words in [
-        "link add hole type dummy",
+        "link add hole type veth peer name bottom",
         "addr add 192.0.2.1/24 dev hole",
+        "link set bottom up",
         "link set hole up",
         "neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev hole nud permanent",
     ] {

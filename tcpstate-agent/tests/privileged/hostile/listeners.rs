@@ -6,11 +6,12 @@ use super::{listen_on, raise_descriptors};
 use crate::harness::{Netns, require, watch, within};
 use tcpstate_common::TcpState;
 
-const MANY: u16 = 20_000;
+/// More than there once was room for, and fewer than the 20,000 files that a process may open in places.
+const MANY: u16 = 18_000;
 const LAST: u16 = 24_911;
 
 #[test]
-fn twenty_thousand_listeners_hide_no_other_and_each_is_shown_or_counted() {
+fn eighteen_thousand_listeners_hide_no_other_and_each_is_shown_or_counted() {
     raise_descriptors();
     let (flooded, quiet) = (Netns::new(), Netns::new());
     let many = listen_on(&flooded, Ipv4Addr::new(127, 0, 0, 7), 1024..1024 + MANY);

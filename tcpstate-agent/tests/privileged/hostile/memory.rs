@@ -8,7 +8,7 @@ use crate::{
     harness::{Netns, require, within},
 };
 
-const MANY: u16 = 20_000;
+const MANY: u16 = 18_000;
 /// It is given back once a minute.
 const GIVEN_BACK: Duration = Duration::from_mins(3);
 
