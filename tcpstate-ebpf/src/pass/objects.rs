@@ -54,21 +54,20 @@ pub(crate) fn keep(objects: &mut Objects, wanted: &Wanted, number: usize, addres
 #[inline(always)]
 pub(crate) fn word(head: &[u64], offset: u32) -> u64 {
     let place = offset as usize & (HEAD_BYTES - 8);
-    // SAFETY: it is within the head, and aligned.
-    unsafe { head.as_ptr().wrapping_byte_add(place).read_volatile() }
+    // SAFETY: it is within the head.
+    let word = unsafe { head.as_ptr().byte_add(place) };
+    // SAFETY: it is aligned.
+    unsafe { word.read_volatile() }
 }
 
 /// The half word there, a multiple of 4.
 #[inline(always)]
 pub(crate) fn half(head: &[u64], offset: u32) -> u32 {
     let place = offset as usize & (HEAD_BYTES - 4);
-    // SAFETY: it is within the head, and aligned.
-    unsafe {
-        head.as_ptr()
-            .cast::<u32>()
-            .wrapping_byte_add(place)
-            .read_volatile()
-    }
+    // SAFETY: it is within the head.
+    let half = unsafe { head.as_ptr().cast::<u32>().byte_add(place) };
+    // SAFETY: it is aligned.
+    unsafe { half.read_volatile() }
 }
 
 /// The byte there.
@@ -76,10 +75,7 @@ pub(crate) fn half(head: &[u64], offset: u32) -> u32 {
 pub(crate) fn byte(head: &[u64], offset: u32) -> u8 {
     let place = offset as usize & (HEAD_BYTES - 1);
     // SAFETY: it is within the head.
-    unsafe {
-        head.as_ptr()
-            .cast::<u8>()
-            .wrapping_byte_add(place)
-            .read_volatile()
-    }
+    let byte = unsafe { head.as_ptr().cast::<u8>().byte_add(place) };
+    // SAFETY: a byte is always aligned.
+    unsafe { byte.read_volatile() }
 }
