@@ -1,6 +1,6 @@
 //! Programs that others take off an interface.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use serde_json::Value;
 use tcpstate_agent::kernel::XdpMode;
@@ -15,13 +15,21 @@ use crate::harness::{Netns, require, within};
 /// It is asked every 30 seconds whether they are there.
 const NOTICED: Duration = Duration::from_mins(1);
 
-/// The numbers of the links to an interface.
+/// The numbers of the links to an interface that this process holds.
 fn links(namespace: &Netns, device: &str) -> Vec<u64> {
-    let text = namespace.command("bpftool", &["--json", "link", "show"]);
-    let all: Value = serde_json::from_str(&text).unwrap();
-    let all = all.as_array().unwrap().iter();
-    all.filter(|link| link["devname"] == device)
-        .map(|link| link["id"].as_u64().unwrap())
+    let text = namespace.command("ip", &["-json", "link", "show", "dev", device]);
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    let index = shown[0]["ifindex"].as_u64();
+    let files = fs::read_dir("/proc/self/fdinfo").unwrap();
+    // That of the folder itself is closed again by now.
+    let texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
+    let number = |text: &str, name: &str| -> Option<u64> {
+        let mut lines = text.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    };
+    texts
+        .filter(|text| index.is_some() && number(text, "ifindex:") == index)
+        .filter_map(|text| number(&text, "link_id:"))
         .collect()
 }
 
