@@ -9,7 +9,10 @@
     reason = "the sizes of the buffers are far below 32 bits"
 )]
 
-use std::{io, time::Instant};
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
 
 use aya::{Ebpf, maps::MapError, programs::ProgramError};
 use tcpstate_common::{
@@ -36,6 +39,11 @@ use crate::decode::{KernelNamespace, object::Object};
 /// Runs for one namespace after the other that has a turn, before it is given up: the list is read
 /// from its beginning again each time that the place where it was left is gone.
 const LIST_RUNS: usize = 65_536;
+/// How often, and after which pause, the list is begun again whose first step cannot be made: another
+/// CPU takes some ten nanoseconds between the two links of a namespace, unless it is a virtual one that
+/// is not running just then.
+const LIST_TRIES: u32 = 200;
+const LIST_PAUSE: Duration = Duration::from_millis(1);
 /// Counters of one CPU in one namespace take some 150 ns to read; so many are some 50 µs.
 const CPU_COUNTERS_A_RUN: usize = 350;
 
@@ -203,6 +211,7 @@ impl KernelTables {
         let mut found: Vec<KernelNamespace> = Vec::new();
         let own = self.host.net;
         self.namespaces.get_mut().request = self.namespaces_request();
+        let mut beside_own = 0;
         for _ in 0..LIST_RUNS {
             self.read_namespaces.run()?;
             let namespaces = self.namespaces.get();
@@ -210,7 +219,12 @@ impl KernelTables {
             if namespaces.is_lost != 0 && namespaces.count == 0 {
                 // The one to go on from is gone: from the beginning, which is there.
                 if namespaces.request.first == own {
-                    return Err(ReadError::Memory("the agent's own network namespace"));
+                    // It is there, but one beside it is being linked or unlinked.
+                    beside_own += 1;
+                    if beside_own == LIST_TRIES {
+                        return Err(ReadError::Endless);
+                    }
+                    thread::sleep(LIST_PAUSE);
                 }
                 found.clear();
                 self.begin_list_at(own, 0);
