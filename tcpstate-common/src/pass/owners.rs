@@ -6,7 +6,7 @@ use super::objects::{HEAD_WORDS, PIECE_WORDS, Wanted};
 
 /// Descriptors that are looked at side by side: what costs is waiting for memory, and so many
 /// waits overlap.
-pub const SLOTS_TOGETHER: usize = 32;
+pub const SLOTS_TOGETHER: usize = 16;
 /// Descriptors that one run hands over at most; a power of two.
 pub const MAX_HELD: usize = 256;
 /// Processes that one run hands over at most; a power of two.
@@ -253,10 +253,8 @@ pub struct Owners {
     pub tasks_seen: u32,
     /// For the program's own use: how many of the slots at hand are sockets.
     pub lanes: u32,
-    /// For the program's own use: the inode number of the namespace that was met last.
-    pub net_inode: u32,
-    /// For the program's own use: the address of that namespace.
-    pub net: u64,
+    /// For the program's own use.
+    pub padding: u32,
     /// `CLOCK_MONOTONIC` nanoseconds when the run began.
     pub begun_ns: u64,
     /// `jiffies_64` then.
@@ -269,8 +267,8 @@ pub struct Owners {
     pub slots_after: [u64; SLOTS_TOGETHER],
     /// For the program's own use: by socket, which slot it is.
     pub lane_slots: [u32; SLOTS_TOGETHER],
-    /// For the program's own use: by socket, its file.
-    pub lane_files: [u64; SLOTS_TOGETHER],
+    /// For the program's own use: by socket, the references to its file.
+    pub lane_references: [u64; SLOTS_TOGETHER],
     /// For the program's own use: by socket, its `struct socket`, and then its `struct sock`.
     pub lane_sockets: [u64; SLOTS_TOGETHER],
     /// The processes of the descriptors.

@@ -24,7 +24,7 @@ use tcpstate_common::pass::{
 
 use crate::{
     MMAPABLE,
-    memory::{copy, fetch_lines, half_word, opaque, word, word_or_zero},
+    memory::{copy, half_word, word},
     objects,
 };
 
@@ -67,7 +67,6 @@ extern "C" fn read_owners(_ctx: *const u64) -> u64 {
     owners.is_done = 0;
     owners.tables_left = 0;
     owners.tasks_seen = 0;
-    owners.net = 0;
     owners.begun_ns = now();
     // SAFETY: the helper takes no argument and cannot fail.
     owners.jiffies = unsafe { bpf_jiffies64() };
@@ -309,23 +308,13 @@ extern "C" fn owners_group() -> u64 {
         owners.cursor.next += SLOTS_TOGETHER as u32;
         return MORE;
     }
-    owners_files();
+    for slot in 0..SLOTS_TOGETHER as u64 {
+        owners_file(slot);
+    }
     let (held, lanes) = (owners.held_count, u64::from(owners.lanes));
     if lanes > 0 {
-        owners_sockets();
-        for lane in 0..SLOTS_TOGETHER as u64 {
-            if lane >= lanes {
-                break;
-            }
-            owners_sock(lane);
-        }
-        for number in 0..SLOTS_TOGETHER as u64 {
-            let number = u64::from(held) + number;
-            if number >= u64::from(owners.held_count) {
-                break;
-            }
-            owners_pieces(number);
-        }
+        each_lane(lanes, owners_socket);
+        each_lane(lanes, owners_sock);
     }
     let offsets = &owners.request.offsets;
     let is_same = word(owners.cursor.files_at) == Some(owners.cursor.files)
@@ -362,6 +351,16 @@ extern "C" fn owners_group() -> u64 {
     MORE
 }
 
+#[inline(always)]
+fn each_lane(lanes: u64, step: extern "C" fn(u64) -> u64) {
+    for lane in 0..SLOTS_TOGETHER as u64 {
+        if lane >= lanes {
+            break;
+        }
+        step(lane);
+    }
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn owners_leave_or_pass() -> u64 {
@@ -371,60 +370,38 @@ extern "C" fn owners_leave_or_pass() -> u64 {
     MORE
 }
 
-/// Finds those of the slots whose files are sockets.
-///
-/// Here and in what follows a loop reads one word of each and does little else: so the processor is
-/// at the next ones while it waits for the first.
+/// Looks whether a slot's file is a socket.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn owners_files() -> u64 {
+extern "C" fn owners_file(slot: u64) -> u64 {
     let owners = owners!();
-    let operations_at = u64::from(owners.request.offsets.file_operations);
-    let wanted = owners.request.socket_operations;
-    let mut lanes = 0;
-    for slot in 0..SLOTS_TOGETHER {
-        let file = owners.slots[slot];
-        let operations = word_or_zero(file + operations_at);
-        let differs = opaque(operations ^ wanted);
-        // The highest bit of it tells. Without a branch: to the verifier each would be another path
-        // through the loop.
-        let is_other = differs | differs.wrapping_neg();
-        let lane = opaque(lanes) as usize & (SLOTS_TOGETHER - 1);
-        owners.lane_files[lane] = file;
-        owners.lane_slots[lane] = slot as u32;
-        lanes += 1 - (opaque(is_other) >> 63);
+    let slot = slot as usize & (SLOTS_TOGETHER - 1);
+    let file = owners.slots[slot];
+    if file == 0 {
+        return DONE;
     }
-    owners.lanes = lanes as u32;
+    let offsets = &owners.request.offsets;
+    let operations = word(file + u64::from(offsets.file_operations));
+    if operations != Some(owners.request.socket_operations) {
+        return DONE;
+    }
+    let lane = owners.lanes as usize & (SLOTS_TOGETHER - 1);
+    owners.lane_slots[lane] = slot as u32;
+    owners.lane_sockets[lane] = word(file + u64::from(offsets.file_private)).unwrap_or(0);
+    owners.lane_references[lane] = word(file + u64::from(offsets.file_references)).unwrap_or(0);
+    owners.lanes += 1;
     MORE
 }
 
-/// From the files to the `struct sock`, by way of the `struct socket`.
+/// From the `struct socket` to the `struct sock`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn owners_sockets() -> u64 {
+extern "C" fn owners_socket(lane: u64) -> u64 {
     let owners = owners!();
-    let offsets = &owners.request.offsets;
-    let lanes = u64::from(owners.lanes);
-    let private_at = u64::from(offsets.file_private);
-    for lane in 0..SLOTS_TOGETHER {
-        if lane as u64 >= lanes {
-            break;
-        }
-        owners.lane_sockets[lane] = word_or_zero(owners.lane_files[lane] + private_at);
-    }
-    let sock_at = u64::from(offsets.socket_sock);
-    for lane in 0..SLOTS_TOGETHER {
-        if lane as u64 >= lanes {
-            break;
-        }
-        owners.lane_sockets[lane] = word_or_zero(owners.lane_sockets[lane] + sock_at);
-    }
-    for lane in 0..SLOTS_TOGETHER {
-        if lane as u64 >= lanes {
-            break;
-        }
-        fetch_lines(owners.lane_sockets[lane]);
-    }
+    let lane = lane as usize & (SLOTS_TOGETHER - 1);
+    let socket = owners.lane_sockets[lane];
+    let at = socket + u64::from(owners.request.offsets.socket_sock);
+    owners.lane_sockets[lane] = word(at).unwrap_or(0);
     MORE
 }
 
@@ -478,47 +455,25 @@ extern "C" fn owners_sock(lane: u64) -> u64 {
     if kind == MAX_KINDS {
         return DONE;
     }
+    for piece in 0..HELD_PIECES {
+        let offset = wanted.pieces[kind & (MAX_KINDS - 1)][piece];
+        if offset != 0 {
+            let to = held.pieces[piece].as_mut_ptr();
+            // SAFETY: a piece has room for so many bytes. One that cannot be read is zeros.
+            unsafe { copy(to, PIECE_BYTES as u32, sock + u64::from(offset)) };
+        }
+    }
+    let net = objects::word(&held.head, offsets.sock_net);
+    held.namespace = half_word(net + u64::from(offsets.net_inode)).unwrap_or(0);
     held.sock = sock;
     held.kind = kind as u32;
-    // The file, until its references are read.
-    held.references = owners.lane_files[lane];
+    held.references = owners.lane_references[lane];
     held.descriptor = owners.cursor.next + owners.lane_slots[lane];
     if owners.cursor.record >= NO_RECORD {
         owners_record();
     }
     held.task = owners.cursor.record;
     owners.held_count = number as u32 + 1;
-    MORE
-}
-
-/// Takes the rest of a socket that is wanted.
-#[unsafe(no_mangle)]
-#[inline(never)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "the verifier follows a number more easily than two iterators"
-)]
-extern "C" fn owners_pieces(number: u64) -> u64 {
-    let owners = owners!();
-    let held = &mut owners.held[number as usize & (MAX_HELD - 1)];
-    let pieces = &owners.request.wanted.pieces[held.kind as usize & (MAX_KINDS - 1)];
-    for piece in 0..HELD_PIECES {
-        let offset = pieces[piece];
-        if offset != 0 {
-            let to = held.pieces[piece].as_mut_ptr();
-            // SAFETY: a piece has room for so many bytes. One that cannot be read is zeros.
-            unsafe { copy(to, PIECE_BYTES as u32, held.sock + u64::from(offset)) };
-        }
-    }
-    let offsets = &owners.request.offsets;
-    held.references = word_or_zero(held.references + u64::from(offsets.file_references));
-    let net = objects::word(&held.head, offsets.sock_net);
-    // Nearly always that of the one before.
-    if net != owners.net {
-        owners.net = net;
-        owners.net_inode = half_word(net + u64::from(offsets.net_inode)).unwrap_or(0);
-    }
-    held.namespace = owners.net_inode;
     MORE
 }
 
