@@ -91,13 +91,10 @@ fn to_json(reading: &Reading) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, time::Duration};
+    use std::time::Duration;
 
     use super::*;
-    use crate::{
-        collect::counters::KernelCounters,
-        engine::{FaultSums, SnapshotState},
-    };
+    use crate::engine::SnapshotState;
 
     fn reading() -> Reading {
         let mut census = Census::default();
@@ -105,29 +102,12 @@ mod tests {
         census.add(Family::Ipv6, TcpState::CloseWait, 1_234_567);
         Reading {
             sockets: Some(census),
-            by_namespace: BTreeMap::new(),
-            transitions: None,
-            missed: None,
-            close_wait: None,
-            outgoing: None,
-            orphans: None,
-            durations: None,
-            closes: None,
-            resets: None,
-            listeners: None,
-            handshakes: None,
-            events: None,
             snapshot: Some(SnapshotState {
                 duration: Duration::from_micros(2_500),
                 ..SnapshotState::default()
             }),
             namespaces: Some(1),
-            kernel_counters: KernelCounters::default(),
-            limits: None,
-            max_orphans: None,
-            faults: Some(FaultSums::default()),
-            segments: None,
-            programs: Vec::new(),
+            ..Reading::default()
         }
     }
 

@@ -9,6 +9,7 @@ use crate::collect::{
     close_wait::{Cause, DiagnosedGroup, Report, Verdict, diagnosed::diagnose},
     listeners::{DiagnosedListener, ListeningReport, ReportListener},
     outgoing::{ConnectionsReport, DiagnosedDestination},
+    owners::ReportProcess,
     unanswered::DiagnosedUnanswered,
 };
 
@@ -24,6 +25,15 @@ pub struct Filter {
     pub port: Option<u16>,
     /// At most so many groups, and so many of what else is wrong.
     pub limit: usize,
+}
+
+impl Filter {
+    /// Whether the process that is asked for is this one, or one of those that share with it.
+    pub(crate) fn is_held(&self, process: Option<&ReportProcess>, shared_with: &[u32]) -> bool {
+        self.pid.is_none_or(|pid| {
+            process.is_some_and(|process| process.pid == pid) || shared_with.contains(&pid)
+        })
+    }
 }
 
 /// What there is to say about the sockets in CLOSE_WAIT.
@@ -208,7 +218,6 @@ pub(crate) mod tests {
             close_wait::{ReportGroup, ReportPeer, Role, verdict::tests::facts},
             listeners::report::tests::stuck,
             outgoing::report::tests::destination,
-            owners::ReportProcess,
             unanswered::{ReportUnanswered, UnansweredState, report::tests::unanswered},
         },
         diagnosis::namespace_paths::tests::paths,

@@ -72,12 +72,7 @@ fn of(diagnosis: &Diagnosis) -> String {
 
 /// What was looked at, and found in order.
 fn examined(diagnosis: &Diagnosis) -> String {
-    let of_filter: u64 = diagnosis
-        .groups
-        .iter()
-        .map(|group| group.group.sockets)
-        .sum();
-    let mut all = vec![match (of_filter, diagnosis.sockets) {
+    let mut all = vec![match (diagnosis.sockets_shown, diagnosis.sockets) {
         (0, _) if diagnosis.groups_found > 0 => {
             "none is in CLOSE_WAIT for longer than a second".to_owned()
         }

@@ -8,7 +8,9 @@ use std::{
 
 use super::{close_wait::OwnedGroup, look::FoundOwners};
 use crate::{
-    collect::close_wait::{Age, Cause, Facts, HolderFacts, Role, Service, Survey, Verdict},
+    collect::close_wait::{
+        Age, Cause, Facts, HolderFacts, Role, SURELY_SEEN, Service, Survey, Verdict,
+    },
     host::process::{Process, ProcessId, RunState},
 };
 
@@ -27,8 +29,6 @@ type GroupKey = (ProcessId, Service, Cause);
 
 /// A count is compared with one that is at most so old.
 const LONG_AGO: Duration = Duration::from_mins(10);
-/// Where so many should have come, some have.
-const SURELY_SEEN: f64 = 3.0;
 /// What serves requests has some in CLOSE_WAIT at any time that are no older than this.
 const REQUEST: Duration = Duration::from_mins(1);
 
@@ -58,9 +58,10 @@ impl Memory {
             .collect();
         for group in groups.iter_mut() {
             if let Some(owner) = &group.owner
+                && leaving.contains(&(owner.id, group.service))
                 && let Some(holder) = &mut group.facts.holder
             {
-                holder.leaves_responses = leaving.contains(&(owner.id, group.service));
+                holder.leaves_responses = true;
                 group.judge();
             }
         }

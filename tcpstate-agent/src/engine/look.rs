@@ -81,7 +81,7 @@ pub(super) struct Looked {
     /// What did not go well.
     pub(super) faults: Faults,
     /// What the kernel said itself behind it, by inode number: full sockets, and minisockets.
-    pub(super) expected_after: Vec<(u32, u64, u64)>,
+    pub(super) expected_after: FxHashMap<u32, (u64, u64)>,
     /// The namespaces in which far fewer half-open connections were found than the listening sockets
     /// said that they have, before and behind it.
     pub(super) lacks_half_open: FxHashSet<u32>,
@@ -115,7 +115,7 @@ pub(super) struct Job {
     walk: Option<Walk>,
     owners: Option<FoundOwners>,
     owners_took: Duration,
-    expected_after: Vec<(u32, u64, u64)>,
+    expected_after: FxHashMap<u32, (u64, u64)>,
     lacks_half_open: FxHashSet<u32>,
 }
 
@@ -165,7 +165,7 @@ impl Job {
             walk: None,
             owners: None,
             owners_took: Duration::ZERO,
-            expected_after: Vec::new(),
+            expected_after: FxHashMap::default(),
             lacks_half_open: FxHashSet::default(),
         }
     }
@@ -260,7 +260,7 @@ impl Job {
         let after = reader.tables.namespaces()?;
         let expected = after.iter();
         self.expected_after = expected
-            .map(|namespace| (namespace.inode, namespace.in_use, namespace.minisockets))
+            .map(|namespace| (namespace.inode, (namespace.in_use, namespace.minisockets)))
             .collect();
         let found = self.found.iter().flat_map(|found| &found.namespaces);
         let found: Vec<_> = found

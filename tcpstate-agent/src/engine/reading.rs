@@ -21,8 +21,8 @@ use crate::{
     kernel::{ProgramStatus, Resets},
 };
 
-/// The state of the host at one moment.
-#[derive(Clone, Debug)]
+/// The state of the host at one moment. By default nothing is known.
+#[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// Sockets of all namespaces. `None` where nothing can count them, and for the moment
     /// after the start until they have been counted once.

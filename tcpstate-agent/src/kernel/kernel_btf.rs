@@ -61,16 +61,28 @@ impl KernelBtf {
     /// Offset of `field` in bytes, or in bits where it is a single one, by the first of its names that
     /// this kernel has. The error is that of the first.
     pub fn offset(&self, field: &KernelField) -> Result<u32, FieldError> {
+        let names = field.paths.iter().map(|&path| (path, field.size));
+        let (offset, _) = self.first_of(field.structure, names)?;
+        Ok(offset)
+    }
+
+    /// Offset and size of the first of these members that there is: the kernel renames fields, and
+    /// makes them smaller. The error is that of the first.
+    pub fn first_of(
+        &self,
+        structure: &'static str,
+        names: impl IntoIterator<Item = (&'static str, u32)>,
+    ) -> Result<(u32, u32), FieldError> {
         let mut first = None;
-        for path in field.paths {
-            match self.offset_of(field.structure, path, field.size) {
-                Ok(offset) => return Ok(offset),
-                Err(error) => first = first.or(Some(error)),
+        for (path, size) in names {
+            match self.offset_of(structure, path, size) {
+                Ok(offset) => return Ok((offset, size)),
+                Err(error) => {
+                    first.get_or_insert(error);
+                }
             }
         }
-        Err(first.unwrap_or(FieldError::NoStruct {
-            structure: field.structure,
-        }))
+        Err(first.unwrap_or(FieldError::NoStruct { structure }))
     }
 
     /// Offset of the member that `path` leads to, of `wanted` bytes; in bits where that is 0 and it

@@ -28,21 +28,13 @@ pub(super) struct Fields<'a>(pub(super) &'a KernelBtf);
 type Found = Result<Field, FieldError>;
 
 impl Fields<'_> {
-    /// The first of `paths` that there is, in one of the sizes: the kernel renames fields, and makes
-    /// them smaller.
+    /// The first of `paths` that there is, in one of the sizes.
     fn any(&self, structure: &'static str, paths: &[&'static str], sizes: &[u32]) -> Found {
-        let mut first = None;
-        for path in paths {
-            for &size in sizes {
-                match self.0.offset_of(structure, path, size) {
-                    Ok(offset) => return Ok(Field { offset, size }),
-                    Err(error) => {
-                        first.get_or_insert(error);
-                    }
-                }
-            }
-        }
-        Err(first.unwrap_or(FieldError::NoStruct { structure }))
+        let names = paths
+            .iter()
+            .flat_map(|&path| sizes.iter().map(move |&size| (path, size)));
+        let (offset, size) = self.0.first_of(structure, names)?;
+        Ok(Field { offset, size })
     }
 
     fn one(&self, structure: &'static str, path: &'static str, size: u32) -> Found {

@@ -6,7 +6,7 @@ use std::{
     fs,
     net::{TcpListener, TcpStream},
     os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -264,14 +264,8 @@ fn walks_end_and_name_nobody_else_while_processes_come_and_go() {
 /// Where no agent answers, so that the command looks itself.
 const NO_AGENT: &str = "--control.socket=/nonexistent/socket";
 
-/// Runs `diagnose` by other means, and returns what it says.
-fn diagnose(program: &str, arguments: &[&str]) -> String {
-    let all = [
-        arguments,
-        &[AGENT, "diagnose", NO_AGENT, "--interval=0", "--output=json"],
-    ]
-    .concat();
-    let output = run(program, &all);
+/// What a program has said, which must have succeeded.
+fn said(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
@@ -279,6 +273,16 @@ fn diagnose(program: &str, arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     said
+}
+
+/// Runs `diagnose` by other means, and returns what it says.
+fn diagnose(program: &str, arguments: &[&str]) -> String {
+    let all = [
+        arguments,
+        &[AGENT, "diagnose", NO_AGENT, "--interval=0", "--output=json"],
+    ]
+    .concat();
+    said(&run(program, &all))
 }
 
 #[test]
@@ -315,13 +319,7 @@ fn as_nobody(arguments: &[&str]) -> String {
     ];
     let output = run("unshare", &[&begin, arguments].concat());
     fs::remove_file(&copy).unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    said
+    said(&output)
 }
 
 #[test]

@@ -2,11 +2,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use super::{Cause, ReportGroup, ReportPeer, Role, Verdict};
+use super::{Cause, ReportGroup, ReportPeer, Role, Verdict, report::PEERS};
 use crate::collect::owners::ReportProcess;
-
-/// Peers that are named in each group.
-const PEERS: usize = 3;
 
 /// What is the same of processes that are alike.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]

@@ -50,11 +50,8 @@ pub struct DiagnosedGroup {
 
 impl Filter {
     pub(crate) fn passes(&self, group: &ReportGroup) -> bool {
-        let holds = |pid: u32| {
-            let owner = group.process.as_ref().map(|process| process.pid);
-            owner == Some(pid) || group.shared_with.contains(&pid)
-        };
-        self.pid.is_none_or(holds) && self.port.is_none_or(|port| group.port == port)
+        self.is_held(group.process.as_ref(), &group.shared_with)
+            && self.port.is_none_or(|port| group.port == port)
     }
 }
 
@@ -106,9 +103,7 @@ impl DiagnosedGroup {
         };
         (diagnosed, growth)
     }
-}
 
-impl DiagnosedGroup {
     /// Whether it is more than connections that are just being closed.
     pub(crate) fn is_lasting(&self) -> bool {
         let group = &self.group;
@@ -126,10 +121,8 @@ fn forecast(groups: &mut [(DiagnosedGroup, Growth)]) {
     }
     for (group, _) in groups {
         let process = group.group.process.as_ref();
-        group.fds_exhausted_in_seconds = process.and_then(|process| {
-            let left = process.max_fds?.saturating_sub(process.open_fds?);
-            exhausted_in(left, *lasting.get(&process.id())?)
-        });
+        group.fds_exhausted_in_seconds = process
+            .and_then(|process| exhausted_in(process.fds_left()?, *lasting.get(&process.id())?));
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Cause, ReportGroup};
 
 /// Where so many should have come and none did, none come any more: by chance that happens once
 /// in twenty times.
-const SURELY_SEEN: f64 = 3.0;
+pub(crate) const SURELY_SEEN: f64 = 3.0;
 /// What a look may be late.
 const LATE: Duration = Duration::from_millis(500);
 

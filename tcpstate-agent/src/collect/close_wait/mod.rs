@@ -33,6 +33,7 @@ pub use age::{Age, Ages, OLDER_THAN_SECONDS};
 pub use attribution::{Group, attribute};
 pub use cause::Cause;
 pub use diagnosed::DiagnosedGroup;
+pub(crate) use growth::SURELY_SEEN;
 pub use holdings::Holdings;
 pub use peers::Peers;
 pub use queues::{Queues, Times};

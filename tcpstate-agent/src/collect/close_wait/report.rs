@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Peers that are named in each group.
-const PEERS: usize = 3;
+pub(super) const PEERS: usize = 3;
 
 /// Every group of sockets in CLOSE_WAIT at one moment, the largest first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -167,7 +167,7 @@ impl ReportGroup {
         let key = |group: &Self| {
             let process = group.process.as_ref();
             (
-                process.map(|process| (process.pid, process.start_boottime_ns)),
+                process.map(ReportProcess::id),
                 group.namespace,
                 group.role,
                 group.port,

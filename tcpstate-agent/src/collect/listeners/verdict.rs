@@ -26,11 +26,8 @@ pub struct DiagnosedListener {
 
 impl Filter {
     pub(crate) fn passes_listener(&self, listener: &ReportListener) -> bool {
-        let holds = |pid: u32| {
-            let owner = listener.process.as_ref().map(|process| process.pid);
-            owner == Some(pid) || listener.shared_with.contains(&pid)
-        };
-        self.pid.is_none_or(holds) && self.port.is_none_or(|port| listener.address.port() == port)
+        self.is_held(listener.process.as_ref(), &listener.shared_with)
+            && self.port.is_none_or(|port| listener.address.port() == port)
     }
 }
 
@@ -42,12 +39,8 @@ impl DiagnosedListener {
         namespaces: &NamespacePaths,
     ) -> Option<Self> {
         let trouble = listener.trouble?;
-        let is_full = listener.process.as_ref().is_some_and(|process| {
-            process
-                .open_fds
-                .zip(process.max_fds)
-                .is_some_and(|(open, max)| open >= max)
-        });
+        let process = listener.process.as_ref();
+        let is_full = process.is_some_and(|process| process.fds_left() == Some(0));
         let verdict = match trouble {
             ListenerTrouble::ManyPeersSilent | ListenerTrouble::FewPeersSilent => None,
             _ if is_full => Some(Verdict::DescriptorsExhausted),

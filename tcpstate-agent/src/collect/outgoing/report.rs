@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{NamespaceOutgoing, Way};
-use crate::{collect::unanswered::ReportUnanswered, engine::Connections};
+use crate::{
+    collect::{owners::Reporter, unanswered::ReportUnanswered},
+    engine::Connections,
+};
 
 /// Ways that take a smaller part of the ports are not reported.
 const SMALL_PART: f64 = 0.01;
@@ -59,9 +62,10 @@ impl ConnectionsReport {
             order.then(one.remote_address.cmp(&other.remote_address))
         });
         destinations.truncate(MOST_DESTINATIONS);
+        let mut reporter = Reporter::default();
         let groups = found.unanswered.iter();
         let mut unanswered: Vec<_> = groups
-            .filter_map(|(key, tally)| ReportUnanswered::new(key, tally))
+            .filter_map(|(key, tally)| ReportUnanswered::new(key, tally, &mut reporter))
             .collect();
         unanswered.sort_by_key(|group| std::cmp::Reverse(group.sockets));
         unanswered.truncate(MOST_GROUPS);

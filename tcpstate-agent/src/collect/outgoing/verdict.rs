@@ -13,6 +13,7 @@ const RUNNING_OUT: f64 = 0.8;
 const GOING_TO: f64 = 0.25;
 /// So soon.
 const SOON_SECONDS: f64 = 600.0;
+
 /// A destination that ports are running out for, and what follows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DiagnosedDestination {

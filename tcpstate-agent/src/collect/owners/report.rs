@@ -43,6 +43,11 @@ impl ReportProcess {
         }
     }
 
+    /// How many more descriptors it may have; `None` where that is not limited or not known.
+    pub(crate) fn fds_left(&self) -> Option<u64> {
+        Some(self.max_fds?.saturating_sub(self.open_fds?))
+    }
+
     /// Where it runs, for a person; empty where that is not known.
     pub(crate) fn place(&self) -> String {
         [

@@ -101,8 +101,11 @@ impl UnansweredState {
 }
 
 impl ReportUnanswered {
-    pub(crate) fn new(key: &UnansweredKey, tally: &UnansweredTally) -> Option<Self> {
-        let mut reporter = Reporter::default();
+    pub(crate) fn new(
+        key: &UnansweredKey,
+        tally: &UnansweredTally,
+        reporter: &mut Reporter,
+    ) -> Option<Self> {
         let holder = tally.holders.first();
         let others = tally.holders.get(1..).unwrap_or_default();
         let names: BTreeSet<_> = others.iter().map(|process| process.name.clone()).collect();

@@ -78,11 +78,7 @@ impl DiagnosedUnanswered {
 
 impl Filter {
     pub(crate) fn passes_unanswered(&self, group: &ReportUnanswered) -> bool {
-        let holds = |pid: u32| {
-            let holder = group.process.as_ref().map(|process| process.pid);
-            holder == Some(pid) || group.shared_with.contains(&pid)
-        };
-        self.pid.is_none_or(holds)
+        self.is_held(group.process.as_ref(), &group.shared_with)
             && self
                 .port
                 .is_none_or(|port| [group.remote_port, group.local_port].contains(&port))

@@ -78,13 +78,9 @@ impl Engine {
         &mut self,
         found: Vec<NamespaceFound>,
         before: &Before,
-        expected_after: &[(u32, u64, u64)],
+        expected_after: &FxHashMap<u32, (u64, u64)>,
         lacks_half_open: &FxHashSet<u32>,
     ) -> u64 {
-        let expected: FxHashMap<u32, (u64, u64)> = expected_after
-            .iter()
-            .map(|&(inode, full, minisockets)| (inode, (full, minisockets)))
-            .collect();
         let at = Instant::now();
         let mut half_open = 0;
         for namespace in found {
@@ -107,7 +103,7 @@ impl Engine {
                 at,
                 missed: before.missed,
             };
-            let agrees = pass.agrees_with(namespace.expected, expected.get(&inode).copied())
+            let agrees = pass.agrees_with(namespace.expected, expected_after.get(&inode).copied())
                 && !lacks_half_open.contains(&inode);
             if !agrees {
                 self.sums.mismatches += 1;

@@ -130,15 +130,9 @@ impl OwnerLayout {
     }
 }
 
-/// The first of the names that there is. The error is that of the newest.
 fn offset(btf: &KernelBtf, structure: &'static str, names: Names) -> Result<u32, FieldError> {
-    let mut found = names
-        .iter()
-        .map(|&(path, size)| btf.offset_of(structure, path, size));
-    let newest = found
-        .next()
-        .unwrap_or(Err(FieldError::NoStruct { structure }));
-    newest.or_else(|error| found.find_map(Result::ok).ok_or(error))
+    let (offset, _) = btf.first_of(structure, names.iter().copied())?;
+    Ok(offset)
 }
 
 /// Where in a `struct css_set` the state of [`CONTROLLER`] is.

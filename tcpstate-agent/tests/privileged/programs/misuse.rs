@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpStream},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use tcpstate_agent::{
     engine::OwnedGroup,
 };
 
-use super::{PYTHON, PYTHON_PACKAGE, Program, connect, free_port, listen};
+use super::{PYTHON_PACKAGE, accept, connect, free_port, listen, python};
 use crate::{
     close_wait::{Look, SHOWN},
     harness::{Netns, is_excused, require, within},
@@ -73,10 +73,6 @@ fn visit(namespace: &Netns, port: u16, clients: u32) -> Vec<TcpStream> {
         .collect()
 }
 
-fn python(namespace: &Netns, script: &str) -> Program {
-    Program::start(namespace, &[PYTHON, "-c", script])
-}
-
 /// As TLS does it: the server says goodbye with its FIN, and nobody is there to read it.
 #[test]
 fn an_idle_pool_with_a_goodbye_in_it_is_a_pool_and_no_stuck_consumer() {
@@ -131,11 +127,6 @@ fn a_response_that_nobody_reads_is_no_pool() {
         ..server(port, Cause::DataUnread, Verdict::UnreadResponse, 6)
     };
     are_told(&look, &namespace, &[unread]);
-}
-
-/// They end with the caller's last use of them.
-fn accept(listener: &TcpListener, count: usize) -> Vec<TcpStream> {
-    (0..count).map(|_| listener.accept().unwrap().0).collect()
 }
 
 #[test]

@@ -145,6 +145,16 @@ fn connect(namespace: &Netns, port: u16) -> TcpStream {
     })
 }
 
+/// Python with a script.
+fn python(namespace: &Netns, script: &str) -> Program {
+    Program::start(namespace, &[PYTHON, "-c", script])
+}
+
+/// They end with the caller's last use of them.
+fn accept(listener: &TcpListener, count: usize) -> Vec<TcpStream> {
+    (0..count).map(|_| listener.accept().unwrap().0).collect()
+}
+
 /// Reads a request's head.
 fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
@@ -178,9 +188,9 @@ fn an_http_client_whose_idle_connections_the_server_has_closed_has_not_read_the_
          print('idle', flush=True)\n\
          sys.stdin.read()\n"
     );
-    let mut client = Program::start(&namespace, &[PYTHON, "-c", &script]);
+    let mut client = python(&namespace, &script);
     // None is answered before all are there, so that each needs a connection of its own.
-    let mut connections: Vec<TcpStream> = (0..5).map(|_| server.accept().unwrap().0).collect();
+    let mut connections = accept(&server, 5);
     for connection in &mut connections {
         read_head(connection);
     }
@@ -221,7 +231,7 @@ fn a_server_that_forgets_to_close_has_read_the_end() {
          \x20   def shutdown_request(self, request): leaked.append(request)\n\
          Server(('127.0.0.1', {port}), Handler).serve_forever()\n"
     );
-    let server = Program::start(&namespace, &[PYTHON, "-c", &script]);
+    let server = python(&namespace, &script);
     let _peers: Vec<TcpStream> = (0..4)
         .map(|_| {
             let mut peer = connect(&namespace, port);
@@ -337,7 +347,7 @@ fn a_process_whose_first_thread_has_ended_is_blamed_with_all_its_descriptors() {
          number = 60 if platform.machine() == 'x86_64' else 93\n\
          ctypes.CDLL(None).syscall(number, 0)\n"
     );
-    let server = Program::start(&namespace, &[PYTHON, "-c", &script]);
+    let server = python(&namespace, &script);
     let _peers: Vec<TcpStream> = (0..3)
         .map(|_| {
             let peer = connect(&namespace, port);
