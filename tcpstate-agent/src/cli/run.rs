@@ -44,7 +44,7 @@ pub(super) struct RunArgs {
     /// Serve on the sockets that systemd listens on, in the place of --web.listen-address
     #[arg(long = "web.systemd-socket", env = "TCPSTATE_WEB_SYSTEMD_SOCKET")]
     pub(super) systemd_socket: bool,
-    /// File with TLS, passwords and a rate limit, as Prometheus exporters take it
+    /// File with TLS, passwords, headers and a rate limit, as Prometheus exporters take it
     #[arg(
         long = "web.config.file",
         env = "TCPSTATE_WEB_CONFIG_FILE",

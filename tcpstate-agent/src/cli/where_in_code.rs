@@ -49,7 +49,7 @@ pub(super) struct WhereArgs {
     )]
     pub(super) seconds: Duration,
     /// Tell where connections are accepted too. Where the kernel shows that by system calls only,
-    /// each system call of the host takes some 10 ns longer meanwhile, and the report says so
+    /// each system call of the host takes some 10 to 40 ns longer meanwhile, and the command says so
     #[arg(long, env = "TCPSTATE_WHERE_ACCEPT")]
     pub(super) accept: bool,
     /// Output format

@@ -4,7 +4,7 @@
 //! known of each socket, as it comes, which namespace it belongs to, whether something listens on its
 //! port, and whether `connect()` has chosen the port.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::{
@@ -97,7 +97,7 @@ pub struct Found {
 
 /// A pass that is being put together.
 pub struct Look {
-    layout: Layout,
+    layout: Arc<Layout>,
     clock: ClockSample,
     by_net: FxHashMap<u64, usize>,
     /// The last namespace that was looked up. Sockets of one lie close to each other.
@@ -163,7 +163,7 @@ impl Look {
     /// Begins with the namespaces, each with the ports in it that `connect()` may not choose.
     #[must_use]
     pub fn new(
-        layout: &Layout,
+        layout: &Arc<Layout>,
         clock: ClockSample,
         namespaces: Vec<(KernelNamespace, Option<Box<PortSet>>)>,
         wants_unanswered: bool,
@@ -176,7 +176,7 @@ impl Look {
             close_wait.begin(namespace.inode);
         }
         Self {
-            layout: layout.clone(),
+            layout: Arc::clone(layout),
             clock,
             by_net: by_net.collect(),
             last: (0, usize::MAX),

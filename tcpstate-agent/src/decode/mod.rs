@@ -36,9 +36,6 @@ pub enum DecodeError {
     /// A number that is neither `AF_INET` nor `AF_INET6`.
     #[error("{0} is no address family of TCP")]
     Family(u8),
-    /// A number that is no port.
-    #[error("{0} is no port")]
-    Port(u32),
     /// A number that is no direction.
     #[error("{0} is no direction")]
     Direction(u8),

@@ -17,7 +17,7 @@ use crate::{
         Found, Look, close_wait::Holdings, listeners::ListeningSocket, owners::CgroupIdentity,
         unanswered::UnansweredSurvey,
     },
-    decode::{KernelNamespace, Owner, Socket},
+    decode::{Owner, Socket},
     host::process::ProcessId,
     kernel::{
         Contents, Details, Faults, HeldProcesses, OwnerWalk, OwnersError, Progress, ReadError,
@@ -107,7 +107,6 @@ pub(super) struct Job {
     look: Option<Look>,
     /// What `CLOCK_MONOTONIC` said when it began.
     now_ns: u64,
-    namespaces: Vec<KernelNamespace>,
     listeners: Vec<ListeningSocket>,
     tables: VecDeque<TableWalk>,
     stage: Stage,
@@ -157,7 +156,6 @@ impl Job {
             faults: Faults::default(),
             look: None,
             now_ns: 0,
-            namespaces: Vec::new(),
             listeners: Vec::new(),
             tables: VecDeque::new(),
             stage: Stage::Begin,
@@ -194,16 +192,16 @@ impl Job {
         self.began = Instant::now();
         let clock = reader.tables.clock()?;
         self.now_ns = clock.monotonic_ns;
-        self.namespaces = reader.tables.namespaces()?;
-        let mut with_ports = Vec::with_capacity(self.namespaces.len());
-        for namespace in self.namespaces.clone() {
+        let namespaces = reader.tables.namespaces()?;
+        let mut with_ports = Vec::with_capacity(namespaces.len());
+        for namespace in &namespaces {
             let is_used = namespace.in_use + namespace.minisockets > 0;
             let reserved: Option<Box<PortSet>> = if is_used {
                 reader.tables.port_set(namespace.reserved_ports)
             } else {
                 None
             };
-            with_ports.push((namespace, reserved));
+            with_ports.push((namespace.clone(), reserved));
         }
         self.look = Some(Look::new(
             reader.tables.layout(),
@@ -217,7 +215,7 @@ impl Job {
             Details::Usual
         };
         for what in [Contents::Listeners, Contents::Ports, Contents::Sockets] {
-            let tables = reader.tables.hash_tables(what, &self.namespaces)?;
+            let tables = reader.tables.hash_tables(what, &namespaces)?;
             self.tables.extend(
                 tables
                     .into_iter()

@@ -6,7 +6,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError},
+    },
     time::{Duration, Instant},
 };
 
@@ -144,7 +147,7 @@ impl Reader {
             .iter()
             .map(|namespace| (namespace.net, namespace.inode))
             .collect();
-        let layout = self.tables.layout().clone();
+        let layout = Arc::clone(self.tables.layout());
         let mut listeners = Vec::new();
         let mut each = |_: u32, object: &Object<'_>| {
             if let Some(socket) = KernelSocket::of(object, &layout.common)

@@ -143,7 +143,7 @@ impl Engine {
             return None;
         }
         let is_empty = sockets?.in_state(TcpState::CloseWait) == 0;
-        let last = self.last_close_wait();
+        let last = self.close_waits.last();
         let found = if is_empty {
             let took = last.map_or(Duration::ZERO, |last| last.took);
             Arc::new(CloseWait::nothing(Instant::now(), took))

@@ -106,13 +106,6 @@ impl Flow {
         Ok(counted)
     }
 
-    /// The transitions alone.
-    pub fn transitions(&self) -> Result<TransitionMatrix, MapError> {
-        sum(&self.counters, 0, TransitionMatrix::ZERO, |sum, cpu| {
-            sum.add(&cpu.transitions);
-        })
-    }
-
     /// Transitions that the program did not see. The kernel runs no program inside itself
     /// ([`__bpf_trace_run`], since 5.12 with a count): a transition in an interrupt that comes
     /// while the program runs on that CPU is passed over. Some of a million, at most.

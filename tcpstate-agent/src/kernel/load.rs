@@ -25,6 +25,7 @@ use super::{
     reset_table::ResetTable,
     synack_table::SynAckTable,
 };
+use crate::host::memory;
 
 /// The programs, built by `cargo xtask ebpf build`.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf-object/tcpstate.bpf.o");
@@ -204,7 +205,7 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
         loaded.programs.push(ProgramStatus { program, outcome });
     }
     drop(btf);
-    return_free_memory();
+    memory::give_back();
     let stopwatch = origin.filter(|_| runs_on_request.contains(&ProgramId::Owners));
     let stopwatch = stopwatch.map(|origin| {
         Stopwatch::take(&mut ebpf, origin)
@@ -397,7 +398,7 @@ fn load_at_tracepoint<'a>(
     Ok(program)
 }
 
-fn verified_instructions(info: &aya::programs::ProgramInfo) -> u32 {
+pub(super) fn verified_instructions(info: &aya::programs::ProgramInfo) -> u32 {
     info.verified_instruction_count().unwrap_or(0)
 }
 
@@ -421,16 +422,6 @@ pub(super) fn raise_locked_memory_limit() {
     };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
         debug!(%error, "cannot raise the limit of locked memory");
-    }
-}
-
-/// Gives what parsing the kernel's types took back to the system. glibc keeps it otherwise,
-/// because something small that lives on lies behind it.
-fn return_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim() only releases memory that is free, and may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

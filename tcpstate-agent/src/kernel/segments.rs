@@ -25,7 +25,7 @@ use tracing::{Level, debug, enabled};
 use super::{
     event_ring::RecordsRead,
     facts::{Capability, Facts},
-    load::{LoadError, last_words, raise_locked_memory_limit, take_map},
+    load::{LoadError, last_words, raise_locked_memory_limit, take_map, verified_instructions},
     plan::Obstacle,
     syscall::{Place, link_to_interface},
     wire::Wire,
@@ -392,7 +392,7 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<u32, ProgramError> {
         }
         _ => return Err(ProgramError::NotLoaded),
     };
-    Ok(info.verified_instruction_count().unwrap_or(0))
+    Ok(verified_instructions(&info))
 }
 
 fn refusal(facts: &Facts, name: &str, error: &ProgramError) -> Obstacle {

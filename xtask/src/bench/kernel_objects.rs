@@ -1,13 +1,17 @@
 //! The eBPF programs and maps that a process holds, by what the kernel says of its descriptors.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
+    os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
 };
 
 use anyhow::{Context as _, Result};
-use aya::{maps::loaded_maps, programs::loaded_programs};
+use aya::{
+    maps::loaded_maps,
+    programs::{ProgramInfo, loaded_programs},
+};
 
 use crate::folder;
 
@@ -41,13 +45,10 @@ pub(crate) struct MapFacts {
 }
 
 pub(crate) fn programs_of(pid: u32) -> Result<Vec<ProgramFacts>> {
-    let mut ids = BTreeSet::new();
-    ids.extend(descriptors(pid)?.values().filter_map(|text| program(text)));
-    let mut programs = Vec::new();
-    for program in loaded_programs() {
-        let program = program.context("cannot list the kernel's eBPF programs")?;
-        if ids.contains(&program.id()) {
-            programs.push(ProgramFacts {
+    kept_programs(pid)?
+        .iter()
+        .map(|program| {
+            Ok(ProgramFacts {
                 id: program.id(),
                 name: program.name_as_str().unwrap_or_default().to_owned(),
                 verified: program.verified_instruction_count().map(u64::from),
@@ -55,40 +56,62 @@ pub(crate) fn programs_of(pid: u32) -> Result<Vec<ProgramFacts>> {
                     nanoseconds: u64::try_from(program.run_time().as_nanos())?,
                     count: program.run_count(),
                 },
-            });
+            })
+        })
+        .collect()
+}
+
+/// The programs that a process keeps, by descriptors of their own or by links.
+fn kept_programs(pid: u32) -> Result<Vec<ProgramInfo>> {
+    let ids: BTreeSet<u32> = descriptors(pid)?
+        .iter()
+        .filter_map(|text| program(text))
+        .collect();
+    let mut programs = Vec::new();
+    for program in loaded_programs() {
+        let program = program.context("cannot list the kernel's eBPF programs")?;
+        if ids.contains(&program.id()) {
+            programs.push(program);
         }
     }
     Ok(programs)
 }
 
+/// The maps that a process keeps, by descriptors of their own or by its programs.
 pub(crate) fn maps_of(pid: u32) -> Result<Vec<MapFacts>> {
-    let mut names = BTreeMap::new();
-    for map in loaded_maps() {
-        let map = map.context("cannot list the kernel's eBPF maps")?;
-        let name = map.name_as_str().unwrap_or_default().to_owned();
-        names.insert(map.id(), name);
+    let mut ids: BTreeSet<u32> = descriptors(pid)?
+        .iter()
+        .filter_map(|text| number(text, "map_id")?.try_into().ok())
+        .collect();
+    for program in kept_programs(pid)? {
+        let of_program = program
+            .map_ids()
+            .context("cannot ask for a program's maps")?;
+        ids.extend(of_program.unwrap_or_default());
     }
-    let maps = descriptors(pid)?;
-    let maps = maps.values().filter_map(|text| map(text, &names));
-    Ok(by_id(maps, |map| map.id))
-}
-
-/// A process may have several descriptors of one thing.
-fn by_id<T>(all: impl Iterator<Item = T>, id: impl Fn(&T) -> u32) -> Vec<T> {
-    let by_id: BTreeMap<u32, T> = all.map(|one| (id(&one), one)).collect();
-    by_id.into_values().collect()
+    let mut maps = Vec::new();
+    for info in loaded_maps() {
+        let info = info.context("cannot list the kernel's eBPF maps")?;
+        if ids.contains(&info.id()) {
+            let descriptor = info.fd().context("cannot open a map")?;
+            let number = descriptor.as_fd().as_raw_fd();
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))
+                .context("cannot read what the kernel says of a map")?;
+            let name = info.name_as_str().unwrap_or_default();
+            maps.extend(map(&text, name));
+        }
+    }
+    Ok(maps)
 }
 
 /// What the kernel says of each descriptor of a process.
-fn descriptors(pid: u32) -> Result<BTreeMap<String, String>> {
-    let mut texts = BTreeMap::new();
-    for path in folder::entries(Path::new(&format!("/proc/{pid}/fdinfo")))? {
-        // It may have been closed meanwhile.
-        if let Ok(text) = fs::read_to_string(&path) {
-            texts.insert(folder::name(&path), text);
-        }
-    }
-    Ok(texts)
+fn descriptors(pid: u32) -> Result<Vec<String>> {
+    let files = folder::entries(Path::new(&format!("/proc/{pid}/fdinfo")))?;
+    // One may have been closed meanwhile.
+    let texts = files
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok());
+    Ok(texts.collect())
 }
 
 /// The number of a program that a descriptor keeps, itself or by a link to it.
@@ -96,12 +119,12 @@ fn program(fdinfo: &str) -> Option<u32> {
     number(fdinfo, "prog_id")?.try_into().ok()
 }
 
-fn map(fdinfo: &str, names: &BTreeMap<u32, String>) -> Option<MapFacts> {
+fn map(fdinfo: &str, name: &str) -> Option<MapFacts> {
     let kind = number(fdinfo, "map_type")?;
     let id = number(fdinfo, "map_id")?.try_into().ok()?;
     Some(MapFacts {
         id,
-        name: names.get(&id).cloned().unwrap_or_default(),
+        name: name.to_owned(),
         bytes: number(fdinfo, "memlock")?,
         is_per_cpu: PER_CPU_KINDS.contains(&kind),
     })
@@ -133,11 +156,10 @@ mod tests {
 
     #[test]
     fn a_program_and_a_map_are_told_apart() {
-        let names = BTreeMap::from([(3, "CLOCK".to_owned())]);
         assert_eq!(program(PROGRAM), Some(7));
         assert_eq!(program(MAP), None);
-        assert_eq!(map(PROGRAM, &names), None);
-        let found = map(MAP, &names);
+        assert_eq!(map(PROGRAM, ""), None);
+        let found = map(MAP, "CLOCK");
         assert_eq!(
             found.map(|map| (map.name, map.bytes, map.is_per_cpu)),
             Some(("CLOCK".to_owned(), 8192, true))
@@ -149,7 +171,7 @@ mod tests {
         let link = "link_type:\ttracing\nlink_id:\t1\nprog_tag:\t00\nprog_id:\t7\n";
         assert_eq!(program(link), Some(7));
         for text in [link, "pos:\t0\nflags:\t02\n", ""] {
-            assert_eq!(map(text, &BTreeMap::new()), None);
+            assert_eq!(map(text, ""), None);
         }
         assert_eq!(program("pos:\t0\nflags:\t02\n"), None);
     }

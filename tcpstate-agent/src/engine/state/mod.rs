@@ -21,7 +21,7 @@ use tracing::warn;
 use super::{
     Message, OwnedListener, Question, Reading, WatchSettings,
     budget::Budget,
-    close_wait::{CloseWait, CloseWaits},
+    close_wait::CloseWaits,
     listeners::Listeners,
     look::{Wants, WantsOwners},
     namespaces::{Namespaces, Watched},
@@ -512,11 +512,6 @@ impl Engine {
         if let Some(log) = &mut self.kernel.kernel_log {
             log.flush();
         }
-    }
-
-    /// Whether a socket is in CLOSE_WAIT by what is known.
-    pub(super) fn last_close_wait(&self) -> Option<&Arc<CloseWait>> {
-        self.close_waits.last()
     }
 
     /// Whether the host has been counted once.

@@ -7,7 +7,7 @@ use aya::{
     programs::{ProgramError, RawTracePoint},
 };
 
-use super::super::syscall::run_program;
+use super::super::{load::verified_instructions, syscall::run_program};
 
 /// A program that runs when it is told to, and leaves what it finds in a map.
 ///
@@ -31,7 +31,7 @@ impl Program {
         program.load()?;
         Ok(Self {
             program: program.fd()?.as_fd().try_clone_to_owned()?,
-            verified: program.info()?.verified_instruction_count().unwrap_or(0),
+            verified: verified_instructions(&program.info()?),
         })
     }
 

@@ -10,7 +10,9 @@
 )]
 
 use std::{
-    io, thread,
+    io,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -107,7 +109,7 @@ pub struct KernelTables {
     pub(super) block: Mapped<Block>,
     table: Mapped<Table>,
     namespaces: Mapped<Namespaces>,
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
     host: Host,
     pieces: SocketPieces,
     stride: Stride,
@@ -179,7 +181,7 @@ impl KernelTables {
             table: Mapped::take(ebpf, map::TABLE)?,
             namespaces: Mapped::take(ebpf, map::KERNEL_NAMESPACES)?,
             host: Host::default(),
-            layout: layout.clone(),
+            layout: Arc::new(layout.clone()),
             pieces: SocketPieces::of(layout)?,
             stride: Stride::default(),
         };
@@ -189,7 +191,7 @@ impl KernelTables {
 
     /// Where things lie in what is read.
     #[must_use]
-    pub const fn layout(&self) -> &Layout {
+    pub const fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
 
