@@ -87,6 +87,17 @@ impl StateFlow {
 }
 
 impl NamespaceCounters {
+    /// Those of no namespace, in which nothing has happened.
+    pub const ZERO: Self = Self {
+        net: 0,
+        to_time_wait: [0; 2],
+        to_fin_wait2_mini: [0; 2],
+        flow: [[StateFlow {
+            entered: 0,
+            left: 0,
+        }; STATE_SLOTS]; 2],
+    };
+
     /// The element of [`map::LIVE`](crate::map::LIVE), which has `slots`, where the counters of the
     /// namespace with this key belong.
     #[inline(always)]
@@ -197,7 +208,7 @@ pub struct EventCounters {
     pub emitted: u64,
     /// Of these, how many found the ring full.
     pub lost: u64,
-    /// Transitions in namespaces that have no live counters.
+    /// Transitions in namespaces for whose live counters there is no room.
     pub untracked: u64,
     /// Transitions between numbers that are no TCP state.
     pub unknown_state: u64,

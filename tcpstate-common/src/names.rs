@@ -38,6 +38,9 @@ pub mod map {
     pub const SLOTS: &str = "SLOTS";
     /// Per-CPU array of [`NamespaceCounters`](crate::NamespaceCounters); the agent sets its size.
     pub const LIVE: &str = "LIVE";
+    /// Per-CPU hash from a namespace's key to its
+    /// [`NamespaceCounters`](crate::NamespaceCounters), until it has an element of [`LIVE`].
+    pub const YOUNG: &str = "YOUNG";
     /// Array of [`Row`](crate::stopwatch::Row): since when sockets are in CLOSE_WAIT.
     pub const STOPWATCH: &str = "STOPWATCH";
     /// Array of one `u64`: the address that those of sockets and namespaces are measured from.

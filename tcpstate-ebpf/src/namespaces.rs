@@ -5,13 +5,17 @@
 //! that is free, and else another, which `SLOTS` tells. So one comparison finds the counters of
 //! nearly every namespace, and nothing of the `struct net` is read. An element says whose it is.
 //!
+//! One that the agent has not found yet is counted in `YOUNG`, so that nothing is missing when it
+//! does.
+//!
 //! A namespace may be gone, and another lie in its place, before the agent notices: what it notices
 //! is that the kernel's cookie of the place is another one, and then it counts anew.
 
 use aya_ebpf::{
     Global,
+    bindings::BPF_NOEXIST,
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::{HashMap, PerCpuArray, PerCpuHashMap},
 };
 use tcpstate_common::NamespaceCounters;
 
@@ -29,11 +33,22 @@ static LIVE_SLOTS: Global<u32> = Global::new(1);
 #[map]
 static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_NAMESPACES, 0);
 
-/// This CPU's counters of the namespace with this key, if it has some.
+/// Namespaces that can begin to count before the agent has found them.
+const MAX_YOUNG: u32 = 64;
+
+#[map]
+static YOUNG: PerCpuHashMap<u64, NamespaceCounters> = PerCpuHashMap::with_max_entries(MAX_YOUNG, 0);
+
+/// What those begin with.
+static NOTHING: NamespaceCounters = NamespaceCounters::ZERO;
+
+/// This CPU's counters of the namespace with this key, if there is room for some.
 #[inline(always)]
 pub(crate) fn of(net: u64) -> Option<*mut NamespaceCounters> {
     let home = NamespaceCounters::home(net, LIVE_SLOTS.load());
-    counters_of(net, home).or_else(|| counters_of(net, elsewhere(net)))
+    counters_of(net, home)
+        .or_else(|| counters_of(net, elsewhere(net)))
+        .or_else(|| young(net))
 }
 
 /// The element `slot`, if it is that of `net`.
@@ -51,4 +66,15 @@ fn elsewhere(net: u64) -> u32 {
     // SAFETY: the element is copied at once; elements of a preallocated map may be reused but
     // stay readable.
     unsafe { SLOTS.get(net) }.copied().unwrap_or(u32::MAX)
+}
+
+/// The counters of a namespace that the agent has not found yet.
+#[inline(never)]
+fn young(net: u64) -> Option<*mut NamespaceCounters> {
+    if let Some(counters) = YOUNG.get_ptr_mut(net) {
+        return Some(counters);
+    }
+    // Where another CPU was faster, that is as good.
+    let _ = YOUNG.insert(net, &NOTHING, u64::from(BPF_NOEXIST));
+    YOUNG.get_ptr_mut(net)
 }

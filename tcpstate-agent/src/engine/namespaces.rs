@@ -1,6 +1,9 @@
 //! The network namespaces of the host, as they are known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use tracing::warn;
 
@@ -13,7 +16,7 @@ use crate::{
         sockets::{NamespaceId, NamespaceModel, Pass},
     },
     decode::Limits,
-    kernel::Flow,
+    kernel::{Flow, MapError},
 };
 use tcpstate_common::HalfOpenCounts;
 
@@ -37,6 +40,8 @@ pub(super) struct Namespaces {
     uncertain_transitions: u64,
     /// There was no room for the live counters of some, and that has been said.
     is_without_counters: bool,
+    /// Transitions for which there was no room, as last read.
+    untracked: u64,
 }
 
 /// One of them.
@@ -71,7 +76,8 @@ impl Watched {
 
 impl Namespaces {
     /// Takes note of what the kernel's list says: which there are, and what it counts in each.
-    pub(super) fn note(&mut self, fresh: &Fresh, flow: Option<&mut Flow>) {
+    /// Transitions that nothing saw were `missed`, when that was last read.
+    pub(super) fn note(&mut self, fresh: &Fresh, flow: Option<&mut Flow>, missed: u64) {
         // There is always the agent's own: a list without any is none.
         if fresh.namespaces.is_empty() {
             return;
@@ -94,6 +100,8 @@ impl Namespaces {
             .filter(|(_, watched)| !there.contains(&(watched.id, watched.net)))
             .map(|(inode, _)| *inode)
             .collect();
+        // At their places others were before, whose counters they have.
+        let mut replaced = BTreeSet::new();
         for inode in gone {
             self.served.remove(&inode);
             self.half_open.remove(&inode);
@@ -109,18 +117,21 @@ impl Namespaces {
                 // That goes on with its counters, and what was counted since the last look may be
                 // of either.
                 self.uncertain_transitions += watched.moved(flow);
+                replaced.insert(watched.net);
             } else if let Err(error) = flow.remove_namespace(watched.net) {
                 warn!(%error, namespace = inode, "cannot remove the live counters of a namespace");
             }
         }
         let ids: BTreeSet<NamespaceId> = there.into_iter().map(|(id, _)| id).collect();
         self.totals.keep_only(|id| ids.contains(&id));
+        let mut new = Vec::new();
         for namespace in &fresh.namespaces {
             let id = namespace.id();
-            let watched = self
-                .watched
-                .entry(namespace.inode)
-                .or_insert_with(|| Watched {
+            let watched = self.watched.entry(namespace.inode).or_insert_with(|| {
+                if matches!(origin, Origin::SinceAgent) && !replaced.contains(&namespace.net) {
+                    new.push(namespace.inode);
+                }
+                Watched {
                     id,
                     net: namespace.net,
                     model: None,
@@ -128,7 +139,8 @@ impl Namespaces {
                     minisockets: 0,
                     origin,
                     has_disagreed: false,
-                });
+                }
+            });
             watched.minisockets = namespace.minisockets;
             self.totals.add(id, watched.origin, &namespace.counters);
             // Tried again each time, because room may have come; said once.
@@ -144,6 +156,30 @@ impl Namespaces {
         }
         // Not into what was there: that may have had room for very many.
         self.listeners.clone_from(&fresh.listeners);
+        if let Some(flow) = flow
+            && let Err(error) = self.begin(&new, flow, missed)
+        {
+            warn!(%error, "cannot read the live counters of new namespaces; their gauges begin with the next snapshot");
+        }
+    }
+
+    /// Shows those that are new at once, where their live counters hold everything since they began.
+    fn begin(&mut self, new: &[u32], flow: &mut Flow, missed: u64) -> Result<(), MapError> {
+        // Read behind the new ones' counters have been made: what follows is in these.
+        let untracked = flow.events()?.untracked;
+        let is_all_there = std::mem::replace(&mut self.untracked, untracked) == untracked;
+        for inode in new.iter().filter(|_| is_all_there) {
+            let Some(watched) = self.watched.get_mut(inode) else {
+                continue;
+            };
+            let live = flow.namespace(watched.net)?;
+            // Without an element it has none.
+            if live.net != 0 && !flow.may_lack(watched.net) {
+                let model = NamespaceModel::since_it_began(&live, Instant::now(), missed);
+                watched.model = Some(model);
+            }
+        }
+        flow.tidy(Instant::now())
     }
 
     /// Whether what a look has found in one may be shown, which agrees with what the kernel counts or

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsRawFd as _, OwnedFd},
+    time::Instant,
 };
 
 use aya::{
@@ -131,11 +132,23 @@ impl Flow {
         self.live.of(net)
     }
 
-    /// Gives the namespace at this address live counters, which start at 0. To be done before it is
-    /// counted for the first time. Does nothing where it has them. Another that was there before it
-    /// has none any more.
+    /// Gives the namespace at this address live counters, with what it has counted since it began,
+    /// if there was room for that. To be done before it is counted for the first time. Does nothing
+    /// where it has them. Another that was there before it has none any more.
     pub fn add_namespace(&mut self, net: u64, id: NamespaceId) -> Result<(), AddError> {
         self.live.add(net, id)
+    }
+
+    /// Whether something that a namespace at this address counted before it was added may be lost.
+    #[must_use]
+    pub fn may_lack(&self, net: u64) -> bool {
+        self.live.was_dropped(net)
+    }
+
+    /// To be done when every namespace of the kernel's list was added: makes room for those that
+    /// begin to count next.
+    pub fn tidy(&mut self, now: Instant) -> Result<(), MapError> {
+        self.live.tidy(now)
     }
 
     /// Takes the live counters of the namespace that was at this address.

@@ -300,6 +300,7 @@ fn start_transition(
         live: LiveCounters::new(
             take_map(ebpf, map::LIVE)?,
             take_map(ebpf, map::SLOTS)?,
+            take_map(ebpf, map::YOUNG)?,
             origin,
         ),
         event_counters: take_map(ebpf, map::EVENT_COUNTERS)?,

@@ -326,6 +326,15 @@ pub(crate) fn busy_watch() -> Watch {
     start(RING_BYTES, settings)
 }
 
+/// The same, with a snapshot in the background once in a long time.
+pub(crate) fn rare_watch() -> Watch {
+    let settings = WatchSettings {
+        cpu_percent: 0.001,
+        ..SETTINGS
+    };
+    start(RING_BYTES, settings)
+}
+
 fn start(ring_bytes: u32, settings: WatchSettings) -> Watch {
     let watch = Watch::start(load(ring_bytes), settings).unwrap();
     assert!(

@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeSet,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use tcpstate_agent::{
-    collect::sockets::NamespaceId,
+    collect::{
+        close_wait::{Cause, Role},
+        sockets::NamespaceId,
+    },
     decode::KernelNamespace,
     engine::Watch,
     kernel::{AddError, Flow, KernelTables, plan::ProgramId},
@@ -17,10 +20,11 @@ use tcpstate_agent::{
 use tcpstate_common::TcpState;
 
 use crate::{
+    actor::{Actor, Duty, Sockets},
     agent::Agent,
     harness::{
-        Netns, Running, SETTINGS, census_of, load, load_programs, on_this_cpu, require, same,
-        watch, within,
+        Netns, Running, SETTINGS, census_of, load, load_programs, on_this_cpu, rare_watch, require,
+        same, watch, within,
     },
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
@@ -254,21 +258,90 @@ fn a_watch_that_cannot_count_is_ready_and_shows_transitions_alone() {
 }
 
 #[test]
-fn transitions_in_a_namespace_without_counters_are_counted_as_untracked() {
-    let namespace = Netns::new();
-    // No watch: nobody gives the namespace counters.
+fn what_a_namespace_counts_before_anybody_knows_it_is_in_its_counters() {
+    // No watch: nobody gives the namespaces counters but this test.
     let mut loaded = load(4096);
     let flow = loaded.flow.as_mut().unwrap();
+    let namespace = Netns::new();
     drop(listeners(&namespace, 10));
-    let untracked = flow.events().unwrap().untracked;
-    // CLOSE to LISTEN and back, each.
-    assert!(untracked >= 20, "{untracked}");
+    let kept = listeners(&namespace, 3);
     let found = find(loaded.tables.as_mut().unwrap(), namespace.inode());
     flow.add_namespace(found.net, found.id()).unwrap();
+    let counted = |flow: &Flow| {
+        let listen = flow.namespace(found.net).unwrap().flow[0][TcpState::Listen.slot()];
+        (listen.entered, listen.left)
+    };
+    assert_eq!(counted(flow), (13, 10));
     drop(listeners(&namespace, 10));
-    let live = flow.namespace(found.net).unwrap();
-    let listen = live.flow[0][TcpState::Listen.slot()];
+    assert_eq!(counted(flow), (23, 20));
+    // Taken along when nothing is on the way any more, and not once more.
+    for seconds in [0, 2, 4] {
+        let later = Instant::now() + Duration::from_secs(seconds);
+        flow.tidy(later).unwrap();
+        assert_eq!(counted(flow), (23, 20), "{seconds}");
+    }
+    drop(kept);
+    assert_eq!(counted(flow), (23, 23));
+}
+
+#[test]
+fn more_new_namespaces_than_have_room_are_untracked_until_those_that_are_gone_make_room() {
+    /// As many as begin to count unknown.
+    const ROOM: usize = 64;
+
+    let mut loaded = load(4096);
+    let flow = loaded.flow.as_mut().unwrap();
+    let untracked = |flow: &Flow| flow.events().unwrap().untracked;
+    let passing: Vec<Netns> = (0..ROOM).map(|_| Netns::new()).collect();
+    for namespace in &passing {
+        drop(listeners(namespace, 1));
+    }
+    let before = untracked(flow);
+    let namespace = Netns::new();
+    drop(listeners(&namespace, 10));
+    // CLOSE to LISTEN and back, each.
+    assert!(untracked(flow) >= before + 20, "{}", untracked(flow));
+    // The first time they may have begun after the list was read.
+    flow.tidy(Instant::now()).unwrap();
+    flow.tidy(Instant::now()).unwrap();
+    let tables = loaded.tables.as_mut().unwrap();
+    let mut dropped = passing
+        .iter()
+        .filter(|namespace| flow.may_lack(find(tables, namespace.inode()).net));
+    assert!(dropped.next().is_some());
+    let found = find(tables, namespace.inode());
+    assert!(!flow.may_lack(found.net));
+    drop(listeners(&namespace, 10));
+    flow.add_namespace(found.net, found.id()).unwrap();
+    let listen = flow.namespace(found.net).unwrap().flow[0][TcpState::Listen.slot()];
     assert_eq!((listen.entered, listen.left), (10, 10));
+}
+
+#[test]
+fn beside_snapshots_that_are_dear_a_new_namespace_is_whole_at_the_next_scrape() {
+    // A walk over so many is no scrape's to wait for.
+    let crowd = Netns::new();
+    let sockets = Sockets {
+        role: Role::Server,
+        cause: Cause::FinUnread,
+        address: "127.0.0.1:0".parse().unwrap(),
+        count: 9_500,
+    };
+    let keepers = std::iter::repeat_n(("crowd", Duty::Keep(sockets)), 6);
+    let _keepers = Actor::start_all(&crowd, keepers);
+    let watch = rare_watch();
+    let age = || watch.read().unwrap().snapshot.unwrap().age;
+    let first = age();
+    let namespace = Netns::new();
+    let _listeners = listeners(&namespace, 3);
+    let (_client, _server) = namespace.enter(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap())
+    });
+    let reading = watch.read().unwrap();
+    same(&census_of(&reading, namespace.inode()), &namespace.ss()).unwrap();
+    assert!(age() > first, "by a snapshot of its own");
 }
 
 #[test]
@@ -320,15 +393,26 @@ fn a_namespace_in_the_place_of_one_that_is_gone_begins_at_nothing() {
         );
         let (inode, sockets) = kept_by_sockets(count);
         let found = find(tables, inode);
+        let is_taken_over = !places.insert(found.net);
         flow.add_namespace(found.net, found.id()).unwrap();
+        let live = |flow: &Flow| {
+            let live = flow.namespace(found.net).unwrap();
+            live.flow[0][TcpState::Listen.slot()].live()
+        };
+        let count = i64::try_from(count).unwrap();
+        // What this one has counted so far is in the counters of the one before it.
+        let begins_at = if is_taken_over && found.cookie.is_some() {
+            0
+        } else {
+            count
+        };
+        assert_eq!(live(flow), begins_at);
         drop(sockets);
-        let live = flow.namespace(found.net).unwrap();
-        let listen = live.flow[0][TcpState::Listen.slot()];
-        assert_eq!((listen.entered, listen.left as usize), (0, count));
+        assert_eq!(live(flow), begins_at - count);
         if found.cookie.is_none() {
             // Nothing else tells one from another with the same number there.
             flow.remove_namespace(found.net).unwrap();
         }
-        taken_over += usize::from(!places.insert(found.net));
+        taken_over += usize::from(is_taken_over);
     }
 }

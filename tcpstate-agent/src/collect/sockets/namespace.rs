@@ -113,6 +113,23 @@ impl NamespaceModel {
         }
     }
 
+    /// The model of one whose live counters, now at `live`, hold everything since it began. When
+    /// `missed` was read, it had not.
+    #[must_use]
+    pub fn since_it_began(live: &NamespaceCounters, at: Instant, missed: u64) -> Self {
+        let beginning = NamespaceCounters {
+            net: live.net,
+            ..NamespaceCounters::ZERO
+        };
+        Self::new(&Pass {
+            counts: SocketCounts::default(),
+            before: beginning,
+            after: beginning,
+            at,
+            missed,
+        })
+    }
+
     /// Learns from another snapshot.
     pub fn correct(&mut self, pass: &Pass) {
         let mut new = Self::new(pass);
@@ -329,6 +346,26 @@ mod tests {
         assert!(found(quiet).agrees_with((9, 9), None));
         let none = NamespaceCounters::default();
         assert!(pass(&counts, &none, &none).agrees_with((9, 9), Some((9, 9))));
+    }
+
+    #[test]
+    fn of_one_that_is_counted_since_it_began_all_is_known_before_a_snapshot() {
+        let mut now = live();
+        now.record(Family::Ipv4, TcpState::Close, TcpState::Listen);
+        now.record(Family::Ipv4, TcpState::Listen, TcpState::SynRecv);
+        now.record(Family::Ipv4, TcpState::SynRecv, TcpState::Established);
+        let mut model = NamespaceModel::since_it_began(&now, Instant::now(), 0);
+        let census = model.census(&now, Some(2));
+        assert_eq!(census.in_state(TcpState::Listen), 1);
+        assert_eq!(census.in_state(TcpState::Established), 1);
+        assert_eq!(census.in_state(TcpState::TimeWait), 2);
+        assert_eq!(model.uncertain(&now), 0);
+        assert!(model.has_changed(&now), "a snapshot has more to say");
+        // Should it know less than was thought, the snapshot is right.
+        let mut counts = found(Family::Ipv4, TcpState::Established, 4);
+        counts.by_state[0][TcpState::Listen.slot()] = 1;
+        model.correct(&pass(&counts, &now, &now));
+        assert_eq!(model.census(&now, None).in_state(TcpState::Established), 4);
     }
 
     #[test]

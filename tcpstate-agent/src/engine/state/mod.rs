@@ -451,7 +451,7 @@ impl Engine {
                     synacks.join(&mut fresh.listeners);
                 }
                 let flow = self.kernel.flow.as_mut();
-                self.namespaces.note(&fresh, flow);
+                self.namespaces.note(&fresh, flow, self.last_missed);
                 Some(fresh)
             }
             Err(error) => {

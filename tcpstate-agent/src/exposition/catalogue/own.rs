@@ -102,15 +102,15 @@ pub const EVENTS_MALFORMED: Metric = Metric {
     help: "Of the lost records, those that the agent has read and not understood.",
 };
 
-/// Transitions of a namespace without live counters.
+/// Transitions of a namespace for whose live counters there is no room.
 pub const UNTRACKED: Metric = Metric {
     name: "tcpstate_untracked_transitions_total",
     kind: Kind::Counter,
     labels: &[],
-    help: "Transitions in network namespaces without live counters: made since the last scrape or \
-           snapshot, or too many. The gauges of such a namespace move with snapshots only. Also \
-           those since the last snapshot of a namespace that was gone when another already lay in \
-           its place in memory: they may be of either.",
+    help: "Transitions in network namespaces for whose live counters there is no room: too many at \
+           all, or more than 64 made since the last scrape or snapshot. The gauges of such a \
+           namespace move with snapshots only. Also those since the last snapshot of a namespace \
+           that was gone when another already lay in its place in memory: they may be of either.",
 };
 
 /// Transitions that were passed over.

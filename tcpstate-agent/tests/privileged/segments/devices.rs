@@ -8,7 +8,7 @@ use tcpstate_common::Direction;
 use super::{
     load,
     packets::{IPV4, frame, ipv4, tcp},
-    wire::{FAR, NEAR, Sender, add_wire, counts, follow, interface, near, sum, wire},
+    wire::{FAR, NEAR, Sender, add_wire, carries, counts, follow, interface, near, sum, wire},
 };
 use crate::{
     harness::{AGENT, Netns, Running, require, run, within},
@@ -101,6 +101,7 @@ fn an_interface_is_followed_when_it_goes_and_comes_back_and_when_it_changes_its_
     namespace.command("ip", &["link", "set", "near1", "up"]);
     shows("near1", Some(0));
     shows(NEAR, None);
+    carries(&namespace);
     send_syn(&namespace);
     shows("near1", Some(1));
     namespace.command("ip", &["link", "set", "near1", "down"]);

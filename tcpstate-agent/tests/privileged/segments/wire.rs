@@ -1,13 +1,13 @@
 //! A wire: two interfaces of one namespace that are each other's far end, and raw packets on them.
 
-use std::os::fd::AsFd as _;
+use std::{os::fd::AsFd as _, time::Duration};
 
 use rustix::net::{SendFlags, send};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use tcpstate_common::{Direction, SegmentCounts};
 
 use super::load;
-use crate::harness::Netns;
+use crate::harness::{Netns, require, within};
 use tcpstate_agent::{
     collect::segments::{Counts, Follower, SegmentSettings, Selection},
     host::netlink::{Interface, Netlink},
@@ -39,6 +39,16 @@ pub(super) fn add_wire(namespace: &Netns) {
         namespace.command("ip", &["link", "set", end, "addrgenmode", "none"]);
         namespace.command("ip", &["link", "set", end, "up"]);
     }
+    carries(namespace);
+}
+
+/// Waits until what is sent on the far end is carried, which the kernel sees to a while after both
+/// ends are up: until then it drops it.
+pub(super) fn carries(namespace: &Netns) {
+    within(Duration::from_secs(30), || {
+        let link = namespace.command("ip", &["-oneline", "link", "show", FAR]);
+        require(link.contains(" state UP "), link)
+    });
 }
 
 /// What there is to know of an interface.
