@@ -1,6 +1,6 @@
 //! From the plan to attached programs.
 
-use std::{error::Error, os::fd::AsFd as _, path::Path};
+use std::{error::Error, fs, io, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
@@ -90,6 +90,8 @@ pub struct ProgramStatus {
     pub outcome: Result<u32, Obstacle>,
 }
 
+/// Which lockdown mode the kernel is in, where it tells: that in brackets.
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// Memory for the live counters of all namespaces, on all CPUs.
 const LIVE_BYTES: usize = 3 * 1024 * 1024;
 /// More namespaces than that the kernel side does not know.
@@ -113,7 +115,7 @@ pub enum LoadError {
     Btf(#[from] aya::BtfError),
     /// The number of CPUs is not known.
     #[error("cannot read how many CPUs there can be: {0}")]
-    Cpus(std::io::Error),
+    Cpus(io::Error),
     /// A map that the agent reads is not in the object.
     #[error("cannot open map {name} of the eBPF object: {source}")]
     Map {
@@ -459,12 +461,8 @@ fn refusal(program: ProgramId, error: &ProgramError) -> Obstacle {
         };
     };
     debug!(program = program.name(), %verifier_log, "the verifier's words");
-    // The verifier says EACCES, which reads alike; EPERM is a matter of permission.
-    let remedy = if io_error.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
-        "look for what forbids BPF here: seccomp, an LSM, or the kernel's lockdown mode"
-    } else {
-        "run with --log.level debug and report the verifier's words"
-    };
+    let lockdown = fs::read_to_string(LOCKDOWN).unwrap_or_default();
+    let remedy = remedy(io_error, &lockdown);
     let name = program.name();
     let cause = match last_words(&verifier_log.to_string()) {
         Some(words) => format!("the kernel refuses {name}: {io_error}: {words}"),
@@ -473,6 +471,21 @@ fn refusal(program: ProgramId, error: &ProgramError) -> Obstacle {
     Obstacle {
         cause,
         remedy: remedy.to_owned(),
+    }
+}
+
+/// What to do about it, where the kernel's [`LOCKDOWN`] says this.
+fn remedy(error: &io::Error, lockdown: &str) -> &'static str {
+    if lockdown.contains("[confidentiality]") {
+        // Then it says of a helper that there is none.
+        return "the kernel is in its lockdown mode `confidentiality`, in which no program may read \
+                its memory: boot it with lockdown=integrity";
+    }
+    // The verifier says EACCES, which reads alike; EPERM is a matter of permission.
+    if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) {
+        "look for what forbids BPF here: seccomp, an LSM, or the kernel's lockdown mode"
+    } else {
+        "run with --log.level debug and report the verifier's words"
     }
 }
 
@@ -494,6 +507,18 @@ mod tests {
     fn live_counters_stay_within_their_memory() {
         for (cpus, fit) in [(1, 4096), (2, 4096), (64, 175), (128, 87), (4096, 16)] {
             assert_eq!(namespaces_that_fit(cpus), fit, "{cpus} CPUs");
+        }
+    }
+
+    #[test]
+    fn the_remedy_of_a_refusal_is_that_of_its_cause() {
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        let invalid = error(Errno::INVAL);
+        let locked = remedy(&invalid, "none integrity [confidentiality]\n");
+        assert!(locked.contains("lockdown=integrity"), "{locked}");
+        for lockdown in ["", "none [integrity] confidentiality\n"] {
+            assert!(remedy(&invalid, lockdown).contains("report"));
+            assert!(remedy(&error(Errno::PERM), lockdown).contains("seccomp"));
         }
     }
 

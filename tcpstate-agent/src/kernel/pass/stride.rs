@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tcpstate_common::pass::{MAX_GROUPS, MAX_LANES, ROOM_FOR_GROUP};
+use tcpstate_common::pass::{MAX_GROUPS, MAX_LANES, NAMESPACES_A_RUN, ROOM_FOR_GROUP};
 
 use super::tables::Contents;
 
@@ -17,9 +17,52 @@ const GROWTH: f64 = 2.0;
 /// Buckets that one run can read.
 const MOST: u32 = MAX_GROUPS * MAX_LANES as u32;
 
+/// The last namespace of a run is read once more in the next one, so one alone would lead nowhere.
+const FEWEST_NAMESPACES: u32 = 2;
+
 /// What is known of each table.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stride([OfTable; 3]);
+
+/// What is known of the list of namespaces: each takes longer the more CPUs count in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListStride {
+    namespaces: u32,
+}
+
+impl Default for ListStride {
+    fn default() -> Self {
+        Self {
+            namespaces: FEWEST_NAMESPACES,
+        }
+    }
+}
+
+impl ListStride {
+    /// How many namespaces to ask for.
+    pub(super) const fn namespaces(self) -> u32 {
+        self.namespaces
+    }
+
+    /// Takes note that so many took so long.
+    pub(super) fn learn(&mut self, namespaces: u32, took: Duration) {
+        self.namespaces = next(self.namespaces, namespaces, took)
+            .clamp(FEWEST_NAMESPACES, NAMESPACES_A_RUN as u32);
+    }
+}
+
+/// How many to ask for next, where so many were `asked` for and `read` of them took so long.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "they are between none and some thousands"
+)]
+fn next(asked: u32, read: u32, took: Duration) -> u32 {
+    let factor = AIM.as_secs_f64() / took.as_secs_f64().max(1e-7);
+    let factor = factor.clamp(1.0 / GROWTH, GROWTH);
+    // A run that was held up once says nothing of the next.
+    f64::midpoint(f64::from(asked), f64::from(read) * factor) as u32
+}
 
 #[derive(Clone, Copy, Debug)]
 struct OfTable {
@@ -61,11 +104,7 @@ impl Stride {
             known.lanes = (known.lanes / 2).max(1);
             return;
         }
-        let factor = AIM.as_secs_f64() / took.as_secs_f64().max(1e-7);
-        let factor = factor.clamp(1.0 / GROWTH, GROWTH);
-        // A run that was held up once says nothing of the next.
-        let smoothed = f64::midpoint(f64::from(known.buckets), f64::from(buckets) * factor);
-        known.buckets = (smoothed as u32).clamp(1, MOST);
+        known.buckets = next(known.buckets, buckets, took).clamp(1, MOST);
         let each = objects as f64 / f64::from(buckets);
         let lanes = f64::from(ROOM_FOR_GROUP) / (2.0 * each + 1.0);
         known.lanes = (lanes as u32).clamp(1, MAX_LANES as u32);
@@ -91,6 +130,25 @@ mod tests {
             assert!(is_right || buckets == MOST, "{nanoseconds}: {took:?}");
             // What is known of one table says nothing of another.
             assert_eq!(stride.buckets(Contents::Ports), MAX_LANES as u32);
+        }
+    }
+
+    #[test]
+    fn runs_along_the_list_come_to_take_what_they_are_to_take_whatever_a_namespace_costs() {
+        for nanoseconds in [300, 4_000, 12_000, 150_000] {
+            let mut stride = ListStride::default();
+            for _ in 0..40 {
+                let namespaces = stride.namespaces();
+                let took = Duration::from_nanos(nanoseconds * u64::from(namespaces));
+                stride.learn(namespaces, took);
+            }
+            let took = Duration::from_nanos(nanoseconds * u64::from(stride.namespaces()));
+            let is_right = (AIM * 7 / 10..AIM * 12 / 10).contains(&took);
+            let is_bound = [FEWEST_NAMESPACES, NAMESPACES_A_RUN as u32];
+            assert!(
+                is_right || is_bound.contains(&stride.namespaces()),
+                "{nanoseconds}: {took:?}"
+            );
         }
     }
 

@@ -20,8 +20,8 @@ use aya::{Ebpf, maps::MapError, programs::ProgramError};
 use tcpstate_common::{
     ClockSample, PORT_WORDS, PortSet, map,
     pass::{
-        BLOCK_BYTES, BUCKET_WORDS, Block, MAX_LANES, MAX_UNREAD, NAMESPACES_A_RUN, Namespaces,
-        NamespacesRequest, PER_CPU_ARRAY, Table, TableRequest,
+        BLOCK_BYTES, BUCKET_WORDS, Block, MAX_LANES, MAX_UNREAD, Namespaces, NamespacesRequest,
+        PER_CPU_ARRAY, Table, TableRequest,
     },
     program,
 };
@@ -34,7 +34,7 @@ use super::{
     mapped::Mapped,
     program::Program,
     socket_pieces::SocketPieces,
-    stride::Stride,
+    stride::{ListStride, Stride},
 };
 use crate::decode::{KernelNamespace, object::Object};
 
@@ -46,8 +46,6 @@ const LIST_RUNS: usize = 65_536;
 /// is not running just then.
 const LIST_TRIES: u32 = 200;
 const LIST_PAUSE: Duration = Duration::from_millis(1);
-/// Counters of one CPU in one namespace take some 150 ns to read; so many are some 50 µs.
-const CPU_COUNTERS_A_RUN: usize = 350;
 
 /// What the chains of bucket 0 end with, and what to add for each further bucket: nothing, the
 /// number of the bucket behind a bit, or that with a bit of its own (`LISTENING_NULLS_BASE`, see
@@ -113,6 +111,7 @@ pub struct KernelTables {
     host: Host,
     pieces: SocketPieces,
     stride: Stride,
+    list_stride: ListStride,
 }
 
 /// A hash table.
@@ -184,6 +183,7 @@ impl KernelTables {
             layout: Arc::new(layout.clone()),
             pieces: SocketPieces::of(layout)?,
             stride: Stride::default(),
+            list_stride: ListStride::default(),
         };
         tables.host = Host::find(&mut tables)?;
         Ok(tables)
@@ -215,8 +215,15 @@ impl KernelTables {
         self.namespaces.get_mut().request = self.namespaces_request();
         let mut beside_own = 0;
         for _ in 0..LIST_RUNS {
+            self.namespaces.get_mut().request.at_most = self.list_stride.namespaces();
+            let begun = Instant::now();
             self.read_namespaces.run()?;
+            let took = begun.elapsed();
             let namespaces = self.namespaces.get();
+            if namespaces.is_lost == 0 && namespaces.next != own {
+                // One that came to its end early says little.
+                self.list_stride.learn(namespaces.count, took);
+            }
             let request = &namespaces.request;
             if namespaces.is_lost != 0 && namespaces.count == 0 {
                 // The one to go on from is gone: from the beginning, which is there.
@@ -290,9 +297,6 @@ impl KernelTables {
         request.pieces = self.pieces.net;
         let offsets = &self.host.cpu_offsets;
         request.cpus = u32::try_from(offsets.len()).unwrap_or(0);
-        // The last one of a run is read once more in the next, so one alone would lead nowhere.
-        let at_most = CPU_COUNTERS_A_RUN / offsets.len().max(1);
-        request.at_most = at_most.clamp(2, NAMESPACES_A_RUN) as u32;
         for (to, offset) in request.cpu_offsets.iter_mut().zip(offsets) {
             *to = *offset;
         }
