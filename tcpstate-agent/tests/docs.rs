@@ -1,7 +1,6 @@
 //! The documentation says what the code says.
 
 use std::{
-    collections::BTreeSet,
     env,
     ffi::OsStr,
     fs,
@@ -20,13 +19,20 @@ use tcpstate_agent::{
 const REFERENCE: &str = "docs/metrics.md";
 const CHANGELOG: &str = "CHANGELOG.md";
 /// Those that are written by hand.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     CHANGELOG,
+    "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/commands.md",
+    "docs/contributing.md",
+    "docs/deployment.md",
     "docs/diagnosis.md",
     "docs/json.md",
+    "docs/prometheus.md",
+    "docs/segments.md",
     "docs/web.md",
+    "docs/where.md",
 ];
 /// What a histogram's name has behind it in queries.
 const OF_HISTOGRAMS: [&str; 3] = ["_bucket", "_sum", "_count"];
@@ -72,15 +78,19 @@ fn the_table_of_verdicts_is_what_the_code_says() -> Result<()> {
     Ok(())
 }
 
-/// A row of the table is | `--flag` | `VARIABLE` | `default` | meaning |.
+const FLAGS: &str = "docs/flags.md";
+
 #[test]
-fn the_readme_has_every_flag_with_its_variable_and_default() -> Result<()> {
-    let readme = read("README.md")?;
-    let documented: BTreeSet<[String; 3]> = table_rows(&readme)
-        .filter(|row| row[0].starts_with("`--"))
-        .map(|row| [0, 1, 2].map(|cell| row.get(cell).map_or("", |text| text).replace('`', "")))
-        .collect();
-    assert_eq!(documented, flags(&Cli::command()));
+fn the_reference_of_flags_is_what_the_command_line_says() -> Result<()> {
+    let generated = flags_reference(&Cli::command());
+    if env::var_os("TCPSTATE_BLESS").is_some_and(|value| value == "1") {
+        let path = root().join(FLAGS);
+        return fs::write(path, generated).with_context(|| format!("cannot write {FLAGS}"));
+    }
+    assert!(
+        read(FLAGS).context("run `cargo xtask docs`")? == generated,
+        "{FLAGS} is not what the command line says: run `cargo xtask docs`"
+    );
     Ok(())
 }
 
@@ -165,26 +175,103 @@ fn read(path: impl AsRef<Path>) -> Result<String> {
     fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn flags(command: &Command) -> BTreeSet<[String; 3]> {
-    command
-        .get_arguments()
-        .filter_map(flag)
-        .chain(command.get_subcommands().flat_map(flags))
-        .collect()
+/// A flag, and the commands that take it.
+struct Flag {
+    name: String,
+    variable: String,
+    default: String,
+    meaning: String,
+    commands: Vec<String>,
 }
 
-fn flag(argument: &Arg) -> Option<[String; 3]> {
+/// Every flag once, in the order of the commands; those of all commands last.
+fn flags_reference(cli: &Command) -> String {
+    let commands: Vec<&Command> = cli.get_subcommands().collect();
+    let mut flags: Vec<Flag> = Vec::new();
+    for command in &commands {
+        for flag in command.get_arguments().filter_map(flag) {
+            let same = flags
+                .iter_mut()
+                .find(|known| (&known.name, &known.variable) == (&flag.name, &flag.variable));
+            let name = format!("`{}`", command.get_name());
+            match same {
+                Some(known) => known.commands.push(name),
+                None => flags.push(Flag {
+                    commands: vec![name],
+                    ..flag
+                }),
+            }
+        }
+    }
+    flags.extend(
+        cli.get_arguments()
+            .filter(|argument| argument.is_global_set())
+            .filter_map(flag),
+    );
+    let mut text = "# Flags\n\n\
+        <!-- Generated from what `tcpstate-agent --help` says: cargo xtask docs -->\n\n\
+        Every flag can be set in the environment too. The command line wins. Without a command it \
+        is `run`.\n\n\
+        | flag | variable | default | commands | meaning |\n\
+        | --- | --- | --- | --- | --- |\n"
+        .to_owned();
+    for flag in flags {
+        let default = if flag.default.is_empty() {
+            String::new()
+        } else {
+            format!("`{}`", flag.default)
+        };
+        let commands = if flag.commands.is_empty() {
+            "all".to_owned()
+        } else {
+            flag.commands.join(", ")
+        };
+        let Flag {
+            name,
+            variable,
+            meaning,
+            ..
+        } = flag;
+        let cells = [
+            format!("`{name}`"),
+            format!("`{variable}`"),
+            default,
+            commands,
+            meaning,
+        ];
+        text.extend(["| ", &cells.join(" | "), " |\n"]);
+    }
+    text
+}
+
+fn flag(argument: &Arg) -> Option<Flag> {
     let text = |text: &OsStr| text.to_string_lossy().into_owned();
     let defaults: Vec<String> = argument
         .get_default_values()
         .iter()
         .map(|value| text(value))
         .collect();
-    Some([
-        format!("--{}", argument.get_long()?),
-        argument.get_env().map(text).unwrap_or_default(),
-        defaults.join(","),
-    ])
+    let help = argument
+        .get_long_help()
+        .or(argument.get_help())?
+        .to_string();
+    let mut meaning = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let values: Vec<String> = argument
+        .get_possible_values()
+        .iter()
+        .map(|value| format!("`{}`", value.get_name()))
+        .collect();
+    if !values.is_empty() {
+        meaning.push_str(": ");
+        meaning.push_str(&values.join(", "));
+    }
+    Some(Flag {
+        name: format!("--{}", argument.get_long()?),
+        variable: argument.get_env().map(text)?,
+        default: defaults.join(","),
+        meaning: meaning.replace('|', "\\|"),
+        commands: Vec::new(),
+    })
 }
 
 /// The rows of all tables of a Markdown text, by cell.
