@@ -20,13 +20,15 @@ use tcpstate_agent::{
 const REFERENCE: &str = "docs/metrics.md";
 const CHANGELOG: &str = "CHANGELOG.md";
 /// Those that are written by hand.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     CHANGELOG,
     "docs/architecture.md",
     "docs/diagnosis.md",
     "docs/json.md",
+    "docs/reliability.md",
     "docs/web.md",
+    "SECURITY.md",
 ];
 /// What a histogram's name has behind it in queries.
 const OF_HISTOGRAMS: [&str; 3] = ["_bucket", "_sum", "_count"];
