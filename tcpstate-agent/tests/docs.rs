@@ -19,7 +19,7 @@ use tcpstate_agent::{
 const REFERENCE: &str = "docs/metrics.md";
 const CHANGELOG: &str = "CHANGELOG.md";
 /// Those that are written by hand.
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 15] = [
     "README.md",
     CHANGELOG,
     "CONTRIBUTING.md",
@@ -30,9 +30,11 @@ const DOCUMENTS: [&str; 13] = [
     "docs/diagnosis.md",
     "docs/json.md",
     "docs/prometheus.md",
+    "docs/reliability.md",
     "docs/segments.md",
     "docs/web.md",
     "docs/where.md",
+    "SECURITY.md",
 ];
 /// What a histogram's name has behind it in queries.
 const OF_HISTOGRAMS: [&str; 3] = ["_bucket", "_sum", "_count"];

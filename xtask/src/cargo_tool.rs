@@ -31,9 +31,16 @@ pub(crate) const DENY: CargoTool = CargoTool {
     version: "0.20.2",
     features: "",
 };
+/// Builds the fuzz targets.
+pub(crate) const FUZZ: CargoTool = CargoTool {
+    package: "cargo-fuzz",
+    program: "cargo-fuzz",
+    version: "0.13.2",
+    features: "",
+};
 
 /// All of them.
-pub(crate) const ALL: [&CargoTool; 3] = [&TYPOS, &NEXTEST, &DENY];
+pub(crate) const ALL: [&CargoTool; 4] = [&TYPOS, &NEXTEST, &DENY, &FUZZ];
 
 /// A tool, and what it is built from.
 pub(crate) struct CargoTool {

@@ -7,11 +7,13 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{cargo_tool, deny, ebpf, limits, msrv, process, setup, test, tidy, vm, workspace};
+use crate::{
+    cargo_tool, deny, ebpf, fuzz, limits, msrv, process, setup, test, tidy, vm, workspace,
+};
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     ("setup", setup::run),
     ("format", format),
     ("oldest Rust", msrv::check),
@@ -24,6 +26,7 @@ const STEPS: [Step; 14] = [
     ("eBPF object", ebpf::verify),
     ("release build", release_build),
     ("limits", || limits::run(false)),
+    ("fuzzing", || fuzz::run(&[], fuzz::IN_CI)),
     ("tests", all_tests),
     ("kernels", vm::ci),
 ];
@@ -63,7 +66,16 @@ fn summarize(results: &[(&str, &str, Duration)]) {
 }
 
 fn format() -> Result<()> {
-    process::run(process::cargo()?.args(["fmt", "--all", "--check"]))
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        process::run(process::cargo()?.args([
+            "fmt",
+            "--all",
+            "--check",
+            "--manifest-path",
+            manifest,
+        ]))?;
+    }
+    Ok(())
 }
 
 fn spelling() -> Result<()> {

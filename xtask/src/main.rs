@@ -15,6 +15,7 @@ mod deny;
 mod docs;
 mod ebpf;
 mod folder;
+mod fuzz;
 mod limits;
 mod msrv;
 mod object_diff;
@@ -118,6 +119,22 @@ enum Command {
     /// Measures how late a process is, for `bench`
     #[command(hide = true)]
     BenchLatency(bench::LatencySettings),
+    /// Feed what reads bytes of others with bytes that nobody would send
+    ///
+    /// The targets are in fuzz/fuzz_targets, the inputs to begin with in fuzz/corpus. What leads
+    /// somewhere new, or finds something, is written into the project's target folder.
+    Fuzz {
+        /// Only these; all by default
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+        /// How long to feed each
+        #[arg(long, value_name = "SECONDS", default_value_t = fuzz::IN_CI)]
+        seconds: u32,
+        /// Write fuzz/corpus anew instead, from it and from what was found, each input as short as
+        /// it can be
+        #[arg(long, conflicts_with = "seconds")]
+        minimize: bool,
+    },
     /// Run every check that a change has to pass, in order, up to the first that fails
     Ci,
     /// Check the rules of the source tree that no compiler knows
@@ -131,6 +148,8 @@ enum Command {
 enum Suite {
     /// The packetdrill scripts of the repository, where packetdrill is installed
     Packetdrill,
+    /// What attacks the agent, and what happens to it
+    Hostile,
 }
 
 #[derive(Subcommand)]
@@ -170,6 +189,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             suite: Some(Suite::Packetdrill),
             ..
         } => packetdrill::run(),
+        Command::Test {
+            suite: Some(Suite::Hostile),
+            ..
+        } => test::run(&["hostile::".to_owned()]),
         Command::Test { suite: None, args } => test::run(&args),
         Command::Vm {
             kernel,
@@ -195,6 +218,14 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BenchWorker(settings) => bench::work(&settings),
         Command::BenchEcho => bench::echo(),
         Command::BenchLatency(settings) => bench::measure_latency(&settings),
+        Command::Fuzz {
+            targets,
+            minimize: true,
+            ..
+        } => fuzz::minimize(&targets),
+        Command::Fuzz {
+            targets, seconds, ..
+        } => fuzz::run(&targets, seconds),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),

@@ -262,6 +262,10 @@ fn dependencies(manifests: &[Source]) -> Result<Vec<String>> {
                 ));
             }
         }
+        if manifest.path != "Cargo.toml" && table.contains_key("workspace") {
+            // A workspace of its own, which can take nothing from this one.
+            continue;
+        }
         for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
             for (name, value) in entries(table.get(section)) {
                 let inherited = value.get("workspace").is_some();

@@ -80,6 +80,11 @@ pub(crate) fn find() -> Result<Toolchain> {
     })
 }
 
+/// What the nightly builds for unless it is told otherwise.
+pub(crate) fn host() -> Result<String> {
+    Ok(Nightly::ask()?.host)
+}
+
 /// What the nightly says of itself.
 struct Nightly {
     sysroot: PathBuf,
@@ -110,9 +115,9 @@ fn linker_folder() -> Result<PathBuf> {
 
 /// A command of one of rustup's toolchains, free of what the surrounding `cargo run` and the
 /// user's environment say about the everyday toolchain and its flags.
-pub(crate) fn command(toolchain: &str, program: &str) -> Command {
+pub(crate) fn command(toolchain: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("rustup");
-    command.args(["run", toolchain, program]);
+    command.args(["run", toolchain]).arg(program);
     // It must not be installed on being asked for.
     command.env("RUSTUP_AUTO_INSTALL", "0");
     for (name, _) in env::vars_os() {

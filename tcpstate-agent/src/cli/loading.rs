@@ -23,6 +23,7 @@ const ONCE: WatchSettings = WatchSettings {
     destinations_top: 0,
     only_when_asked: false,
     series: SeriesLimits::USUAL,
+    named: Vec::new(),
     hidden: Hidden::NONE,
 };
 

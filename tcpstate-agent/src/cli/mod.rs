@@ -84,6 +84,12 @@ enum SettingsError {
     /// Not usable as an interface's name.
     #[error("--segments.device {0}")]
     Device(#[from] SelectionError),
+    /// Its label is left out.
+    #[error(
+        "--services.always {0}: --labels.disable leaves out the units, by which it would be known \
+         (name its port)"
+    )]
+    Unit(String),
 }
 
 impl Cli {

@@ -16,9 +16,9 @@ use super::{
     segments::{SegmentArgs, follow_segments},
 };
 use crate::{
-    collect::{SeriesLimits, owners::Hidden, segments::SegmentSettings},
+    collect::{NamedService, SeriesLimits, owners::Hidden, segments::SegmentSettings},
     engine::{Unwell, Watch, WatchSettings},
-    host::{ServiceManager, Source, descriptors},
+    host::{ServiceManager, Source, descriptors, memory},
     kernel::{self, LoadOptions, SegmentOptions, facts::Facts, plan::ProgramId},
     logging::{self, Log},
     serve::{
@@ -120,6 +120,15 @@ pub(super) struct RunArgs {
         default_value_t = SeriesLimits::USUAL.per_hour
     )]
     pub(super) series_per_hour: u32,
+    /// Services that have series before all others, whatever those do: a port, or a systemd unit; may
+    /// be given more than once
+    #[arg(
+        long = "services.always",
+        env = "TCPSTATE_SERVICES_ALWAYS",
+        value_name = "PORT|UNIT",
+        value_delimiter = ','
+    )]
+    pub(super) services_always: Vec<NamedService>,
     /// Labels of owners to leave out; may be given more than once
     #[arg(
         long = "labels.disable",
@@ -219,6 +228,7 @@ impl TryFrom<RunArgs> for RunSettings {
             destinations_top,
             series_burst,
             series_per_hour,
+            services_always,
             labels_disable,
             segments,
             control,
@@ -230,6 +240,14 @@ impl TryFrom<RunArgs> for RunSettings {
                 .all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte));
         if !is_path {
             return Err(SettingsError::TelemetryPath(telemetry_path));
+        }
+        let hidden = OwnerLabel::hidden(&labels_disable);
+        for service in &services_always {
+            if let NamedService::Unit(unit) = service
+                && hidden.unit
+            {
+                return Err(SettingsError::Unit(unit.clone()));
+            }
         }
         let segments = SegmentSettings::try_from(segments)?;
         let listen: BTreeSet<SocketAddr> = listen_address.into_iter().collect();
@@ -255,7 +273,8 @@ impl TryFrom<RunArgs> for RunSettings {
                     burst: series_burst,
                     per_hour: series_per_hour,
                 },
-                hidden: OwnerLabel::hidden(&labels_disable),
+                named: services_always,
+                hidden,
             },
             segments: (!segments.devices.is_empty()).then_some(segments),
             control_socket: control.socket,
@@ -276,6 +295,7 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT, or until a part of the agent has ended that should not.
 pub(super) fn execute(settings: &RunSettings, log_settings: LogSettings) -> anyhow::Result<u8> {
+    memory::use_one_heap();
     let log = logging::start_running(log_settings.filter(), log_settings.is_json())
         .context("cannot start the log's thread")?;
     descriptors::raise_limit();
@@ -332,7 +352,7 @@ async fn run(settings: &RunSettings, log_settings: LogSettings, log: &Log) -> an
         .clone()
         .map(|segments| follow_segments(&facts, SegmentOptions::default(), segments))
         .transpose()?;
-    let watch = Watch::start_with_segments(loaded, segments, settings.watch)
+    let watch = Watch::start_with_segments(loaded, segments, settings.watch.clone())
         .context("cannot start the watch's threads")?;
     let subject: Arc<dyn Subject> = Arc::new(Watched::new(Arc::new(watch), log.clone()));
     let control = Control::start(
@@ -492,16 +512,25 @@ mod tests {
     fn run(telemetry_path: &str, listen: &[&str]) -> Result<RunSettings, SettingsError> {
         RunSettings::try_from(RunArgs {
             listen_address: listen.iter().map(|text| text.parse().unwrap()).collect(),
+            telemetry_path: telemetry_path.to_owned(),
+            ..args()
+        })
+    }
+
+    fn args() -> RunArgs {
+        RunArgs {
+            listen_address: Vec::new(),
             systemd_socket: false,
             web_config_file: None,
             max_requests: 40,
-            telemetry_path: telemetry_path.to_owned(),
+            telemetry_path: "/metrics".to_owned(),
             cpu_percent: 2.0,
             close_wait_top: 50,
             listeners_top: 200,
             destinations_top: 50,
             series_burst: 10_000,
             series_per_hour: 500,
+            services_always: Vec::new(),
             labels_disable: vec![OwnerLabel::PodUid],
             segments: SegmentArgs {
                 on: DeviceArgs { device: Vec::new() },
@@ -510,7 +539,22 @@ mod tests {
             control: ControlArgs {
                 socket: "/nowhere".into(),
             },
-        })
+        }
+    }
+
+    #[test]
+    fn a_service_cannot_be_named_by_a_label_that_is_left_out() {
+        let with = |service: &str, label| {
+            RunSettings::try_from(RunArgs {
+                services_always: vec![service.parse().unwrap()],
+                labels_disable: vec![label],
+                ..args()
+            })
+        };
+        assert!(with("nginx.service", OwnerLabel::Unit).is_err());
+        assert!(with("80", OwnerLabel::Unit).is_ok());
+        let settings = with("nginx.service", OwnerLabel::Process).unwrap();
+        assert_eq!(settings.watch.named.len(), 1);
     }
 
     #[test]

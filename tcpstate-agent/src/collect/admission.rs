@@ -4,7 +4,8 @@
 //! The series of a set of labels are charged all at once when it is first shown: from a store that
 //! holds a burst and fills up by so many an hour. What it has not enough for is added to the series
 //! `other`. So over any time there are no more new series than the burst and what has come meanwhile,
-//! whatever is done on the host.
+//! whatever is done on the host. Services that the administrator has named have a reserve of their own
+//! beside it, which nobody else can use up.
 
 use std::{
     hash::{BuildHasher as _, Hash, RandomState},
@@ -14,11 +15,18 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
+use super::{NamedService, owners::OwnerLabels};
+
 /// For how long labels that are not shown any more cost nothing to be shown again. Prometheus has
 /// their series in its memory for two to three hours.
 const REMEMBERED: Duration = Duration::from_hours(3);
 /// How often to forget.
 const FORGET_EVERY: Duration = Duration::from_mins(10);
+/// The series of some hundred services.
+const RESERVE: SeriesLimits = SeriesLimits {
+    burst: 2000,
+    per_hour: 100,
+};
 const HOUR: Duration = Duration::from_hours(1);
 
 /// How many new series there may be.
@@ -52,12 +60,44 @@ impl LabelSet {
     }
 }
 
+/// So many series may be new now.
+#[derive(Debug)]
+struct Store {
+    limits: SeriesLimits,
+    left: f64,
+    filled_at: Instant,
+}
+
+impl Store {
+    fn full(limits: SeriesLimits, now: Instant) -> Self {
+        Self {
+            limits,
+            left: f64::from(limits.burst),
+            filled_at: now,
+        }
+    }
+
+    /// Whether there is enough, which is then taken.
+    fn pay(&mut self, series: u32, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled_at);
+        let come = f64::from(self.limits.per_hour) * passed.as_secs_f64() / HOUR.as_secs_f64();
+        self.left = (self.left + come).min(f64::from(self.limits.burst));
+        self.filled_at = now;
+        let cost = f64::from(series);
+        let is_enough = cost <= self.left;
+        if is_enough {
+            self.left -= cost;
+        }
+        is_enough
+    }
+}
+
 /// Lets series in.
 #[derive(Debug)]
 pub struct Admission {
-    limits: SeriesLimits,
-    store: f64,
-    filled_at: Instant,
+    store: Store,
+    named: Vec<NamedService>,
+    reserve: Store,
     /// When each set of labels was shown last.
     shown: FxHashMap<LabelSet, Instant>,
     forgot_at: Instant,
@@ -69,30 +109,57 @@ impl Admission {
     #[must_use]
     pub fn new(limits: SeriesLimits, now: Instant) -> Self {
         Self {
-            limits,
-            store: f64::from(limits.burst),
-            filled_at: now,
+            store: Store::full(limits, now),
+            named: Vec::new(),
+            reserve: Store::full(RESERVE, now),
             shown: FxHashMap::default(),
             forgot_at: now,
             has_refused: false,
         }
     }
 
+    /// The same, with a reserve for these services.
+    #[must_use]
+    pub fn with_named(mut self, named: Vec<NamedService>) -> Self {
+        self.named = named;
+        self
+    }
+
+    /// Whether the administrator has named any service.
+    #[must_use]
+    pub const fn names_any(&self) -> bool {
+        !self.named.is_empty()
+    }
+
+    /// Whether the administrator has named this owner's service at this port.
+    #[must_use]
+    pub fn is_named(&self, owner: &OwnerLabels, port: Option<u16>) -> bool {
+        self.named.iter().any(|service| service.is(owner, port))
+    }
+
     /// Whether these labels, which have so many series, may be shown now.
     pub fn admits(&mut self, labels: LabelSet, series: u32, now: Instant) -> bool {
+        self.admits_from(false, labels, series, now)
+    }
+
+    /// The same for labels of a named service.
+    pub fn admits_named(&mut self, labels: LabelSet, series: u32, now: Instant) -> bool {
+        self.admits_from(true, labels, series, now)
+    }
+
+    fn admits_from(&mut self, is_named: bool, labels: LabelSet, series: u32, now: Instant) -> bool {
         if let Some(shown) = self.shown.get_mut(&labels)
             && now.saturating_duration_since(*shown) < REMEMBERED
         {
             *shown = now;
             return true;
         }
-        self.fill(now);
-        let cost = f64::from(series);
-        if cost > self.store {
+        self.forget(now);
+        let is_paid = is_named && self.reserve.pay(series, now) || self.store.pay(series, now);
+        if !is_paid {
             self.has_refused = true;
             return false;
         }
-        self.store -= cost;
         self.shown.insert(labels, now);
         true
     }
@@ -109,11 +176,7 @@ impl Admission {
         self.has_refused
     }
 
-    fn fill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.filled_at);
-        let come = f64::from(self.limits.per_hour) * passed.as_secs_f64() / HOUR.as_secs_f64();
-        self.store = (self.store + come).min(f64::from(self.limits.burst));
-        self.filled_at = now;
+    fn forget(&mut self, now: Instant) {
         if now.saturating_duration_since(self.forgot_at) >= FORGET_EVERY {
             self.shown
                 .retain(|_, shown| now.saturating_duration_since(*shown) < REMEMBERED);
@@ -127,6 +190,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_named_service_is_shown_though_others_have_used_up_all_there_was() {
+        let now = Instant::now();
+        let limits = SeriesLimits {
+            burst: 10,
+            per_hour: 0,
+        };
+        let named = vec![NamedService::Port(5432)];
+        let mut admission = Admission::new(limits, now).with_named(named);
+        let set = |number: u32| LabelSet::of(&number);
+        let owner = OwnerLabels::default();
+        assert!(admission.is_named(&owner, Some(5432)) && !admission.is_named(&owner, Some(1)));
+        assert!(admission.admits(set(0), 10, now));
+        assert!(!admission.admits(set(1), 1, now));
+        assert!(admission.admits_named(set(2), 17, now));
+        // Whoever takes the port takes no more than the reserve.
+        let more = (3..1000).filter(|number| admission.admits_named(set(*number), 17, now));
+        let most = RESERVE.burst / 17 - 1;
+        assert_eq!(more.count(), usize::try_from(most).unwrap());
+    }
 
     #[test]
     fn what_was_shown_lately_costs_nothing_and_what_was_not_is_new_again() {

@@ -15,6 +15,7 @@ pub mod closes;
 pub mod counters;
 pub mod listeners;
 mod look;
+mod named;
 pub mod outgoing;
 pub mod owners;
 pub mod segments;
@@ -23,3 +24,4 @@ pub mod unanswered;
 
 pub use admission::{Admission, LabelSet, SeriesLimits};
 pub use look::{Found, Look, NamespaceFound, SocketCounts};
+pub use named::{NamedService, NamedServiceError};

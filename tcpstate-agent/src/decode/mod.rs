@@ -3,6 +3,7 @@
 //! Pure, and total: whatever the bytes, the answer is a value or a [`DecodeError`]. Nothing here
 //! knows the BPF library.
 
+pub mod btf;
 mod held;
 mod kernel_socket;
 mod namespace;

@@ -46,7 +46,7 @@ use self::{
     state::{Engine, KernelSide},
 };
 use crate::{
-    collect::{SeriesLimits, closes::RecentEnds, owners::Hidden, segments::Follower},
+    collect::{NamedService, SeriesLimits, closes::RecentEnds, owners::Hidden, segments::Follower},
     kernel::{Loaded, ReadError, WakeUp},
 };
 
@@ -66,7 +66,7 @@ pub struct Watch {
 }
 
 /// How to watch.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WatchSettings {
     /// Share of one core that background snapshots use, in percent.
     pub cpu_percent: f64,
@@ -81,6 +81,8 @@ pub struct WatchSettings {
     pub only_when_asked: bool,
     /// How many series may be new.
     pub series: SeriesLimits,
+    /// Services that have series whatever others do.
+    pub named: Vec<NamedService>,
     /// Labels of owners that are left out.
     pub hidden: Hidden,
 }

@@ -3,12 +3,8 @@
 //! Facts are plain values. What follows from them is decided in [`plan`](super::plan), which can
 //! therefore be tested for every kernel and every set of permissions without having them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
-use procfs::process::Process;
 use tcpstate_common::FIELDS;
 
 use super::{
@@ -17,6 +13,7 @@ use super::{
     pass::OwnerLayout,
     plan::ProgramId,
 };
+use crate::decode::btf::TypeId;
 
 /// What the agent needs to know of kernel and permissions.
 #[derive(Clone, Debug)]
@@ -32,8 +29,9 @@ pub struct Facts {
 /// What the kernel's BTF says.
 #[derive(Clone, Debug)]
 pub struct BtfFacts {
-    /// The tracepoints that programs can be attached to, of those that some program wants.
-    pub tracepoints: BTreeSet<&'static str>,
+    /// The tracepoints that programs can be attached to, of those that some program wants, and the
+    /// numbers of their types.
+    pub tracepoints: BTreeMap<&'static str, TypeId>,
     /// Raw tracepoint programs can be run on request.
     pub has_run_on_request: bool,
     /// Why resets are sent, in words, by the kernel's numbers; none where it does not tell.
@@ -48,7 +46,7 @@ pub struct BtfFacts {
     pub offsets: BTreeMap<&'static str, Result<u32, FieldError>>,
 }
 
-/// Effective capabilities, as in `CapEff` of `/proc/self/status`.
+/// Effective capabilities, as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities(pub u64);
 
@@ -107,9 +105,9 @@ impl Facts {
     /// Looks at this host.
     #[must_use]
     pub fn gather() -> Self {
-        let capabilities = Process::myself()
-            .and_then(|process| process.status())
-            .map_or(Capabilities(0), |status| Capabilities(status.capeff));
+        // Of the calling thread, which loads the programs too. This needs no /proc.
+        let capabilities = rustix::thread::capabilities(None)
+            .map_or(Capabilities(0), |sets| Capabilities(sets.effective.bits()));
         Self {
             kernel_release: rustix::system::uname()
                 .release()
@@ -123,24 +121,36 @@ impl Facts {
 
 impl BtfFacts {
     fn read(path: &Path) -> Result<Self, String> {
-        let btf = KernelBtf::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self {
+        KernelBtf::open(path)
+            .map(|btf| Self::of(&btf))
+            .map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// What these types say.
+    #[must_use]
+    pub fn of(btf: &KernelBtf) -> Self {
+        Self {
             tracepoints: ProgramId::ALL
                 .into_iter()
                 .filter_map(ProgramId::tracepoint)
-                .filter(|name| btf.has_typedef(&format!("btf_trace_{name}")))
+                .filter_map(|name| Some((name, btf.typedef(&type_of_tracepoint(name))?)))
                 .collect(),
             has_run_on_request: btf.has_function("bpf_prog_test_run_raw_tp"),
-            reset_reasons: reset_reasons(&btf),
+            reset_reasons: reset_reasons(btf),
             has_ring_buffer: btf.has_enum_value("bpf_map_type", "BPF_MAP_TYPE_RINGBUF"),
-            owners: OwnerLayout::resolve(&btf),
-            layout: Layout::find(&btf).map(Box::new),
+            owners: OwnerLayout::resolve(btf),
+            layout: Layout::find(btf).map(Box::new),
             offsets: FIELDS
                 .iter()
                 .map(|field| (field.global, btf.offset(field)))
                 .collect(),
-        })
+        }
     }
+}
+
+/// The typedef by which a program is attached to a tracepoint.
+pub(super) fn type_of_tracepoint(name: &str) -> String {
+    format!("btf_trace_{name}")
 }
 
 /// Where the kernel tells why it sends a reset (Linux 6.11), its names for that. The argument of

@@ -2,16 +2,24 @@
 
 use std::{collections::BTreeMap, io, path::Path};
 
-use btf_rs::{Backend, Btf, BtfType, Struct, Type};
 use tcpstate_common::KernelField;
 use thiserror::Error;
+
+use super::btf_file::BtfFile;
+use crate::decode::btf::{Btf, Kind, Type, TypeId};
 
 /// Where the kernel publishes its types (Linux 5.4, `CONFIG_DEBUG_INFO_BTF`).
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// The kernel's types, open for questions. Drop it when they are answered: it may hold tens of
-/// MiB.
-pub struct KernelBtf(Btf);
+/// How deep anonymous structs and unions may lie in each other, and how many members may be looked
+/// at for one name: far more than any kernel has.
+const MAX_DEPTH: u32 = 16;
+const MAX_MEMBERS: u32 = 65_536;
+/// No struct is as long, so that whoever adds to an offset needs no care.
+const MAX_BITS: u32 = 1 << 27;
+
+/// The types of a kernel, open for questions.
+pub struct KernelBtf(Btf<BtfFile>);
 
 /// Why the offset of a field is not known.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -48,14 +56,19 @@ pub enum FieldError {
 
 impl KernelBtf {
     /// Opens the BTF file at `path`, [`KERNEL_BTF`] for the running kernel.
-    ///
-    /// Kernels from 6.16 let the file be mapped, which costs next to no memory; elsewhere it is
-    /// parsed into memory.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Btf::from_file_with_backend(path, Backend::Mmap)
-            .or_else(|_| Btf::from_file_with_backend(path, Backend::Cache))
+        Self::of(BtfFile::open(path)?)
+    }
+
+    /// The types that these bytes say.
+    pub fn from_bytes(bytes: Vec<u8>) -> io::Result<Self> {
+        Self::of(BtfFile::Read(bytes))
+    }
+
+    fn of(file: BtfFile) -> io::Result<Self> {
+        Btf::parse(file)
             .map(Self)
-            .map_err(io::Error::other)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     /// Offset of `field` in bytes, or in bits where it is a single one, by the first of its names that
@@ -104,13 +117,17 @@ impl KernelBtf {
                 member: segment.to_owned(),
                 path,
             };
-            let found = self.member(&current, segment).ok_or_else(no_member)?;
-            bits += found.bit_offset;
+            let found = self.member(current, segment).ok_or_else(no_member)?;
+            bits = found
+                .bit_offset
+                .checked_add(bits)
+                .filter(|bits| *bits <= MAX_BITS)
+                .ok_or_else(no_member)?;
             if segments.peek().is_some() {
-                let (Type::Struct(inner) | Type::Union(inner)) = found.r#type else {
+                if !matches!(found.of.kind, Kind::Struct | Kind::Union) {
                     return Err(no_member());
-                };
-                current = inner;
+                }
+                current = found.of;
                 continue;
             }
             if wanted == 0 && found.is_bit_field {
@@ -119,7 +136,7 @@ impl KernelBtf {
             let actual = if found.is_bit_field {
                 0
             } else {
-                self.size(&found.r#type)
+                self.0.size(&found.of).unwrap_or(0)
             };
             if actual != wanted || bits % 8 != 0 {
                 return Err(FieldError::Size {
@@ -137,13 +154,13 @@ impl KernelBtf {
     #[must_use]
     pub fn has_member(&self, structure: &str, name: &str) -> bool {
         self.structure(structure)
-            .is_some_and(|found| self.member(&found, name).is_some())
+            .is_some_and(|found| self.member(found, name).is_some())
     }
 
     /// The size of a struct in bytes.
     #[must_use]
     pub fn size_of(&self, structure: &str) -> Option<u32> {
-        u32::try_from(self.structure(structure)?.size()).ok()
+        self.0.size(&self.structure(structure)?)
     }
 
     /// The values of enumerators whose names begin with one of `prefixes`, whatever enum they are
@@ -151,22 +168,14 @@ impl KernelBtf {
     #[must_use]
     pub fn enumerators(&self, prefixes: &[&str]) -> BTreeMap<String, u32> {
         let mut found = BTreeMap::new();
-        // They are numbered from 1 on.
-        let all = (1..).map_while(|number| self.0.resolve_type_by_id(number).ok());
-        for r#type in all {
-            let Type::Enum(r#enum) = r#type else {
-                continue;
+        for r#enum in self.0.all().filter(|found| found.kind == Kind::Enum) {
+            // Those of one enum begin alike.
+            let wanted = |(name, value)| {
+                let name = str::from_utf8(name).ok()?;
+                let begins = prefixes.iter().any(|prefix| name.starts_with(prefix));
+                begins.then(|| (name.to_owned(), value))
             };
-            for member in &r#enum.members {
-                let Some(name) = self.name(member) else {
-                    continue;
-                };
-                if !prefixes.iter().any(|prefix| name.starts_with(prefix)) {
-                    // Those of one enum begin alike.
-                    break;
-                }
-                found.insert(name, member.val());
-            }
+            found.extend(self.0.values(&r#enum).map_while(wanted));
         }
         found
     }
@@ -174,27 +183,22 @@ impl KernelBtf {
     /// Whether a function of this name exists.
     #[must_use]
     pub fn has_function(&self, name: &str) -> bool {
-        self.types(name).any(|found| matches!(found, Type::Func(_)))
+        self.0.named(Kind::Function, name).next().is_some()
     }
 
-    /// Whether a typedef of this name exists; a tracepoint `x` that tp_btf can attach to has
-    /// `btf_trace_x`.
+    /// The typedef of this name; a tracepoint `x` that tp_btf can attach to has `btf_trace_x`.
     #[must_use]
-    pub fn has_typedef(&self, name: &str) -> bool {
-        self.types(name)
-            .any(|found| matches!(found, Type::Typedef(_)))
+    pub fn typedef(&self, name: &str) -> Option<TypeId> {
+        let mut found = self.0.named(Kind::Typedef, name);
+        found.next().map(|found| found.id)
     }
 
     /// Whether `enum name` has a value called `value`.
     #[must_use]
     pub fn has_enum_value(&self, name: &str, value: &str) -> bool {
-        self.types(name).any(|found| match found {
-            Type::Enum(found) => found
-                .members
-                .iter()
-                .any(|member| self.name(member).as_deref() == Some(value)),
-            _ => false,
-        })
+        let value = value.as_bytes();
+        let mut found = self.0.named(Kind::Enum, name);
+        found.any(|found| self.0.values(&found).any(|(name, _)| name == value))
     }
 
     /// The names of the values of `enum name`, in the order of their numbers, without the last,
@@ -202,134 +206,148 @@ impl KernelBtf {
     /// numbers are not 0, 1, 2, ….
     #[must_use]
     pub fn enum_values(&self, name: &str) -> Vec<String> {
-        let found = self.types(name).find_map(|found| match found {
-            Type::Enum(found) => Some(found),
-            _ => None,
-        });
-        let Some(found) = found else {
+        let Some(found) = self.0.named(Kind::Enum, name).next() else {
             return Vec::new();
         };
-        let members = &found.members[..found.members.len().saturating_sub(1)];
-        let is_counted = members
+        let mut values: Vec<_> = self.0.values(&found).collect();
+        values.pop();
+        let is_counted = values
             .iter()
             .zip(0..)
-            .all(|(member, number)| member.val() == number);
+            .all(|((_, value), number)| *value == number);
         if !is_counted {
             return Vec::new();
         }
-        members
-            .iter()
-            .map(|member| self.name(member).unwrap_or_default())
+        let names = values.iter();
+        names
+            .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
             .collect()
     }
 
     /// How many parameters the function has that the typedef `name` is a pointer to.
     #[must_use]
     pub fn parameters(&self, name: &str) -> Option<usize> {
-        self.types(name).find_map(|found| {
-            let Type::Typedef(found) = found else {
+        let mut found = self.0.named(Kind::Typedef, name);
+        found.find_map(|found| {
+            let pointer = self.0.get(found.leads_to()?)?;
+            if pointer.kind != Kind::Pointer {
                 return None;
-            };
-            let Type::Ptr(pointer) = self.0.resolve_chained_type(&found).ok()? else {
-                return None;
-            };
-            match self.0.resolve_chained_type(&pointer).ok()? {
-                Type::FuncProto(function) => Some(function.parameters.len()),
-                _ => None,
             }
+            self.prototype_parameters(pointer.leads_to()?)
         })
     }
 
     /// How many parameters the kernel's function `name` has.
     #[must_use]
     pub fn function_parameters(&self, name: &str) -> Option<usize> {
-        self.types(name).find_map(|found| {
-            let Type::Func(found) = found else {
-                return None;
-            };
-            match self.0.resolve_chained_type(&found).ok()? {
-                Type::FuncProto(function) => Some(function.parameters.len()),
-                _ => None,
-            }
-        })
+        let mut found = self.0.named(Kind::Function, name);
+        found.find_map(|found| self.prototype_parameters(found.leads_to()?))
     }
 
-    fn types(&self, name: &str) -> impl Iterator<Item = Type> {
-        self.0
-            .resolve_types_by_name(name)
-            .unwrap_or_default()
-            .into_iter()
+    fn prototype_parameters(&self, of: TypeId) -> Option<usize> {
+        let found = self.0.get(of)?;
+        (found.kind == Kind::Prototype).then_some(found.count)
     }
 
-    fn structure(&self, name: &str) -> Option<Struct> {
-        self.types(name).find_map(|found| match found {
-            Type::Struct(found) => Some(found),
-            _ => None,
-        })
-    }
-
-    fn name<T: BtfType>(&self, of: &T) -> Option<String> {
-        self.0.resolve_name(of).ok().filter(|name| !name.is_empty())
+    fn structure(&self, name: &str) -> Option<Type<'_>> {
+        self.0.named(Kind::Struct, name).next()
     }
 
     /// The member `name` of `of`, looked for in its anonymous structs and unions too.
-    fn member(&self, of: &Struct, name: &str) -> Option<Member> {
-        of.members.iter().find_map(|member| {
-            let r#type = self.bare_type(member)?;
-            match self.name(member) {
-                Some(found) if found == name => Some(Member {
-                    bit_offset: member.bit_offset(),
-                    is_bit_field: member.bitfield_size().is_some_and(|bits| bits != 0),
-                    r#type,
-                }),
-                Some(_) => None,
-                None => {
-                    let (Type::Struct(inner) | Type::Union(inner)) = r#type else {
-                        return None;
-                    };
-                    let mut found = self.member(&inner, name)?;
-                    found.bit_offset += member.bit_offset();
-                    Some(found)
-                }
-            }
-        })
+    fn member<'a>(&'a self, of: Type<'a>, name: &str) -> Option<Found<'a>> {
+        self.member_within(of, name, MAX_DEPTH, &mut { MAX_MEMBERS })
     }
 
-    /// Size in bytes, 0 for what has none or was not needed so far.
-    fn size(&self, of: &Type) -> u32 {
-        let size = match of {
-            Type::Int(found) => found.size(),
-            Type::Enum(found) => found.size(),
-            Type::Struct(found) | Type::Union(found) => found.size(),
-            Type::Ptr(_) => 8,
-            Type::Array(found) => {
-                let element = self.bare_type(found);
-                let element = element.map_or(0, |element| self.size(&element));
-                return u32::try_from(found.len()).unwrap_or(0) * element;
-            }
-            _ => 0,
-        };
-        u32::try_from(size).unwrap_or(0)
-    }
-
-    /// The type that `of` refers to, without typedefs and qualifiers.
-    fn bare_type<T: BtfType>(&self, of: &T) -> Option<Type> {
-        let mut current = self.0.resolve_chained_type(of).ok()?;
-        loop {
-            current = match &current {
-                Type::Typedef(inner) => self.0.resolve_chained_type(inner).ok()?,
-                Type::Volatile(inner) | Type::Const(inner) | Type::Restrict(inner) => {
-                    self.0.resolve_chained_type(inner).ok()?
+    fn member_within<'a>(
+        &'a self,
+        of: Type<'a>,
+        name: &str,
+        depth: u32,
+        members: &mut u32,
+    ) -> Option<Found<'a>> {
+        let depth = depth.checked_sub(1)?;
+        for member in of.members() {
+            *members = members.checked_sub(1)?;
+            let called = self.0.name_of_member(&member);
+            let found = if called == name.as_bytes() {
+                Found {
+                    bit_offset: 0,
+                    is_bit_field: member.is_bit_field,
+                    of: self.0.bare(member.of)?,
                 }
-                Type::TypeTag(inner) => self.0.resolve_chained_type(inner).ok()?,
-                _ => return Some(current),
+            } else if called.is_empty()
+                && let Some(inner) = self.0.bare(member.of)
+                && let Some(found) = self.member_within(inner, name, depth, members)
+            {
+                found
+            } else {
+                continue;
             };
+            return Some(Found {
+                bit_offset: found.bit_offset.checked_add(member.bit_offset)?,
+                ..found
+            });
         }
+        None
     }
 }
 
-struct Member {
+/// A member, and where it lies in the struct that was asked.
+#[derive(Clone, Copy)]
+struct Found<'a> {
     bit_offset: u32,
     is_bit_field: bool,
-    r#type: Type,
+    of: Type<'a>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::btf::tests::Written;
+
+    /// `struct s { int first; union { struct { int; short port; }; long whole; }; int bit : 1; }`
+    fn kernel() -> KernelBtf {
+        let mut written = Written::new();
+        written.add(1, "int", 4, &[32]);
+        written.add(1, "short", 2, &[16]);
+        written.structure(4, "", &[("", 1, 0), ("port", 2, 32)]);
+        written.structure(5, "", &[("", 3, 0), ("whole", 2, 0)]);
+        written.structure(
+            4,
+            "s",
+            &[("first", 1, 0), ("", 4, 64), ("bit", 1, 1 << 24 | 0x82)],
+        );
+        written.structure(4, "endless", &[("", 6, 8), ("", 6, 16), ("", 6, 24)]);
+        KernelBtf::from_bytes(written.bytes()).unwrap()
+    }
+
+    #[test]
+    fn members_are_found_in_anonymous_structs_and_unions() {
+        let kernel = kernel();
+        assert_eq!(kernel.offset_of("s", "first", 4), Ok(0));
+        assert_eq!(kernel.offset_of("s", "port", 2), Ok(12));
+        assert_eq!(kernel.offset_of("s", "whole", 2), Ok(8));
+        assert!(kernel.has_member("s", "port") && !kernel.has_member("s", "other"));
+        // A bit field has bits, and no bytes.
+        assert_eq!(kernel.offset_of("s", "bit", 0), Ok(130));
+        assert!(kernel.offset_of("s", "bit", 4).is_err());
+    }
+
+    #[test]
+    fn what_is_missing_or_of_another_size_is_named() {
+        let kernel = kernel();
+        let said = |path, size| kernel.offset_of("s", path, size).unwrap_err().to_string();
+        assert_eq!(said("port", 4), "struct s member port is 2 bytes, not 4");
+        assert_eq!(
+            said("first.inner", 4),
+            "struct s has no member first (wanted first.inner)"
+        );
+        let none = kernel.offset_of("t", "a", 4).unwrap_err();
+        assert_eq!(none, FieldError::NoStruct { structure: "t" });
+    }
+
+    #[test]
+    fn a_struct_in_itself_is_not_looked_through_for_ever() {
+        assert!(!kernel().has_member("endless", "x"));
+    }
 }

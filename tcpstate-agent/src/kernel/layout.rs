@@ -101,7 +101,7 @@ macro_rules! layout {
             }
 
             /// One field behind the other, for tests.
-            #[cfg(test)]
+            #[cfg(any(test, feature = "fuzzing"))]
             fn made_up(next: &mut u32) -> Self {
                 Self { $($field: layout!(@made_up next $kind),)+ }
             }
@@ -298,7 +298,7 @@ pub struct Layout {
 }
 
 /// A field of eight bytes behind the last one.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 fn made_up_field(next: &mut u32) -> Field {
     let offset = *next;
     *next += 8;
@@ -307,8 +307,9 @@ fn made_up_field(next: &mut u32) -> Field {
 
 impl Layout {
     /// One in which every field has eight bytes, one behind the other in each struct.
-    #[cfg(test)]
-    pub(crate) fn made_up() -> Self {
+    #[cfg(any(test, feature = "fuzzing"))]
+    #[must_use]
+    pub fn made_up() -> Self {
         Self {
             common: CommonLayout::made_up(&mut 0),
             sock: SockLayout::made_up(&mut 128),

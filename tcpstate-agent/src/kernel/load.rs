@@ -1,9 +1,9 @@
 //! From the plan to attached programs.
 
-use std::{error::Error, fs, io, os::fd::AsFd as _, path::Path};
+use std::{collections::BTreeMap, error::Error, fs, io, os::fd::AsFd as _};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData, MapError, RingBuf},
     programs::{BtfTracePoint, ProgramError, tp_btf::BtfTracePointLink},
     util::nr_cpus,
@@ -15,17 +15,17 @@ use tracing::{Level, debug, enabled, warn};
 
 use super::{
     event_ring::EventRing,
-    facts::Facts,
+    facts::{Facts, type_of_tracepoint},
     flow::{Flow, FlowMaps},
-    kernel_btf::KERNEL_BTF,
     kernel_log::{KernelLog, KernelLogLevel},
     live_counters::LiveCounters,
     pass::{self, KernelTables, OpenError, OwnersError, OwnersReader, PassObject, Stopwatch},
     plan::{Obstacle, ProgramId, plan},
     reset_table::ResetTable,
+    sparse_btf,
     synack_table::SynAckTable,
 };
-use crate::host::memory;
+use crate::{decode::btf::TypeId, host::memory};
 
 /// The programs, built by `cargo xtask ebpf build`.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf-object/tcpstate.bpf.o");
@@ -110,8 +110,8 @@ pub enum LoadError {
     /// The object itself was refused.
     #[error("cannot load the eBPF object: {0}")]
     Object(#[from] aya::EbpfError),
-    /// The kernel's types could not be read a second time.
-    #[error("cannot read {KERNEL_BTF}: {0}")]
+    /// The library does not take the kernel's types.
+    #[error("cannot tell the BPF library of the kernel's types: {0}")]
     Btf(#[from] aya::BtfError),
     /// The number of CPUs is not known.
     #[error("cannot read how many CPUs there can be: {0}")]
@@ -179,9 +179,7 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     if options.kernel_log != KernelLogLevel::Off {
         loaded.kernel_log = KernelLog::start(&mut ebpf);
     }
-    // Parsed once for all programs and dropped before the agent gets to work: it is the greatest
-    // piece of memory that it ever holds.
-    let btf = Btf::parse_file(Path::new(KERNEL_BTF), Endianness::default())?;
+    let btf = sparse_btf::of_typedefs(&typedefs(facts))?;
     let mut reset_links = Vec::new();
     let mut origin = None;
     for program in allowed {
@@ -230,6 +228,14 @@ pub fn load(facts: &Facts, options: &LoadOptions<'_>) -> Result<Loaded, LoadErro
     }
 
     Ok(loaded)
+}
+
+/// The kernel's types that programs are attached by.
+fn typedefs(facts: &Facts) -> BTreeMap<String, TypeId> {
+    let tracepoints = facts.btf.iter().flat_map(|btf| &btf.tracepoints);
+    tracepoints
+        .map(|(name, &id)| (type_of_tracepoint(name), id))
+        .collect()
 }
 
 fn open_object(facts: &Facts, options: &LoadOptions<'_>) -> Result<Ebpf, LoadError> {

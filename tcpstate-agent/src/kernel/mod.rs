@@ -4,6 +4,7 @@
 //! ([`plan`](mod@plan)), the plan to loaded programs ([`load()`]), and those to values of
 //! `tcpstate-common`.
 
+mod btf_file;
 mod event_ring;
 pub mod facts;
 mod flow;
@@ -17,6 +18,7 @@ mod pass;
 pub mod plan;
 mod reset_table;
 mod segments;
+mod sparse_btf;
 mod stack_samples;
 mod synack_table;
 mod syscall;

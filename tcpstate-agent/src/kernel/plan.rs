@@ -199,7 +199,7 @@ fn verdict(facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
 
 fn hook_exists(btf: &BtfFacts, facts: &Facts, program: ProgramId) -> Result<(), Obstacle> {
     let missing = match program.tracepoint() {
-        Some(name) if !btf.tracepoints.contains(name) => program.hook(),
+        Some(name) if !btf.tracepoints.contains_key(name) => program.hook(),
         None if !btf.has_run_on_request => "BPF_PROG_TEST_RUN of raw tracepoints",
         _ if !btf.has_ring_buffer => "BPF ring buffers",
         _ => return Ok(()),
@@ -263,6 +263,7 @@ mod tests {
             tracepoints: ProgramId::ALL
                 .into_iter()
                 .filter_map(ProgramId::tracepoint)
+                .zip(1..)
                 .collect(),
             has_run_on_request: true,
             owners: Ok(OwnerLayout::default()),

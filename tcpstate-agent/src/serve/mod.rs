@@ -28,6 +28,8 @@ use tokio::{
 };
 use tracing::info;
 
+#[cfg(feature = "fuzzing")]
+pub use self::web_config::is_understood as is_web_config_understood;
 use self::{connection::Serving, counters::Counters, routes::App, scrapes::Scrapes};
 pub use self::{
     counters::HttpReading,

@@ -37,6 +37,7 @@ pub(crate) const SETTINGS: WatchSettings = WatchSettings {
     destinations_top: 50,
     only_when_asked: false,
     series: SeriesLimits::USUAL,
+    named: Vec::new(),
     hidden: Hidden::NONE,
 };
 

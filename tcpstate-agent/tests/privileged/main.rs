@@ -23,6 +23,7 @@ mod documented;
 mod harness;
 mod hostile;
 mod kernel_counters;
+mod kernel_types;
 mod listeners;
 mod namespaces;
 mod owners;

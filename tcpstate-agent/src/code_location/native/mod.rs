@@ -15,4 +15,6 @@ mod unwind;
 
 pub use modules::{Modules, NativeFrame};
 pub use registers::UserRegisters;
+#[cfg(feature = "fuzzing")]
+pub use unwind::unwind_by;
 pub use unwind::{StackEnd, Unwound};

@@ -107,6 +107,36 @@ impl StackUnwinder {
     }
 }
 
+/// For the fuzzer: unwinds in a program whose tables, registers and stack anybody may have made.
+#[cfg(feature = "fuzzing")]
+#[must_use]
+pub fn unwind_by(
+    tables: &[u8],
+    words: &[u64; tcpstate_common::REGISTER_WORDS],
+    stack: &[u8],
+) -> Unwound {
+    use framehop::ExplicitModuleSectionInfo;
+    /// Where the program is, and where in it the tables are.
+    const PROGRAM: u64 = 0x40_0000;
+    const TABLES: u64 = 0x1_0000;
+    let registers = UserRegisters::from_kernel(words);
+    let mut unwinder = StackUnwinder::new();
+    let sections = ExplicitModuleSectionInfo {
+        base_svma: 0,
+        text_svma: Some(0..TABLES),
+        eh_frame_svma: Some(TABLES..TABLES + tables.len() as u64),
+        eh_frame: Some(Bytes::from(tables)),
+        ..ExplicitModuleSectionInfo::default()
+    };
+    let end = PROGRAM + TABLES + tables.len() as u64;
+    unwinder.add(Module::new(String::new(), PROGRAM..end, PROGRAM, sections));
+    unwinder.unwind(&registers, &mut |address| {
+        let from = usize::try_from(address.checked_sub(registers.stack)?).ok()?;
+        let word = stack.get(from..)?.first_chunk()?;
+        Some(u64::from_le_bytes(*word))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -92,8 +92,8 @@ impl Series {
     }
 }
 
-/// Keeps the `limit` largest and the `limit` oldest of those that are admitted, and folds the others
-/// together by role and cause. Also returns how many were folded.
+/// Keeps the `limit` largest and the `limit` oldest of those that are admitted, of named services before
+/// all others, and folds the rest together by role and cause. Also returns how many were folded.
 #[must_use]
 pub fn top(
     all: BTreeMap<SeriesKey, Series>,
@@ -102,14 +102,22 @@ pub fn top(
     now: Instant,
 ) -> (BTreeMap<SeriesKey, Series>, u64) {
     let mut first = |rank: &dyn Fn(&Series) -> (u64, Option<Age>)| -> BTreeSet<SeriesKey> {
-        let mut ranked: Vec<_> = all.iter().collect();
+        let is_named = |key: &SeriesKey| admission.is_named(&key.owner, key.port);
+        let mut ranked: Vec<_> = all
+            .iter()
+            .map(|(key, series)| (key, (is_named(key), rank(series))))
+            .collect();
         // Equal ones stay in the order of their labels, so that a series does not come and go.
-        ranked.sort_by_key(|(_, series)| Reverse(rank(series)));
-        let keys = ranked.into_iter().map(|(key, _)| key);
-        let admitted = keys.filter(|key| {
+        ranked.sort_by_key(|(_, rank)| Reverse(*rank));
+        let admitted = ranked.into_iter().filter(|(key, (is_named, _))| {
             let labels = LabelSet::of(&("close_wait", key));
-            admission.admits(labels, SERIES_OF_A_GROUP, now)
+            if *is_named {
+                admission.admits_named(labels, SERIES_OF_A_GROUP, now)
+            } else {
+                admission.admits(labels, SERIES_OF_A_GROUP, now)
+            }
         });
+        let admitted = admitted.map(|(key, _)| key);
         admitted.take(limit).cloned().collect()
     };
     let mut kept = first(&|series| (series.sockets, series.oldest));

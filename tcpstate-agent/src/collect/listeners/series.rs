@@ -131,6 +131,8 @@ impl Totals {
 /// connections.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
+    /// The administrator has named its service.
+    is_named: bool,
     waiting: u64,
     lost: u64,
     connections: u64,
@@ -140,6 +142,7 @@ struct Rank {
 
 impl Rank {
     const IDLE: Self = Self {
+        is_named: false,
         waiting: 0,
         lost: 0,
         connections: 0,
@@ -151,8 +154,8 @@ impl Rank {
     }
 }
 
-/// The `limit` busiest series that are admitted, in the order of their labels, and behind them one of
-/// all others. Also returns how many were folded into that. A listener whose port the kernel has chosen
+/// The `limit` busiest series that are admitted, those of named services before all others, in the order
+/// of their labels, and behind them one of the rest. Also returns how many were folded into that. A listener whose port the kernel has chosen
 /// is one of the others until it is in trouble: its labels are new each time that it starts.
 /// `sockets` come with what is new at each, as they were assigned; `served` has the namespaces
 /// that were passed over, by inode number.
@@ -170,9 +173,18 @@ pub fn top<'a>(
     now: Instant,
 ) -> (Vec<(ListenerKey, ListenerSeries)>, u64) {
     let by_state = connections(assignment, served);
-    let ranks = ranks(assignment, sockets.clone(), &by_state);
+    let mut ranks = ranks(assignment, sockets.clone(), &by_state);
+    if admission.names_any() {
+        for (series, rank) in ranks.iter_mut().enumerate() {
+            let ListenerKey { owner, address } = assignment.key(series);
+            rank.is_named = admission.is_named(&owner, address.map(|(_, port)| port));
+        }
+    }
     let shown = busiest(&ranks, limit, |series| {
         let set = assignment.set(series);
+        if ranks[series].is_named {
+            return admission.admits_named(set, SERIES_OF_A_LISTENER, now);
+        }
         let is_for_others = assignment.is_any_port(series)
             && !ranks[series].is_in_trouble()
             && !admission.knows(set);

@@ -53,7 +53,7 @@ const OWNERS_DUE: Duration = Duration::from_secs(5);
 /// cost no more than one part in so many of the budget.
 const LISTENER_OWNERS_PARTS: u32 = 8;
 /// How often memory is given back that a peak has left.
-const GIVE_BACK_EVERY: Duration = Duration::from_mins(1);
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
 /// How long to sleep at most.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
@@ -156,7 +156,7 @@ impl Engine {
             close_waits: CloseWaits::new(settings.close_wait_top),
             going: Going::new(settings.destinations_top),
             recent_ends: RecentEnds::default(),
-            admission: Admission::new(settings.series, Instant::now()),
+            admission: Admission::new(settings.series, Instant::now()).with_named(settings.named),
             has_told_refused: false,
             naming: Naming::new(settings.hidden),
             last: None,

@@ -179,7 +179,8 @@ pub fn reference() -> String {
          there are 10,000 + 24 × 500 = 22,000 new series, and 12,000 on each day after it. What there is \
          no room for is added to the series `other`, the agent says so once in its log, and \
          `tcpstate_series_folded_total` counts it. Labels that were shown within the last three hours \
-         cost nothing to be shown again.\n\n\
+         cost nothing to be shown again. What `--services.always` names comes before all others, and has \
+         a reserve of its own: 2,000, and 100 more in each hour.\n\n\
          A process that has lived for 10 seconds keeps its labels to its end, whatever it calls itself and \
          wherever it is moved. A listener whose port the kernel chose, because the process asked for any, \
          is in the series `other` until its accept queue is full, it drops something, or sends a SYN-ACK \

@@ -38,6 +38,12 @@ struct Request {
     question: Question,
 }
 
+/// For the fuzzer: what a line asks, or why it asks nothing.
+#[cfg(feature = "fuzzing")]
+pub fn read_request(line: &[u8]) -> Result<Question, String> {
+    server::read_request(line)
+}
+
 /// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -179,6 +179,21 @@ async fn serve(bound: &Bound, questions: &Questions, patience: Patience) -> anyh
     }
 }
 
+/// What is asked, or why nothing is.
+pub(super) fn read_request(line: &[u8]) -> Result<Question, String> {
+    match serde_json::from_slice::<Request>(line) {
+        Ok(Request {
+            protocol: PROTOCOL,
+            question,
+        }) => Ok(question),
+        Ok(request) => Err(format!(
+            "the agent speaks version {PROTOCOL}, not {}",
+            request.protocol
+        )),
+        Err(error) => Err(format!("no such request: {error}")),
+    }
+}
+
 async fn exchange(stream: UnixStream, questions: Questions, patience: Patience) {
     if let Err(error) = answer(stream, &questions, patience).await {
         debug!(error = format!("{error:#}"), "a command was not answered");
@@ -200,11 +215,8 @@ async fn answer(
     timeout(patience.exchange, reader.read_until(b'\n', &mut line))
         .await
         .context("the request did not come in time")??;
-    let answer = match serde_json::from_slice::<Request>(&line) {
-        Ok(Request {
-            protocol: PROTOCOL,
-            question,
-        }) => {
+    let answer = match read_request(&line) {
+        Ok(question) => {
             let (answer, answered) = oneshot::channel();
             questions
                 .send((question, answer))
@@ -214,11 +226,7 @@ async fn answer(
                 .context("the answer takes too long")?
                 .context("nobody answers")?
         }
-        Ok(request) => Answer::Error(format!(
-            "the agent speaks version {PROTOCOL}, not {}",
-            request.protocol
-        )),
-        Err(error) => Answer::Error(format!("no such request: {error}")),
+        Err(why) => Answer::Error(why),
     };
     let mut text = serde_json::to_string(&answer)?;
     if text.len() as u64 >= MAX_ANSWER {

@@ -106,6 +106,14 @@ struct MadeTls {
     config: Arc<ServerConfig>,
 }
 
+/// Reads a file of these bytes, as far as it needs no others. Whether the
+/// server would start with it.
+#[cfg(feature = "fuzzing")]
+#[must_use]
+pub fn is_understood(text: &[u8]) -> bool {
+    File::parse(text).is_ok_and(|file| file.check_users().is_ok())
+}
+
 impl WebConfig {
     /// Reads the file at `path`, and fails unless all of it can be used. To be called within the
     /// async runtime.

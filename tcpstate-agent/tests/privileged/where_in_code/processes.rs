@@ -223,7 +223,7 @@ fn there_is_a_program_for_the_functions_as_this_kernel_has_them() {
     let accepts = kernel.function_parameters("inet_csk_accept");
     assert!(matches!(accepts, Some(2 | 4)), "{accepts:?}");
     // Only before there was a tracepoint is this one needed.
-    if !kernel.has_typedef("btf_trace_sock_recv_length") {
+    if kernel.typedef("btf_trace_sock_recv_length").is_none() {
         let reads = kernel.function_parameters("tcp_recvmsg");
         assert!(matches!(reads, Some(5 | 6)), "{reads:?}");
     }
