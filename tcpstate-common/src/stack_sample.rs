@@ -104,8 +104,10 @@ pub struct SocketTrace {
     pub local_port: u16,
     /// Remote port.
     pub remote_port: u16,
+    /// `IPPROTO_TCP` (6) or `IPPROTO_MPTCP` (262).
+    pub protocol: u16,
     /// Always 0.
-    pub padding: [u16; 3],
+    pub padding: [u16; 2],
     /// Local address; IPv4 uses the first four bytes, the others are 0.
     pub local_address: [u8; 16],
     /// Remote address, likewise.
@@ -135,7 +137,7 @@ pub struct SampleAccount {
     pub lost: u64,
     /// Events of sockets beyond [`SocketTrace::MOST`].
     pub untracked: u64,
-    /// Reads of MPTCP connections, which are not followed.
+    /// Reads of MPTCP connections, among those in `seen`.
     pub mptcp: u64,
     /// Followed sockets that came into CLOSE_WAIT.
     pub entered: u64,
@@ -295,6 +297,10 @@ pub const WHERE_FIELDS: &[KernelField] = fields! {
     INODE_MODE: "inode"."i_mode", 2;
     SOCKET_SK: "socket"."sk", 8;
     SEQ_FILE: "bpf_iter_meta"."seq", 8;
+    // Where the kernel has Multipath TCP.
+    TCP_IS_MPTCP optional: "tcp_sock"."is_mptcp", 1;
+    SK_ULP_DATA optional: "inet_connection_sock"."icsk_ulp_data", 8;
+    SUBFLOW_PARENT optional: "mptcp_subflow_context"."conn", 8;
 };
 
 /// Where a thread's pointer to its own data is, on x86-64.

@@ -1,6 +1,7 @@
-//! What the programs may cost: instructions that the verifier goes through, and memory of maps.
+//! What the programs may cost: instructions that the verifier goes through, memory of maps, and
+//! instructions and helper calls of each step that a connection takes.
 //!
-//! Both come out the same every time, however busy the machine is, so a change that makes one of
+//! All of it comes out the same every time, however busy the machine is, so a change that makes one of
 //! them grow is found here and not in a figure that may be noise.
 
 use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::PathBuf};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bench::{self, Agent, MapFacts, ProgramFacts},
+    path_cost::{self, PathCost},
     process, test, workspace,
 };
 
@@ -38,6 +40,9 @@ struct Limits {
     instructions: BTreeMap<String, u64>,
     /// By map; of those that each CPU has a copy of, one copy.
     map_bytes: BTreeMap<String, u64>,
+    /// By step: what the transition program takes for it, on every kernel.
+    step_instructions: BTreeMap<String, u64>,
+    step_helper_calls: BTreeMap<String, u64>,
 }
 
 /// What is in the kernel.
@@ -47,6 +52,7 @@ struct Found {
     cpus: u64,
     programs: Vec<ProgramFacts>,
     maps: Vec<MapFacts>,
+    steps: BTreeMap<String, PathCost>,
 }
 
 impl Found {
@@ -66,6 +72,21 @@ impl Found {
             *costs.entry(map.name.clone()).or_default() += map.bytes.div_ceil(copies);
         }
         costs
+    }
+
+    fn of_steps(&self, cost: impl Fn(&PathCost) -> u64) -> BTreeMap<String, u64> {
+        let steps = self.steps.iter();
+        steps
+            .map(|(step, of_it)| (step.clone(), cost(of_it)))
+            .collect()
+    }
+
+    fn step_instructions(&self) -> BTreeMap<String, u64> {
+        self.of_steps(|cost| cost.instructions)
+    }
+
+    fn step_helper_calls(&self) -> BTreeMap<String, u64> {
+        self.of_steps(|cost| cost.helper_calls)
     }
 
     fn all_map_bytes(&self) -> u64 {
@@ -130,6 +151,7 @@ fn look() -> Result<Found> {
         cpus: cpus.context("cannot read how many CPUs there can be")? as u64,
         programs,
         maps,
+        steps: path_cost::of_connection()?,
     })
 }
 
@@ -159,10 +181,19 @@ fn faults(limits: &Limits, found: &Found) -> Vec<String> {
         &limits.map_bytes,
         &found.map_bytes(),
     ));
+    faults.extend(step_faults(limits, found));
     let (all, most) = (found.all_map_bytes(), limits.all_map_bytes);
     if all > most {
         faults.push(format!("all maps together: {all} bytes, of {most} at most"));
     }
+    faults
+}
+
+fn step_faults(limits: &Limits, found: &Found) -> Vec<String> {
+    let (allowed, costs) = (&limits.step_instructions, found.step_instructions());
+    let mut faults = exceeded("step", "instructions", allowed, &costs);
+    let (allowed, costs) = (&limits.step_helper_calls, found.step_helper_calls());
+    faults.extend(exceeded("step", "helper calls", allowed, &costs));
     faults
 }
 
@@ -183,9 +214,7 @@ fn exceeded(
         }
     }
     for name in limits.keys().filter(|name| !found.contains_key(*name)) {
-        faults.push(format!(
-            "{kind} {name}: has a limit, and is not in the kernel"
-        ));
+        faults.push(format!("{kind} {name}: has a limit, and is not there"));
     }
     faults
 }
@@ -203,6 +232,9 @@ fn limits_for(found: &Found) -> Limits {
         all_map_bytes: ALL_MAPS,
         instructions: with_room(found.instructions(), INSTRUCTIONS),
         map_bytes: with_room(found.map_bytes(), PAGE),
+        step_instructions: with_room(found.step_instructions(), 1),
+        // Each is a decision.
+        step_helper_calls: found.step_helper_calls(),
     }
 }
 
@@ -211,17 +243,27 @@ fn table(limits: &Limits, found: &Found) -> String {
     for (kind, costs, limits) in [
         ("instructions", found.instructions(), &limits.instructions),
         ("bytes", found.map_bytes(), &limits.map_bytes),
+        (
+            "instructions",
+            found.step_instructions(),
+            &limits.step_instructions,
+        ),
+        (
+            "helper calls",
+            found.step_helper_calls(),
+            &limits.step_helper_calls,
+        ),
     ] {
         for (name, cost) in costs {
             let limit = limits.get(&name).map_or_else(String::new, u64::to_string);
             // Writing to a string does not fail.
-            let _ = writeln!(text, "{name:<20}{cost:>12} {kind:<14}{limit:>12} at most");
+            let _ = writeln!(text, "{name:<26}{cost:>12} {kind:<14}{limit:>12} at most");
         }
     }
     let (all, most) = (found.all_map_bytes(), limits.all_map_bytes);
     let _ = writeln!(
         text,
-        "{:<20}{all:>12} {:<14}{most:>12} at most",
+        "{:<26}{all:>12} {:<14}{most:>12} at most",
         "all maps", "bytes"
     );
     text
@@ -272,6 +314,13 @@ mod tests {
                     is_per_cpu: true,
                 },
             ],
+            steps: BTreeMap::from([(
+                "close -> syn_sent".to_owned(),
+                PathCost {
+                    instructions: 100,
+                    helper_calls: 4,
+                },
+            )]),
         }
     }
 
@@ -308,8 +357,8 @@ mod tests {
         other.maps.remove(0);
         let expected = [
             "program new: has no limit, and 1000 instructions verified",
-            "program program: has a limit, and is not in the kernel",
-            "map ONE: has a limit, and is not in the kernel",
+            "program program: has a limit, and is not there",
+            "map ONE: has a limit, and is not there",
         ];
         assert_eq!(faults(&limits, &other), expected);
     }
@@ -339,6 +388,32 @@ mod tests {
         let limits: Limits = toml::from_str(include_str!("../limits.toml"))?;
         assert!(!limits.instructions.is_empty() && !limits.map_bytes.is_empty());
         assert!(limits.all_map_bytes <= ALL_MAPS);
+        Ok(())
+    }
+
+    #[test]
+    fn a_step_that_takes_more_is_a_fault_on_every_kernel() {
+        let limits = limits_for(&found());
+        let mut dearer = found();
+        dearer.kernel = "6.1".to_owned();
+        let step = dearer.steps.values_mut().next().expect("there is a step");
+        (step.instructions, step.helper_calls) = (111, 5);
+        let expected = [
+            "step close -> syn_sent: 111 instructions, of 110 at most",
+            "step close -> syn_sent: 5 helper calls, of 4 at most",
+        ];
+        assert_eq!(faults(&limits, &dearer), expected);
+    }
+
+    #[test]
+    fn the_committed_program_takes_no_more_for_a_step_than_the_committed_file_allows() -> Result<()>
+    {
+        let limits: Limits = toml::from_str(include_str!("../limits.toml"))?;
+        let found = Found {
+            steps: path_cost::of_connection()?,
+            ..Found::default()
+        };
+        assert_eq!(step_faults(&limits, &found), [""; 0]);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod limits;
 mod msrv;
 mod object_diff;
 mod packetdrill;
+mod path_cost;
 mod process;
 mod setup;
 mod test;

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     code_location::{
+        elsewhere::KernelDescriptors,
         inspect::{self, Inspection},
         patience::{Patience, limit_memory},
         report::{Known, Sockets, write_text},
@@ -138,7 +139,8 @@ pub(super) fn execute(settings: &WhereSettings) -> anyhow::Result<()> {
     if watches {
         target::check_pid_namespace()?;
     }
-    let target = target::find(&settings.wanted)?;
+    let mut kernel_descriptors = KernelDescriptors::new(watches);
+    let target = target::find(&settings.wanted, &mut kernel_descriptors)?;
     let pid = target.process.pid;
     let process = ProcessHandle::open(pid).with_context(|| format!("cannot open process {pid}"))?;
     let samples = watches.then(|| StackSamples::load(pid)).transpose();
@@ -146,7 +148,7 @@ pub(super) fn execute(settings: &WhereSettings) -> anyhow::Result<()> {
     // From here on there is nothing that the process has not chosen.
     limit_memory();
     let patience = Patience::with(pid, PATIENCE);
-    let mut inspection = Inspection::of(pid, watches);
+    let mut inspection = Inspection::of(pid, kernel_descriptors);
     inspection.look_for_python(&threads_of(samples.as_mut())?);
     let mut before = Known::default();
     let seen = if let Some(samples) = &mut samples {
@@ -180,7 +182,8 @@ pub(super) fn execute(settings: &WhereSettings) -> anyhow::Result<()> {
     let places = inspection.name(seen.as_ref().map_or(&[], |seen| &seen.stacks));
     inspection.note_runtimes();
     drop(patience);
-    let notes = std::mem::take(&mut inspection.notes);
+    let unsure = target.unsure.iter().cloned();
+    let notes = unsure.chain(inspection.notes).collect();
     let report = inspect::report(
         &target,
         seen.as_ref(),

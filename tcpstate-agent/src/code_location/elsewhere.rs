@@ -6,14 +6,14 @@
 
 use std::net::SocketAddr;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::RecordMask;
 use thiserror::Error;
 
 use super::tcp_table::TcpTable;
 use crate::{
     collect::close_wait::Cause,
-    decode::{Owner, Socket},
+    decode::{CloseWaitSocket, Listener, Owner, Socket},
     kernel::{
         KernelLogLevel, LoadError, LoadOptions, OwnersError, OwnersReader,
         facts::Facts,
@@ -52,6 +52,9 @@ pub struct SocketsElsewhere {
 /// Why they cannot be told.
 #[derive(Debug, Error)]
 pub enum ElsewhereError {
+    /// Nothing may be loaded for it.
+    #[error("a watch tells: --seconds")]
+    NotAllowed,
     /// The programs cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -66,53 +69,116 @@ pub enum ElsewhereError {
     Walk(#[from] OwnersError),
 }
 
-/// The kernel's list of processes and their descriptors.
-pub struct KernelDescriptors(OwnersReader);
+/// The kernel's list of processes and their descriptors. What reads it is loaded when it is first
+/// needed, and attached to nothing.
+pub struct KernelDescriptors {
+    may_load: bool,
+    reader: Option<OwnersReader>,
+}
 
 impl KernelDescriptors {
-    /// Loads what reads it. Nothing is attached.
-    pub fn load() -> Result<Self, ElsewhereError> {
-        let options = LoadOptions {
-            programs: &[ProgramId::Owners],
-            record_mask: RecordMask::ABNORMAL_ENDS,
-            event_ring_bytes: 0,
-            every_owner: false,
-            kernel_log: KernelLogLevel::Off,
-        };
-        let loaded = load(&Facts::gather(), &options)?;
-        if let Some(owners) = loaded.owners {
-            return Ok(Self(owners));
+    /// `may_load`: whether programs may be loaded into the kernel for it.
+    #[must_use]
+    pub const fn new(may_load: bool) -> Self {
+        Self {
+            may_load,
+            reader: None,
         }
-        let refused = loaded.programs.into_iter();
-        let mut refusals = refused.filter_map(|program| program.outcome.err());
-        Err(refusals
-            .next()
-            .map_or(ElsewhereError::NotLoaded, ElsewhereError::Refused))
     }
 
-    /// What one process holds in namespaces that `table` does not cover.
-    pub fn of(&mut self, pid: u32, table: &TcpTable) -> Result<Elsewhere, ElsewhereError> {
-        let mut found = Elsewhere::default();
-        // It may have several descriptors of one.
+    /// What each of the `wanted` processes holds in namespaces that `table` does not cover.
+    pub fn held(
+        &mut self,
+        table: &TcpTable,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<FxHashMap<u32, Elsewhere>, ElsewhereError> {
+        let mut found: FxHashMap<u32, Elsewhere> = FxHashMap::default();
+        // A process may have several descriptors of one.
         let mut seen = FxHashSet::default();
-        self.0.walk(|owner| {
-            if owner.process.tgid != pid {
+        self.walk(|owner| {
+            let process = owner.process.tgid;
+            if !wanted(process) {
                 return;
             }
             if let Socket::Listener(listener) = &owner.socket
                 && !table.covers(listener.namespace)
             {
-                found.listens_on.insert((listener.namespace, listener.port));
+                let place = (listener.namespace, listener.port);
+                found.entry(process).or_default().listens_on.insert(place);
             }
             if let Some(stuck) = stuck(&owner)
                 && !table.covers(stuck.namespace)
-                && seen.insert(stuck.socket)
+                && seen.insert((process, stuck.socket))
             {
-                found.stuck.push(stuck);
+                found.entry(process).or_default().stuck.push(stuck);
             }
         })?;
         Ok(found)
     }
+
+    /// The processes that listen on a port in such a namespace, have it as their own port of an
+    /// established connection, or at either end of one in CLOSE_WAIT.
+    pub fn with_port(
+        &mut self,
+        port: u16,
+        table: &TcpTable,
+    ) -> Result<FxHashSet<u32>, ElsewhereError> {
+        let mut found = FxHashSet::default();
+        self.walk(|owner| {
+            if ports(&owner).any(|(namespace, of_it)| of_it == port && !table.covers(namespace)) {
+                found.insert(owner.process.tgid);
+            }
+        })?;
+        Ok(found)
+    }
+
+    fn walk(&mut self, each: impl FnMut(Owner)) -> Result<(), ElsewhereError> {
+        if !self.may_load {
+            return Err(ElsewhereError::NotAllowed);
+        }
+        let reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => load_reader()?,
+        };
+        self.reader.insert(reader).walk(each)?;
+        Ok(())
+    }
+}
+
+fn load_reader() -> Result<OwnersReader, ElsewhereError> {
+    let options = LoadOptions {
+        programs: &[ProgramId::Owners],
+        record_mask: RecordMask::ABNORMAL_ENDS,
+        event_ring_bytes: 0,
+        every_owner: false,
+        kernel_log: KernelLogLevel::Off,
+    };
+    let loaded = load(&Facts::gather(), &options)?;
+    if let Some(owners) = loaded.owners {
+        return Ok(owners);
+    }
+    let refused = loaded.programs.into_iter();
+    let mut refusals = refused.filter_map(|program| program.outcome.err());
+    Err(refusals
+        .next()
+        .map_or(ElsewhereError::NotLoaded, ElsewhereError::Refused))
+}
+
+/// The ports of a socket, with the namespace.
+fn ports(owner: &Owner) -> impl Iterator<Item = (u32, u16)> {
+    let ends = match owner.socket {
+        Socket::Listener(Listener {
+            namespace, port, ..
+        }) => [Some((namespace, port)), None],
+        Socket::CloseWait(CloseWaitSocket {
+            namespace,
+            local_port,
+            remote,
+            ..
+        }) => [local_port, remote.port()].map(|port| Some((namespace, port))),
+        Socket::Other(_) => [owner.established, None],
+    };
+    ends.into_iter().flatten()
 }
 
 fn stuck(owner: &Owner) -> Option<SocketsElsewhere> {

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use tcpstate_common::ThreadRecord;
 
 use super::{
-    elsewhere::{Elsewhere, ElsewhereError, KernelDescriptors},
+    elsewhere::{Elsewhere, KernelDescriptors},
     frame::{Frame, own_chain},
     memory::Memory as _,
     native::{Modules, NativeFrame, StackEnd, Unwound, UserRegisters},
@@ -14,7 +14,7 @@ use super::{
     report::{self, Events, Known, Place, ProcessFound, Report, Sockets, WatchFound},
     runtimes,
     target::{Candidate, Target},
-    tcp_table::{Descriptors, TcpTable, is_tcp, protocol},
+    tcp_table::{Descriptors, TcpTable, is_mptcp, is_tcp, protocol},
     waits::{self, Held, Task, ThreadGroup, Wait},
     watch::{Seen, StackAddresses},
 };
@@ -34,10 +34,7 @@ pub struct Inspection {
     pub modules: Modules,
     /// The Python in it.
     pub python: Option<Python>,
-    /// Whether programs may be loaded to look at it.
-    may_load: bool,
-    /// Loaded when it is first needed.
-    kernel_descriptors: Option<KernelDescriptors>,
+    kernel_descriptors: KernelDescriptors,
     places: FxHashMap<u64, Vec<Frame>>,
     /// When to leave the rest unnamed.
     deadline: Instant,
@@ -46,15 +43,14 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Begins. `may_load`: whether programs may be loaded into the kernel for it.
+    /// Begins.
     #[must_use]
-    pub fn of(pid: u32, may_load: bool) -> Self {
+    pub fn of(pid: u32, kernel_descriptors: KernelDescriptors) -> Self {
         Self {
             pid,
             modules: Modules::of(pid),
             python: None,
-            may_load,
-            kernel_descriptors: None,
+            kernel_descriptors,
             places: FxHashMap::default(),
             deadline: Instant::now() + PATIENCE,
             notes: Vec::new(),
@@ -268,6 +264,7 @@ impl Inspection {
             }
             Err(why) => self.notes.push(why),
         }
+        self.note_mptcp(&descriptors, &table);
         if descriptors.have_io_uring() {
             self.notes.push(
                 "it uses io_uring: what the kernel's threads read for it has no stack of the \
@@ -296,32 +293,40 @@ impl Inspection {
         descriptors: &Descriptors,
         table: &TcpTable,
     ) -> Result<Elsewhere, String> {
-        let is_tcp = |descriptor: &u32| {
-            protocol(self.pid, *descriptor).is_some_and(|protocol| is_tcp(&protocol))
-        };
-        let unlisted = descriptors.unlisted(table).filter(is_tcp).count();
+        let pid = self.pid;
+        let listed = table.by_inode();
+        let unlisted = descriptors
+            .unlisted(&listed)
+            .filter(|descriptor| protocol(pid, *descriptor).is_some_and(|found| is_tcp(&found)))
+            .count();
         if unlisted == 0 {
             return Ok(Elsewhere::default());
         }
-        let unknown = |why: &str| {
+        let held = self.kernel_descriptors.held(table, |found| found == pid);
+        let mut held = held.map_err(|error| {
             format!(
                 "{unlisted} TCP sockets of it are not connected, or of network namespaces that no \
-                 thread of it is in: whether any of them stays in CLOSE_WAIT is not known ({why})"
+                 thread of it is in: whether any of them stays in CLOSE_WAIT is not known ({error})"
             )
-        };
-        if !self.may_load {
-            return Err(unknown("a watch tells: --seconds"));
-        }
-        self.walk_descriptors(table)
-            .map_err(|error| unknown(&error.to_string()))
+        })?;
+        Ok(held.remove(&pid).unwrap_or_default())
     }
 
-    fn walk_descriptors(&mut self, table: &TcpTable) -> Result<Elsewhere, ElsewhereError> {
-        let walk = match self.kernel_descriptors.take() {
-            Some(walk) => walk,
-            None => KernelDescriptors::load()?,
-        };
-        self.kernel_descriptors.insert(walk).of(self.pid, table)
+    /// Notes connections above TCP whose own state `/proc` does not have.
+    fn note_mptcp(&mut self, descriptors: &Descriptors, table: &TcpTable) {
+        let listed = table.by_inode();
+        let count = descriptors
+            .connected(&listed)
+            .filter(|descriptor| {
+                protocol(self.pid, *descriptor).is_some_and(|found| is_mptcp(&found))
+            })
+            .count();
+        if count > 0 {
+            self.notes.push(format!(
+                "{count} of its sockets are MPTCP connections: those that its peers have closed are \
+                 in a group only if it has used them during a watch"
+            ));
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::{fs, io, path::Path};
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use thiserror::Error;
 use tracing::debug;
 
 use super::{
+    elsewhere::KernelDescriptors,
     proc_status,
     tcp_table::{Descriptors, TcpSocket, TcpTable},
 };
@@ -43,6 +44,8 @@ pub struct Target {
     pub process: Candidate,
     /// The others that fit, likewise.
     pub others: Vec<Candidate>,
+    /// Why it is not sure that none of the others has more.
+    pub unsure: Option<String>,
 }
 
 /// Why no process can be looked at.
@@ -91,11 +94,13 @@ pub fn check_pid_namespace() -> Result<(), TargetError> {
     }
 }
 
-/// Finds the process that was asked for.
-pub fn find(wanted: &Wanted) -> Result<Target, TargetError> {
+/// Finds the process that was asked for. `kernel` tells of sockets in network namespaces that no
+/// process is in.
+pub fn find(wanted: &Wanted, kernel: &mut KernelDescriptors) -> Result<Target, TargetError> {
+    let mut table = TcpTable::default();
     let mut found = match wanted {
         Wanted::Pid(pid) => vec![check(*pid)?],
-        Wanted::Port(port) => by_port(*port)?,
+        Wanted::Port(port) => by_port(*port, &mut table, kernel)?,
         Wanted::Process(name) => all()?
             .into_iter()
             .filter(|pid| name_of(*pid).is_some_and(|found| found == *name))
@@ -105,15 +110,29 @@ pub fn find(wanted: &Wanted) -> Result<Target, TargetError> {
             .filter(|pid| is_of_unit(*pid, unit))
             .collect(),
     };
-    found.retain(|pid| *pid != std::process::id());
-    let mut candidates: Vec<Candidate> = found
+    found.retain(|pid| *pid != std::process::id() && check(*pid).is_ok());
+    for pid in &found {
+        if let Err(error) = table.add(*pid) {
+            debug!(pid, %error, "its sockets cannot be read");
+        }
+    }
+    let listed = table.by_inode();
+    let held: Vec<(u32, Descriptors)> = found
         .into_iter()
-        .filter_map(|pid| {
-            check(pid).ok()?;
+        .map(|pid| (pid, Descriptors::read(pid).unwrap_or_default()))
+        .collect();
+    let (elsewhere, unsure) = close_wait_elsewhere(&held, &table, kernel);
+    let mut candidates: Vec<Candidate> = held
+        .iter()
+        .filter_map(|(pid, descriptors)| {
+            let stuck = descriptors
+                .sockets()
+                .filter(|inode| listed.get(inode).is_some_and(TcpSocket::is_in_close_wait))
+                .count();
             Some(Candidate {
-                pid,
-                name: name_of(pid)?,
-                close_wait: close_wait_of(pid),
+                pid: *pid,
+                name: name_of(*pid)?,
+                close_wait: stuck + elsewhere.get(pid).copied().unwrap_or(0),
             })
         })
         .collect();
@@ -127,10 +146,49 @@ pub fn find(wanted: &Wanted) -> Result<Target, TargetError> {
             Wanted::Unit(unit) => format!("belongs to unit {unit:?}"),
         })
     })?;
+    let others: Vec<Candidate> = candidates.collect();
     Ok(Target {
         process,
-        others: candidates.collect(),
+        // Of one alone, it is said where its sockets are.
+        unsure: unsure.filter(|_| !others.is_empty()),
+        others,
     })
+}
+
+/// How many sockets in CLOSE_WAIT each of these processes holds in namespaces that `table` does not
+/// cover, and why that is not sure.
+fn close_wait_elsewhere(
+    held: &[(u32, Descriptors)],
+    table: &TcpTable,
+    kernel: &mut KernelDescriptors,
+) -> (FxHashMap<u32, usize>, Option<String>) {
+    let listed = table.by_inode();
+    let unlisted: FxHashSet<u32> = held
+        .iter()
+        .filter(|(pid, descriptors)| descriptors.have_unlisted_tcp(*pid, &listed))
+        .map(|(pid, _)| *pid)
+        .collect();
+    if unlisted.is_empty() {
+        return (FxHashMap::default(), None);
+    }
+    match kernel.held(table, |pid| unlisted.contains(&pid)) {
+        Ok(found) => {
+            let counts = found.into_iter().map(|(pid, elsewhere)| {
+                let own = elsewhere.stuck.iter();
+                (pid, own.filter(|stuck| stuck.remote.is_some()).count())
+            });
+            (counts.collect(), None)
+        }
+        Err(error) => (
+            FxHashMap::default(),
+            Some(format!(
+                "{} of the processes that fit hold TCP sockets that are not connected, or are of \
+                 network namespaces that no such process is in: those in CLOSE_WAIT among them are \
+                 not in the counts ({error})",
+                unlisted.len()
+            )),
+        ),
+    }
 }
 
 fn check(pid: u32) -> Result<u32, TargetError> {
@@ -163,10 +221,14 @@ fn all() -> Result<Vec<u32>, TargetError> {
         .collect())
 }
 
-fn by_port(port: u16) -> Result<Vec<u32>, TargetError> {
-    let all = all()?;
+/// Reads the sockets of all namespaces that processes are in into `table`.
+fn by_port(
+    port: u16,
+    table: &mut TcpTable,
+    kernel: &mut KernelDescriptors,
+) -> Result<Vec<u32>, TargetError> {
+    let mut all = all()?;
     // A process may hold sockets of a namespace that others are in.
-    let mut table = TcpTable::default();
     for pid in &all {
         if let Err(error) = table.add_namespace_of(Path::new(&format!("/proc/{pid}"))) {
             debug!(pid, %error, "not looked at");
@@ -180,14 +242,16 @@ fn by_port(port: u16) -> Result<Vec<u32>, TargetError> {
         })
         .map(|socket| socket.inode)
         .collect();
-    let holds = |pid: &u32| {
-        let descriptors = Descriptors::read(*pid).unwrap_or_default();
+    let elsewhere = kernel
+        .with_port(port, table)
+        .inspect_err(|error| debug!(%error, "only namespaces that processes are in"))
+        .unwrap_or_default();
+    let holds = |pid: u32| {
+        let descriptors = Descriptors::read(pid).unwrap_or_default();
         descriptors.sockets().any(|inode| of_port.contains(&inode))
     };
-    if of_port.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(all.into_iter().filter(holds).collect())
+    all.retain(|pid| elsewhere.contains(pid) || !of_port.is_empty() && holds(*pid));
+    Ok(all)
 }
 
 fn is_of_unit(pid: u32, unit: &str) -> bool {
@@ -204,32 +268,23 @@ fn name_of(pid: u32) -> Option<String> {
     Some(label_text(&name))
 }
 
-fn close_wait_of(pid: u32) -> usize {
-    let table = TcpTable::read(pid).unwrap_or_default();
-    if !table.sockets.iter().any(TcpSocket::is_in_close_wait) {
-        return 0;
-    }
-    let table = table.by_inode();
-    let descriptors = Descriptors::read(pid).unwrap_or_default();
-    descriptors
-        .sockets()
-        .filter(|inode| table.get(inode).is_some_and(TcpSocket::is_in_close_wait))
-        .count()
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
 
     use super::*;
 
+    fn found(wanted: &Wanted) -> Result<Target, TargetError> {
+        find(wanted, &mut KernelDescriptors::new(false))
+    }
+
     #[test]
     fn what_cannot_be_looked_at_is_named() {
-        let error = find(&Wanted::Pid(u32::MAX)).unwrap_err().to_string();
+        let error = found(&Wanted::Pid(u32::MAX)).unwrap_err().to_string();
         assert_eq!(error, "no process 4294967295");
-        let error = find(&Wanted::Process("no such name".to_owned())).unwrap_err();
+        let error = found(&Wanted::Process("no such name".to_owned())).unwrap_err();
         assert_eq!(error.to_string(), "no process is called \"no such name\"");
-        let error = find(&Wanted::Unit("none.service".to_owned())).unwrap_err();
+        let error = found(&Wanted::Unit("none.service".to_owned())).unwrap_err();
         assert!(error.to_string().contains("none.service"));
     }
 
@@ -252,6 +307,8 @@ mod tests {
     fn who_listens_on_a_port_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(by_port(port).unwrap().contains(&std::process::id()));
+        let mut table = TcpTable::default();
+        let found = by_port(port, &mut table, &mut KernelDescriptors::new(false)).unwrap();
+        assert!(found.contains(&std::process::id()));
     }
 }

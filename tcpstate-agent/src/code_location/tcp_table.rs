@@ -73,7 +73,7 @@ impl TcpSocket {
     }
 }
 
-/// The TCP sockets of the network namespaces that a process's threads are in.
+/// The TCP sockets of the network namespaces that the threads of processes are in.
 #[derive(Debug, Default)]
 pub struct TcpTable {
     /// All of them.
@@ -83,19 +83,25 @@ pub struct TcpTable {
 }
 
 impl TcpTable {
-    /// Reads it.
+    /// Reads that of one process.
     pub fn read(pid: u32) -> io::Result<Self> {
         let mut table = Self::default();
+        table.add(pid)?;
+        Ok(table)
+    }
+
+    /// Adds the namespaces that a process's threads are in, unless it has them already.
+    pub fn add(&mut self, pid: u32) -> io::Result<()> {
         let mut failed = None;
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            if let Err(error) = table.add_namespace_of(&task?.path()) {
+            if let Err(error) = self.add_namespace_of(&task?.path()) {
                 failed = Some(error);
             }
         }
         match failed {
             // Nothing can be read. Where something can, a thread has ended meanwhile.
-            Some(error) if table.namespaces.is_empty() => Err(error),
-            _ => Ok(table),
+            Some(error) if self.namespaces.is_empty() => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -170,14 +176,32 @@ impl Descriptors {
         self.0.values().filter_map(|target| socket_inode(target))
     }
 
-    /// Sockets that are not in the table, of whatever protocol.
-    pub fn unlisted(&self, table: &TcpTable) -> impl Iterator<Item = u32> {
-        let listed = table.by_inode();
+    /// Sockets that are not among those of a table, of whatever protocol.
+    pub fn unlisted(&self, listed: &FxHashMap<u64, TcpSocket>) -> impl Iterator<Item = u32> {
+        self.numbers_of(|inode| !listed.contains_key(&inode))
+    }
+
+    /// Whether some of the TCP sockets among these are of network namespaces that the table does not
+    /// cover, or not connected, which looks the same from here.
+    #[must_use]
+    pub fn have_unlisted_tcp(&self, pid: u32, listed: &FxHashMap<u64, TcpSocket>) -> bool {
+        self.unlisted(listed)
+            .any(|descriptor| protocol(pid, descriptor).is_some_and(|found| is_tcp(&found)))
+    }
+
+    /// Connections that are among those of a table, of whatever protocol above it.
+    pub fn connected(&self, listed: &FxHashMap<u64, TcpSocket>) -> impl Iterator<Item = u32> {
+        self.numbers_of(|inode| {
+            let socket = listed.get(&inode);
+            socket.is_some_and(|socket| !socket.is_listening() && !socket.is_in_close_wait())
+        })
+    }
+
+    /// The descriptors of sockets with such an inode number.
+    fn numbers_of(&self, is_wanted: impl Fn(u64) -> bool) -> impl Iterator<Item = u32> {
         self.0
             .iter()
-            .filter(move |(_, target)| {
-                socket_inode(target).is_some_and(|inode| !listed.contains_key(&inode))
-            })
+            .filter(move |(_, target)| socket_inode(target).is_some_and(&is_wanted))
             .map(|(descriptor, _)| *descriptor)
     }
 
@@ -206,6 +230,12 @@ pub fn protocol(pid: u32, descriptor: u32) -> Option<String> {
 #[must_use]
 pub fn is_tcp(protocol: &str) -> bool {
     matches!(protocol, "TCP" | "TCPv6")
+}
+
+/// Whether that is MPTCP, over IPv4 or IPv6.
+#[must_use]
+pub fn is_mptcp(protocol: &str) -> bool {
+    matches!(protocol, "MPTCP" | "MPTCPv6")
 }
 
 /// The number in `socket:[4711]`.
@@ -311,7 +341,7 @@ mod tests {
         let pid = std::process::id();
         let table = TcpTable::read(pid).unwrap();
         let descriptors = Descriptors::read(pid).unwrap();
-        let unlisted: Vec<u32> = descriptors.unlisted(&table).collect();
+        let unlisted: Vec<u32> = descriptors.unlisted(&table.by_inode()).collect();
         let number = |descriptor: &dyn AsRawFd| u32::try_from(descriptor.as_raw_fd()).unwrap();
         assert!(unlisted.contains(&number(&unconnected)));
         assert!(unlisted.contains(&number(&datagrams)));

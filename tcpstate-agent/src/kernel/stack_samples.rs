@@ -10,7 +10,7 @@ use aya::{
 };
 use rustix::io::Errno;
 use tcpstate_common::{
-    KernelField, PythonLayout, SampleAccount, SocketTrace, THREAD_POINTER_ARM64,
+    KernelField, MISSING, PythonLayout, SampleAccount, SocketTrace, THREAD_POINTER_ARM64,
     THREAD_POINTER_X86_64, ThreadRecord, WHERE_FIELDS, where_global, where_map, where_program,
 };
 use thiserror::Error;
@@ -175,11 +175,16 @@ impl StackSamples {
         let kernel = KernelBtf::open(Path::new(KERNEL_BTF))
             .map_err(|error| StackSampleError::Btf(error.to_string()))?;
         let mut offsets = BTreeMap::new();
-        for field in WHERE_FIELDS {
-            offsets.insert(field.global, kernel.offset(field)?);
+        for field in WHERE_FIELDS.iter().chain([&ARCHITECTURE.thread_pointer]) {
+            let offset = match kernel.offset(field) {
+                Err(error) if field.is_optional => {
+                    debug!(%error, "done without");
+                    MISSING
+                }
+                found => found?,
+            };
+            offsets.insert(field.global, offset);
         }
-        let pointer = &ARCHITECTURE.thread_pointer;
-        offsets.insert(pointer.global, kernel.offset(pointer)?);
         let has_helper = kernel.has_enum_value("bpf_func_id", "BPF_FUNC_task_pt_regs");
         let parameters = [READS, ACCEPTS].map(|function| kernel.function_parameters(function));
         drop(kernel);

@@ -31,7 +31,7 @@ use tcpstate_agent::collect::close_wait::{Cause, Role};
 
 use crate::{
     harness::{Netns, Running},
-    where_in_code::leak_tokio,
+    where_in_code::{leak_tokio, mptcp},
 };
 
 /// What the peer sends before its FIN where data is to stay unread.
@@ -72,6 +72,8 @@ pub(crate) enum Duty {
     Outlive(Sockets),
     /// Listens, reads what comes to its end, and closes every other connection only.
     Leak,
+    /// The same with connections of MPTCP.
+    LeakMptcp,
     /// The same as a tokio program.
     LeakInTokio,
     /// Does nothing.
@@ -312,7 +314,8 @@ impl Duty {
                 thread::sleep(Duration::from_mins(10));
             }
             Self::Outlive(sockets) => outlive(sockets),
-            Self::Leak => leak(),
+            Self::Leak => leak(listen("127.0.0.1:0".parse().unwrap())),
+            Self::LeakMptcp => leak(mptcp::listen()),
             Self::LeakInTokio => {
                 let (runtime, port) = leak_tokio::serve();
                 until_told(port);
@@ -348,8 +351,7 @@ fn outlive(sockets: Sockets) {
 }
 
 /// Serves connections, which begin with what is to become of them.
-fn leak() {
-    let listener = listen("127.0.0.1:0".parse().unwrap());
+fn leak(listener: TcpListener) {
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
         loop {
@@ -357,10 +359,10 @@ fn leak() {
             thread::spawn(move || {
                 let mut command = [0];
                 connection.read_exact(&mut command).unwrap();
-                if command == [LEAK] {
-                    leak_after_reading(connection);
-                } else {
-                    close_after_reading(connection);
+                match command {
+                    [LEAK] => leak_after_reading(connection),
+                    [DIAL] => mptcp::leak_dialled(&mut connection),
+                    _ => close_after_reading(connection),
                 }
             });
         }
@@ -371,6 +373,8 @@ fn leak() {
 /// What a connection to an actor that leaks begins with where it is to leak that one.
 pub(crate) const LEAK: u8 = b'L';
 const CLOSE: u8 = b'O';
+/// Where it is to leak one that it opens itself, to the port that follows.
+pub(crate) const DIAL: u8 = b'C';
 
 #[inline(never)]
 fn accept_for_leaker(listener: &TcpListener) -> TcpStream {
@@ -378,7 +382,7 @@ fn accept_for_leaker(listener: &TcpListener) -> TcpStream {
 }
 
 #[inline(never)]
-fn read_for_leaker(connection: &mut TcpStream) -> u64 {
+pub(crate) fn read_for_leaker(connection: &mut TcpStream) -> u64 {
     io::copy(connection, &mut io::sink()).unwrap()
 }
 

@@ -50,8 +50,11 @@ fn where_state(ctx: BtfTracePointContext) -> i32 {
     } else if old == i32::from(CLOSE_WAIT) && new == LAST_ACK {
         sockets::leave_close_wait(socket);
     } else if old == CLOSE && new == SYN_SENT {
-        // This transition alone runs in the system call of the process.
-        if let Some(thread) = Thread::watched() {
+        // This transition alone runs in the system call of the process. An MPTCP connection goes
+        // through it itself, before its first subflow.
+        if let Some(thread) = Thread::watched()
+            && socket.parent().is_none()
+        {
             note_here(socket, SampleKind::Open, thread);
         }
     }
@@ -208,7 +211,10 @@ fn accepted(socket: u64) {
         return;
     }
     if let Some(thread) = Thread::watched() {
-        note_here(Socket(socket), SampleKind::Accept, thread);
+        let socket = Socket(socket);
+        // What accept() then gives to the process.
+        let socket = socket.parent().unwrap_or(socket);
+        note_here(socket, SampleKind::Accept, thread);
     }
 }
 
@@ -220,10 +226,7 @@ fn read_returned(socket: Socket, returned: i32, thread: Thread) {
     }
     match socket.protocol() {
         Some(IPPROTO_TCP) => {}
-        Some(IPPROTO_MPTCP) => {
-            account(|account| account.mptcp += 1);
-            return;
-        }
+        Some(IPPROTO_MPTCP) => account(|account| account.mptcp += 1),
         _ => return,
     }
     // A read of no bytes returns 0 too; at the end the peer has closed.

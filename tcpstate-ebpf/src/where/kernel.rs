@@ -45,6 +45,9 @@ globals!(
     FILE_PRIVATE,
     INODE_MODE,
     SOCKET_SK,
+    TCP_IS_MPTCP,
+    SK_ULP_DATA,
+    SUBFLOW_PARENT,
     WATCHED = 0,
     REGISTERS_BYTES = 0,
     STACK_POINTER = 0,
@@ -215,14 +218,30 @@ impl Registers {
 pub(crate) struct Socket(pub(crate) u64);
 
 impl Socket {
+    /// Whether it is a connection of TCP, or one of MPTCP above its subflows.
     #[inline(always)]
     pub(crate) fn is_tcp(self) -> bool {
-        self.protocol() == Some(IPPROTO_TCP)
+        matches!(self.protocol(), Some(IPPROTO_TCP | IPPROTO_MPTCP))
     }
 
     #[inline(always)]
     pub(crate) fn protocol(self) -> Option<u16> {
         read(self.0, &SK_PROTOCOL)
+    }
+
+    /// The MPTCP connection that it is a subflow of: `mptcp_subflow_ctx(sk)->conn`.
+    #[inline(always)]
+    pub(crate) fn parent(self) -> Option<Self> {
+        if TCP_IS_MPTCP.load() == MISSING
+            || SK_ULP_DATA.load() == MISSING
+            || SUBFLOW_PARENT.load() == MISSING
+            || self.protocol() != Some(IPPROTO_TCP)
+            || read::<u8>(self.0, &TCP_IS_MPTCP)? == 0
+        {
+            return None;
+        }
+        let context: u64 = read(self.0, &SK_ULP_DATA)?;
+        Some(Self(read(context, &SUBFLOW_PARENT)?))
     }
 
     #[inline(always)]
@@ -233,6 +252,7 @@ impl Socket {
     /// Writes what names it to the world.
     #[inline(always)]
     pub(crate) fn describe(self, trace: &mut SocketTrace) -> Option<()> {
+        trace.protocol = self.protocol()?;
         trace.family = read(self.0, &SK_FAMILY)?;
         let net: u64 = read(self.0, &SK_NET)?;
         trace.namespace = read(net, &NET_INUM)?;

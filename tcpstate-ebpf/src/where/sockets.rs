@@ -27,6 +27,10 @@ pub(crate) fn note(socket: Socket, kind: SampleKind, thread: Thread, registers: 
         account(|account| account.untracked += 1);
         return;
     };
+    // One of MPTCP may have been accepted before it had them.
+    if trace.remote_port == 0 {
+        let _ = socket.describe(trace);
+    }
     let slot = kind as usize & 3;
     trace.seen[slot] = trace.seen[slot].wrapping_add(1);
     let now = now_ns();

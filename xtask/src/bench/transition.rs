@@ -1,6 +1,6 @@
 //! What the kernel pays for being watched: the program by itself, and a whole connection.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
@@ -16,6 +16,7 @@ use super::{
     stop,
     watchers::{Watcher, Who},
 };
+use crate::path_cost::{self, PathCost};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -23,6 +24,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let mut namespace = Namespace::new()?;
     // The first connections of a namespace are slower.
     close(&mut namespace, 2_000)?;
+    step_costs(bench)?;
     program_cost(bench, &mut namespace)?;
     cycle_ratio(bench, &mut namespace)
 }
@@ -71,6 +73,13 @@ impl SideBySide {
                 let runs = watcher.runs()?;
                 Ok(runs.filter(|runs| runs.count > 0).map(drop))
             })?;
+        }
+        for (who, watcher, _) in &watchers {
+            if *who == Who::LaggingTrace {
+                watcher.stand_still()?;
+                // What its ring has room for, and more.
+                close(namespace, connections)?;
+            }
         }
         let runs_of = |watchers: &[(Who, Watcher, Vec<f64>)]| -> Result<Vec<Option<Runs>>> {
             watchers
@@ -134,6 +143,7 @@ fn program_cost(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
             .and_then(|(_, costs)| Spread::of(costs)))
     };
     let traced = alone(Who::Trace)?.context("no figure of the agent's trace")?;
+    let lagging = alone(Who::LaggingTrace)?.context("no figure of a trace that lags")?;
     let tcpstates = alone(Who::Tcpstates);
     stop::check()?;
     let mut row = Row::new(
@@ -169,6 +179,14 @@ fn program_cost(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
         )
         .reach(Reach::AtMost(300e-9)),
     );
+    bench.row(
+        Row::new(
+            "the same, its reader standing still, so that records are lost",
+            Unit::Seconds,
+            lagging,
+        )
+        .reach(Reach::AtMost(300e-9)),
+    );
     if let Some(fault) = fault {
         bench.skip(fault);
     }
@@ -196,65 +214,131 @@ fn average(before: Runs, after: Runs) -> Option<f64> {
     Some(float(nanoseconds) / float(count) * 1e-9)
 }
 
-/// Each pair is measured right after one another, and which comes first alternates.
-fn cycle_ratio(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
-    let connections = bench.full_or_quick(20_000, 8_000);
-    let mut base = Vec::new();
-    let mut ratio = |who: Who, pairs: u32, base: &mut Vec<f64>| -> Result<Option<Spread>> {
-        progress(&format!(
-            "{pairs} pairs of {connections} connections with and without {}",
-            who.name()
-        ));
-        let mut ratios = Vec::new();
-        for pair in 0..pairs {
-            let with = |namespace: &mut Namespace| -> Result<Option<Duration>> {
-                let Some(watcher) = who.start(bench)? else {
-                    return Ok(None);
-                };
-                let took = close(namespace, connections)?;
-                watcher.end()?;
-                Ok(Some(took))
-            };
-            let (with, without) = if pair % 2 == 0 {
-                let with = with(namespace)?;
-                (with, close(namespace, connections)?)
-            } else {
-                let without = close(namespace, connections)?;
-                (with(namespace)?, without)
-            };
-            let Some(with) = with else {
-                return Ok(None);
-            };
-            base.push(without.as_secs_f64() / float(connections));
-            ratios.push(with.as_secs_f64() / without.as_secs_f64());
-        }
-        Ok(Spread::of(ratios))
+/// What the program takes for each step of a connection, as `cargo xtask limits` holds it: which part
+/// of it has become dearer.
+fn step_costs(bench: &mut Bench) -> Result<()> {
+    let steps = path_cost::of_connection()?;
+    for (step, cost) in &steps {
+        let PathCost {
+            instructions,
+            helper_calls,
+        } = *cost;
+        bench.row(
+            Row::new(
+                format!("instructions for {step}"),
+                Unit::Count,
+                Spread::single(float(instructions)),
+            )
+            .note(format!("{helper_calls} helper calls among them")),
+        );
+    }
+    let all = steps.values().map(|cost| cost.instructions).sum();
+    bench.row(Row::new(
+        "instructions for a connection, both of its ends",
+        Unit::Count,
+        Spread::single(float(all)),
+    ));
+    Ok(())
+}
+
+/// Seconds for a connection while somebody watches; `None` where that is not on this machine.
+fn cycle(
+    bench: &Bench,
+    namespace: &mut Namespace,
+    who: Option<Who>,
+    connections: u64,
+) -> Result<Option<f64>> {
+    let watcher = match who {
+        Some(who) => match who.start(bench)? {
+            Some(watcher) => Some(watcher),
+            None => return Ok(None),
+        },
+        None => None,
     };
-    let start = Instant::now();
-    let pairs = bench.full_or_quick(31, 4);
-    let ours = ratio(Who::Run, pairs, &mut base)?.context("no figure of the agent")?;
-    progress(&format!("{:.0} s", start.elapsed().as_secs_f64()));
+    let took = close(namespace, connections)?;
+    if let Some(watcher) = watcher {
+        watcher.end()?;
+    }
+    Ok(Some(took.as_secs_f64() / float(connections)))
+}
+
+/// Connections with nobody, with each of `watchers`, right after one another; who comes first goes
+/// round. Of each round, what a connection took with each of them; nothing where one of them is not
+/// on this machine.
+fn rounds<const WATCHERS: usize>(
+    bench: &Bench,
+    namespace: &mut Namespace,
+    watchers: [Option<Who>; WATCHERS],
+    count: usize,
+) -> Result<Vec<[f64; WATCHERS]>> {
+    let connections = bench.full_or_quick(20_000, 8_000);
+    let names: Vec<&str> = watchers.iter().flatten().map(|who| who.name()).collect();
+    progress(&format!(
+        "{count} times {connections} connections with and without {}",
+        names.join(" and ")
+    ));
+    let mut rounds = Vec::new();
+    for round in 0..count {
+        let mut took = [0.0; WATCHERS];
+        for turn in 0..WATCHERS {
+            let at = (round + turn) % WATCHERS;
+            match cycle(bench, namespace, watchers[at], connections)? {
+                Some(seconds) => took[at] = seconds,
+                None => return Ok(Vec::new()),
+            }
+        }
+        rounds.push(took);
+    }
+    Ok(rounds)
+}
+
+fn cycle_ratio(bench: &mut Bench, namespace: &mut Namespace) -> Result<()> {
+    let ours = rounds(
+        bench,
+        namespace,
+        // Calling any program costs something, which the second row leaves out.
+        [None, Some(Who::Empty), Some(Who::Run)],
+        bench.full_or_quick(31, 4),
+    )?;
+    let spread = |of: fn(&[f64; 3]) -> f64| Spread::of(ours.iter().map(of).collect::<Vec<_>>());
+    let none = "no figure of the agent";
+    let agent = spread(|[without, _, agent]| agent / without).context(none)?;
+    let less_empty = spread(|[without, empty, agent]| 1.0 + (agent - empty) / without);
+    let less_empty = less_empty.context(none)?;
+    let base = spread(|[without, _, _]| *without).context(none)?;
     let mut row = Row::new(
         "a connection made, accepted and closed, with the agent over without",
         Unit::Ratio,
-        ours,
+        agent,
     )
-    .reach(Reach::AtMost(1.03));
+    .reach(Reach::AtMost(1.03))
+    .beside(
+        Who::Empty.name(),
+        spread(|[without, empty, _]| empty / without),
+    );
     let mut faults = Vec::new();
-    for (who, pairs) in [
-        // What the kernel takes to call any program.
-        (Who::Empty, bench.full_or_quick(15, 2)),
+    for (who, count) in [
         (Who::Bpftrace, bench.full_or_quick(9, 2)),
         (Who::Tcpstates, bench.full_or_quick(5, 2)),
     ] {
-        match ratio(who, pairs, &mut base) {
-            Ok(figure) => row = row.beside(who.name(), figure),
+        match rounds(bench, namespace, [None, Some(who)], count) {
+            Ok(rounds) => {
+                let ratios = rounds.iter().map(|[without, with]| with / without);
+                row = row.beside(who.name(), Spread::of(ratios.collect::<Vec<_>>()));
+            }
             Err(error) => faults.push(format!("{}: {error:#}", who.name())),
         }
         stop::check()?;
     }
     bench.row(row);
-    let base = Spread::of(base).context("nothing measured without the agent")?;
+    bench.row(
+        Row::new(
+            "the same, less what an empty program costs",
+            Unit::Ratio,
+            less_empty,
+        )
+        .reach(Reach::AtMost(1.02)),
+    );
     bench.row(Row::new(
         "such a connection without anything",
         Unit::Seconds,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::process::Signal;
 
 use super::{
     Bench,
@@ -65,10 +66,23 @@ impl Watcher {
         }))
     }
 
+    /// Has it stand still: its programs go on, and nobody takes what they hand over.
+    pub(super) fn stand_still(&self) -> Result<()> {
+        match self {
+            Self::Run(agent) => agent.signal(Signal::STOP),
+            Self::Other(running) => running.signal(Signal::STOP),
+            Self::Empty(_) => Ok(()),
+        }
+    }
+
     pub(super) fn end(self) -> Result<()> {
         match self {
             Self::Run(agent) => agent.end(),
-            Self::Other(running) => running.end(),
+            Self::Other(running) => {
+                // One that stands still would not hear that it is to end.
+                running.signal(Signal::CONT)?;
+                running.end()
+            }
             Self::Empty(program) => {
                 drop(program);
                 Ok(())
@@ -82,6 +96,8 @@ impl Watcher {
 pub(super) enum Who {
     Run,
     Trace,
+    /// The same, and nobody reads what it prints: it takes no records any more.
+    LaggingTrace,
     Empty,
     Bpftrace,
     Tcpstates,
@@ -92,6 +108,7 @@ impl Who {
         match self {
             Self::Run => "the agent",
             Self::Trace => "the agent's trace",
+            Self::LaggingTrace => "the agent's trace, its reader standing still",
             Self::Empty => "an empty program",
             Self::Bpftrace => "bpftrace, counting",
             Self::Tcpstates => "libbpf-tools' tcpstates",
@@ -107,7 +124,7 @@ impl Who {
                 stop::sleep(SETTLE)?;
                 return Ok(Some(Watcher::Run(Box::new(agent))));
             }
-            Self::Trace => {
+            Self::Trace | Self::LaggingTrace => {
                 let mut command = running::bound(&agent.to_string_lossy());
                 command.args(["trace", "--output=json"]);
                 command

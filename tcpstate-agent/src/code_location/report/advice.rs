@@ -1,10 +1,16 @@
 //! What follows for the person who reads it.
 
-use super::SocketGroup;
+use super::{SocketGroup, UNKNOWN_CAUSE};
 use crate::collect::close_wait::Cause;
 
 /// What to look for at the places of a group; `was_watched` is whether there was a watch at all.
 pub(super) fn advice(group: &SocketGroup, was_watched: bool) -> Option<&'static str> {
+    if group.cause == UNKNOWN_CAUSE {
+        return Some(
+            "these are MPTCP connections that no read is seen to have read to the end. Look below \
+             for what the threads wait for",
+        );
+    }
     let cause = Cause::ALL
         .into_iter()
         .find(|cause| cause.name() == group.cause)?;
@@ -27,8 +33,8 @@ pub(super) fn advice(group: &SocketGroup, was_watched: bool) -> Option<&'static 
         }
         _ if !group.before_watch => {
             "these came into CLOSE_WAIT during the watch and were read to the end, but by no read \
-             that is seen: splice(), MPTCP, one of io_uring's own threads, or another process \
-             that has them too. If it is none of these, watch longer: they came as the watch began"
+             that is seen: splice(), one of io_uring's own threads, another process that has \
+             them too, or MPTCP before Linux 6.3. If it is none of these, watch longer: they came as the watch began"
         }
         _ => {
             "these were closed by their peers before the watch began, and nothing has used them \

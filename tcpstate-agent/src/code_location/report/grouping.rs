@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tcpstate_common::{SampleKind, SocketTrace};
 
-use super::{PeerCount, Place, SocketGroup};
+use super::{PeerCount, Place, SocketGroup, UNKNOWN_CAUSE};
 use crate::{
     code_location::{
         elsewhere::SocketsElsewhere,
@@ -20,6 +20,8 @@ use crate::{
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// So many peers of a group are named.
 const PEERS: usize = 3;
+/// Of Linux's include/uapi/linux/in.h.
+const IPPROTO_MPTCP: u16 = 262;
 
 /// The sockets in CLOSE_WAIT of a process, as they are now.
 #[derive(Debug, Default)]
@@ -36,7 +38,13 @@ pub struct Sockets {
     pub were_read: bool,
     /// Namespaces and ports that it listens on: connections from them are a server's.
     pub listens_on: FxHashSet<(u32, u16)>,
+    /// Connections that it holds in other states: above them may be one of MPTCP, which has a state
+    /// of its own.
+    pub connected: FxHashSet<Addresses>,
 }
+
+/// The network namespace of a connection and its addresses: its own and the peer's.
+type Addresses = (u32, SocketAddr, SocketAddr);
 
 /// Sockets that were there at a time.
 #[derive(Debug, Default)]
@@ -80,6 +88,11 @@ impl Sockets {
             before_watch: Known::default(),
             were_read: true,
             listens_on,
+            connected: own
+                .iter()
+                .filter(|socket| !socket.is_listening() && !socket.is_in_close_wait())
+                .map(addresses_of)
+                .collect(),
         }
     }
 
@@ -94,22 +107,19 @@ impl Sockets {
 
     fn stuck<'a>(&self, traces: &Traces<'a>) -> Vec<Stuck<'a>> {
         let here = self.held.iter().chain(&self.unaccepted).map(|socket| {
-            let place = (socket.namespace, socket.local, socket.remote);
-            let is_server = self
-                .listens_on
-                .contains(&(socket.namespace, socket.local.port()));
+            let addresses = addresses_of(socket);
             Stuck {
                 count: 1,
-                cause: socket.cause(),
+                cause: socket.cause().name(),
                 namespace: None,
                 before_watch: self.before_watch.inodes.contains(&socket.inode),
-                peer: Some(peer(socket.remote, is_server)),
-                trace: traces.by_addresses.get(&place).copied(),
+                peer: Some(self.peer(addresses)),
+                trace: traces.by_addresses.get(&addresses).copied(),
             }
         });
         let elsewhere = self.elsewhere.iter().map(|found| Stuck {
             count: found.count,
-            cause: found.cause,
+            cause: found.cause.name(),
             namespace: Some(found.namespace),
             before_watch: self.before_watch.addresses.contains(&found.socket),
             peer: found.remote.map(|remote| {
@@ -118,8 +128,34 @@ impl Sockets {
             }),
             trace: traces.by_socket.get(&found.socket).copied(),
         });
-        here.chain(elsewhere).collect()
+        // Where the peer has closed an MPTCP connection, its subflows stay as they are.
+        let above = traces.by_addresses.iter().filter(|(addresses, trace)| {
+            trace.protocol == IPPROTO_MPTCP
+                && trace.close_wait_ns != 0
+                && self.connected.contains(*addresses)
+        });
+        let above = above.map(|(addresses, trace)| Stuck {
+            count: 1,
+            cause: if trace.seen[SampleKind::ReadEnd as usize] > 0 {
+                Cause::EofRead.name()
+            } else {
+                UNKNOWN_CAUSE
+            },
+            namespace: None,
+            before_watch: false,
+            peer: Some(self.peer(*addresses)),
+            trace: Some(*trace),
+        });
+        here.chain(elsewhere).chain(above).collect()
     }
+
+    fn peer(&self, (namespace, local, remote): Addresses) -> String {
+        peer(remote, self.listens_on.contains(&(namespace, local.port())))
+    }
+}
+
+const fn addresses_of(socket: &TcpSocket) -> Addresses {
+    (socket.namespace, socket.local, socket.remote)
 }
 
 fn peer(remote: SocketAddr, is_server: bool) -> String {
@@ -133,7 +169,7 @@ fn peer(remote: SocketAddr, is_server: bool) -> String {
 /// A socket that stays, or several that are alike.
 struct Stuck<'a> {
     count: u64,
-    cause: Cause,
+    cause: &'static str,
     /// Where no thread of the process is in it.
     namespace: Option<u32>,
     before_watch: bool,
@@ -144,7 +180,7 @@ struct Stuck<'a> {
 /// What was seen of sockets.
 #[derive(Default)]
 struct Traces<'a> {
-    by_addresses: FxHashMap<(u32, SocketAddr, SocketAddr), &'a SocketTrace>,
+    by_addresses: FxHashMap<Addresses, &'a SocketTrace>,
     by_socket: FxHashMap<u64, &'a SocketTrace>,
 }
 
@@ -215,7 +251,7 @@ pub fn group(
             sample(SampleKind::Read)
         };
         let key = Key {
-            cause: stuck.cause.name(),
+            cause: stuck.cause,
             namespace: stuck.namespace,
             watched: trace.is_some(),
             before_watch: stuck.before_watch,
@@ -310,6 +346,69 @@ mod tests {
         }
     }
 
+    fn seen(sockets: Vec<(u64, SocketTrace)>) -> Seen {
+        Seen {
+            hooks: Hooks {
+                read: ReadHook::SocketRead,
+                accept: None,
+            },
+            lasted: Duration::from_secs(1),
+            has_ended: false,
+            account: SampleAccount::default(),
+            sockets,
+            stacks: Vec::new(),
+            samples: FxHashMap::default(),
+            dropped: 0,
+            malformed: 0,
+        }
+    }
+
+    #[test]
+    fn an_mptcp_connection_stays_in_close_wait_though_its_subflow_does_not() {
+        let trace = |remote_port, protocol, end_reads| {
+            let mut trace = SocketTrace {
+                close_wait_ns: 1,
+                seen: [0, 0, 1, end_reads],
+                family: 2,
+                namespace: 1,
+                local_port: 80,
+                remote_port,
+                protocol,
+                ..SocketTrace::default()
+            };
+            trace.local_address[..4].copy_from_slice(&[127, 0, 0, 1]);
+            trace.remote_address[..4].copy_from_slice(&[10, 0, 0, 7]);
+            trace
+        };
+        let subflow = |remote_port| TcpSocket {
+            remote: SocketAddr::from(([10, 0, 0, 7], remote_port)),
+            state: 1,
+            ..socket(u64::from(remote_port), 0)
+        };
+        let sockets = Sockets {
+            connected: [1, 2, 3]
+                .map(|port| addresses_of(&subflow(port)))
+                .into_iter()
+                .collect(),
+            ..Sockets::default()
+        };
+        let seen = seen(vec![
+            (0x10, trace(1, IPPROTO_MPTCP, 1)),
+            (0x20, trace(2, IPPROTO_MPTCP, 0)),
+            // One that is only said to be in CLOSE_WAIT still.
+            (0x30, trace(3, 6, 1)),
+            // One that the process holds no more.
+            (0x40, trace(4, IPPROTO_MPTCP, 1)),
+        ]);
+        let (groups, _) = group(&sockets, Some(&seen), &[], u64::MAX);
+        let found: Vec<(&str, &str)> = groups
+            .iter()
+            .map(|group| (group.cause, &*group.peers[0].address))
+            .collect();
+        let expected = [("eof_read", "10.0.0.7:1"), ("unknown", "10.0.0.7:2")];
+        assert_eq!(found, expected);
+    }
+
     #[test]
     fn what_was_in_close_wait_before_the_watch_is_a_group_of_its_own() {
         let sockets = Sockets {
@@ -322,6 +421,7 @@ mod tests {
             },
             were_read: true,
             listens_on: [(1, 80)].into_iter().collect(),
+            connected: FxHashSet::default(),
         };
         let (groups, recent) = group(&sockets, None, &[], 0);
         let found: Vec<(&str, bool, u64)> = groups
@@ -377,20 +477,7 @@ mod tests {
         };
         trace.local_address[..4].copy_from_slice(&[127, 0, 0, 1]);
         trace.remote_address[..4].copy_from_slice(&[10, 0, 0, 7]);
-        let seen = Seen {
-            hooks: Hooks {
-                read: ReadHook::SocketRead,
-                accept: None,
-            },
-            lasted: Duration::from_secs(1),
-            has_ended: false,
-            account: SampleAccount::default(),
-            sockets: vec![(0x10, trace)],
-            stacks: Vec::new(),
-            samples: FxHashMap::default(),
-            dropped: 0,
-            malformed: 0,
-        };
+        let seen = seen(vec![(0x10, trace)]);
         let (groups, _) = group(&sockets, Some(&seen), &[], u64::MAX);
         let found: Vec<(&str, Option<u32>, bool, bool, u64)> = groups
             .iter()

@@ -68,7 +68,7 @@ pub struct WatchFound {
     pub malformed: u64,
     /// Events of sockets beyond those that could be followed at once.
     pub untracked: u64,
-    /// Reads of MPTCP connections, which are in no group.
+    /// Reads of MPTCP connections, among those above.
     pub mptcp_reads: u64,
     /// Connections that came into CLOSE_WAIT.
     pub entered_close_wait: u64,
@@ -96,7 +96,7 @@ pub struct Events {
 pub struct SocketGroup {
     /// How many.
     pub sockets: u64,
-    /// Why they stay: as in `diagnose`.
+    /// Why they stay: as in `diagnose`, or [`UNKNOWN_CAUSE`].
     pub cause: &'static str,
     /// Inode number of their network namespace, where no thread of the process is in it.
     pub namespace: Option<u32>,
@@ -119,6 +119,9 @@ pub struct SocketGroup {
     /// Whom they lead to, most first.
     pub peers: Vec<PeerCount>,
 }
+
+/// Of MPTCP connections of which no read of the end was seen: what is unread, `/proc` does not have.
+pub const UNKNOWN_CAUSE: &str = "unknown";
 
 /// A place, with what called it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -311,7 +314,6 @@ watched for 30.0 s: 0 connects, 0 accepts (not watched, see --accept), 400 reads
 sampled 200 of 220: more would have slowed the process down
 3 of the samples are of no use: there were more stacks than fit or could be followed in time
 4 events were of sockets beyond those that can be followed at once, and are in no group
-5 reads were of MPTCP connections, which are in no group
 
 1. 40 sockets stay in CLOSE_WAIT, cause eof_read; peers 10.0.0.7 (40)
    this read saw the end of file. Follow every way out of the functions above it, errors and early returns too, and find the one that does not close

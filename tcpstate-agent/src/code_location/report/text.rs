@@ -113,13 +113,6 @@ fn write_watch(out: &mut dyn Write, watch: &WatchFound) -> io::Result<()> {
             watch.untracked
         )?;
     }
-    if watch.mptcp_reads > 0 {
-        writeln!(
-            out,
-            "{} reads were of MPTCP connections, which are in no group",
-            watch.mptcp_reads
-        )?;
-    }
     if watch.has_ended {
         writeln!(out, "the process has ended meanwhile")?;
     }

@@ -3,20 +3,23 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, TcpStream},
+    path::Path,
     thread,
     time::Duration,
 };
 
 use serde_json::Value;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     PORT, ROUNDS, Where, assert_blamed, await_close_wait, compile, folder, source, start,
     start_plain,
     waiting::{PYTHON, threads_now},
 };
-use crate::harness::{Netns, is_excused};
+use crate::{
+    harness::{AGENT, Netns, is_excused, run},
+    programs::Program,
+};
 
 /// Those that stay in CLOSE_WAIT, by cause and whether they were there before, as they are told.
 fn counts(report: &Value, namespace: Option<u64>) -> Vec<(&str, bool, u64)> {
@@ -36,27 +39,35 @@ fn counts(report: &Value, namespace: Option<u64>) -> Vec<(&str, bool, u64)> {
     counts
 }
 
+/// Compiles the server whose sockets are elsewhere; its name is what it calls itself.
+fn compile_elsewhere(folder: &Path, name: &str) -> String {
+    let binary = folder.join(name).to_str().unwrap().to_owned();
+    compile("gcc", &["-O2", "-g", "-o", &binary, &source("elsewhere.c")]);
+    binary
+}
+
+/// Has such a server carry out commands.
+fn ask(namespace: &Netns, commands: &[u8]) {
+    namespace.enter(|| {
+        for command in commands {
+            let mut asked = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).unwrap();
+            asked.write_all(&[*command]).unwrap();
+            // Until it is done.
+            asked.read_to_end(&mut Vec::new()).unwrap();
+        }
+    });
+}
+
 #[test]
 fn sockets_of_a_namespace_that_no_thread_is_in_are_blamed() {
     if is_excused("gcc") {
         return;
     }
     let folder = folder();
-    let binary = folder.path().join("elsewhere");
-    let binary = binary.to_str().unwrap();
-    compile("gcc", &["-O2", "-g", "-o", binary, &source("elsewhere.c")]);
+    let binary = compile_elsewhere(folder.path(), "elsewhere");
     let namespace = Netns::new();
-    let server = start_plain(&namespace, &[binary, &PORT.to_string()]);
-    let ask = |commands: &[u8]| {
-        namespace.enter(|| {
-            for command in commands {
-                let mut asked = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).unwrap();
-                asked.write_all(&[*command]).unwrap();
-                // Until it is done.
-                asked.read_to_end(&mut Vec::new()).unwrap();
-            }
-        });
-    };
+    let server = start_plain(&namespace, &[&binary, &PORT.to_string()]);
+    let ask = |commands: &[u8]| ask(&namespace, commands);
     ask(b"LL");
     let watching = Where::start(&["--pid", &server.pid().to_string()]);
     for _ in 0..ROUNDS {
@@ -151,35 +162,56 @@ fn what_a_thread_of_io_urings_own_has_read_is_said_to_be_its() {
 }
 
 #[test]
-fn reads_of_mptcp_connections_are_counted_and_in_no_group() {
-    if is_excused("python3-requests") {
+fn of_several_processes_the_one_with_the_most_is_taken_wherever_its_sockets_are() {
+    /// Where no process is, so that only the kernel's own list leads to who listens on it.
+    const ELSEWHERE: u16 = 7002;
+    if is_excused("gcc") {
         return;
     }
-    let namespace = Netns::new();
-    let server = start(&namespace, &[PYTHON, &source("mptcp.py")]);
-    let watching = Where::start(&["--pid", &server.pid().to_string()]);
-    let peers: Vec<Socket> = namespace.enter(|| {
-        let send = |_| {
-            let mptcp = Some(Protocol::from(libc::IPPROTO_MPTCP));
-            let mut peer = Socket::new(Domain::IPV4, Type::STREAM, mptcp).unwrap();
-            let server = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-            peer.connect(&server.into()).unwrap();
-            peer.write_all(b"some data").unwrap();
-            peer.shutdown(Shutdown::Write).unwrap();
-            peer
-        };
-        (0..ROUNDS).map(send).collect()
-    });
-    thread::sleep(Duration::from_millis(1_500));
-    let report = watching.finish();
-    drop(peers);
-    assert_eq!(report["groups"].as_array().unwrap().len(), 0, "{report:#}");
-    let watch = &report["watch"];
-    let counted = watch["mptcp_reads"].as_u64().unwrap();
-    // What shows reads elsewhere is TCP's own.
-    let expected = match watch["reads_by"].as_str().unwrap() {
-        "tcp_recvmsg" => 0..=0,
-        _ => ROUNDS * 2..=ROUNDS * 4,
+    let folder = folder();
+    let binary = compile_elsewhere(folder.path(), "hoarder");
+    let ports = [PORT.to_string(), ELSEWHERE.to_string()];
+    let words = [&*binary, &*ports[0], &*ports[1]];
+    let servers: Vec<(Netns, Program)> = [2, 5, 1]
+        .into_iter()
+        .map(|leaks| {
+            let namespace = Netns::new();
+            let server = start_plain(&namespace, &words);
+            ask(&namespace, &b"L".repeat(leaks));
+            (namespace, server)
+        })
+        .collect();
+    let pids: Vec<u32> = servers.iter().map(|(_, server)| server.pid()).collect();
+    let report = |arguments: &[&str]| -> Value {
+        let words = [&["where", "--output", "json"], arguments].concat();
+        let output = run(AGENT, &words);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
     };
-    assert!(expected.contains(&counted), "{report:#}");
+    for which in [["--process", "hoarder"], ["--port", &*ports[1]]] {
+        let report = report(&[&which[..], &["--seconds", "0.1"]].concat());
+        let chosen = (&report["process"]["pid"], &report["process"]["close_wait"]);
+        assert_eq!(
+            (chosen.0.as_u64(), chosen.1.as_u64()),
+            (Some(pids[1].into()), Some(5))
+        );
+        let others: Vec<(u64, u64)> = report["others"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|other| {
+                let number = |field: &str| other[field].as_u64().unwrap();
+                (number("pid"), number("close_wait"))
+            })
+            .collect();
+        let expected = [(pids[0].into(), 2), (pids[2].into(), 1)];
+        assert_eq!(others, expected, "{report:#}");
+    }
+    // Nothing may be loaded that would count them.
+    let report = report(&["--process", "hoarder", "--seconds", "0"]);
+    let notes = report["notes"].to_string();
+    assert!(
+        notes.contains("3 of the processes that fit hold TCP sockets"),
+        "{notes}"
+    );
 }

@@ -6,6 +6,7 @@ mod elsewhere;
 mod interpreted;
 #[path = "programs/leak_tokio.rs"]
 pub(crate) mod leak_tokio;
+pub(crate) mod mptcp;
 mod processes;
 mod waiting;
 

@@ -1,6 +1,7 @@
 // A server with connections of a network namespace that none of its threads is in: it makes the
 // namespace and listens there, and goes back. Each command that comes in its own namespace is for
-// another connection there: L leaks it, O closes it, U does not accept it. Usage: elsewhere PORT
+// another connection there: L leaks it, O closes it, U does not accept it.
+// Usage: elsewhere PORT [PORT_THERE]
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -48,8 +49,7 @@ APART int leak_elsewhere(int descriptor) { return read_all(descriptor) + 1; }
 APART int close_elsewhere(int descriptor) { return read_all(descriptor) + close(descriptor); }
 
 int main(int count, char **words) {
-    (void)count;
-    int port = atoi(words[1]);
+    int port = atoi(words[1]), port_there = atoi(words[count > 2 ? 2 : 1]);
     int home = checked(open("/proc/self/ns/net", O_RDONLY));
     int door = listener(port);
     checked(unshare(CLONE_NEWNET));
@@ -57,7 +57,7 @@ int main(int count, char **words) {
     int away = checked(socket(AF_INET, SOCK_DGRAM, 0));
     checked(ioctl(away, SIOCSIFFLAGS, &loopback));
     close(away);
-    away = listener(port);
+    away = listener(port_there);
     int other = checked(open("/proc/self/ns/net", O_RDONLY));
     checked(setns(home, CLONE_NEWNET));
     puts("ready");
@@ -67,7 +67,7 @@ int main(int count, char **words) {
         int asked = checked(accept(door, NULL, NULL));
         checked(read(asked, &command, 1));
         checked(setns(other, CLONE_NEWNET));
-        int peer = bound(port, connect);
+        int peer = bound(port_there, connect);
         checked(setns(home, CLONE_NEWNET));
         checked(write(peer, "data", 4));
         close(peer);
