@@ -19,7 +19,7 @@ use super::{
 use crate::{
     code_location::helper::Helpers,
     collect::{close_wait::Report, listeners::ListeningReport, outgoing::ConnectionsReport},
-    diagnosis::{Diagnosis, Filter, NamespacePaths, write_text},
+    diagnosis::{Diagnosis, Filter, NamespacePaths, Watching, write_text},
     engine::Watch,
     host::process::{command_line, executable},
     kernel::plan::ProgramId,
@@ -168,6 +168,11 @@ fn diagnose(
     if last.connections.is_none() {
         // The second look left them out.
         last.connections = before.as_mut().and_then(|before| before.connections.take());
+    }
+    let mut watching = Watching::default();
+    watching.tell(&mut last.close_wait, &settings.filter);
+    if let Some(before) = &mut before {
+        watching.tell(&mut before.close_wait, &settings.filter);
     }
     let before = before.as_ref();
     let interval = before.map(|before| last.at.saturating_duration_since(before.at));

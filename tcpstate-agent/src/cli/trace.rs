@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{
     collect::segments::{Follower, Segment, SegmentLine, SegmentSettings},
-    decode::{DecodeError, Transition},
+    decode::{DecodeError, Owner, Transition},
     kernel::{
-        self, EventRing, Flow, LoadOptions, OwnersReader, SegmentOptions, facts::Facts,
-        plan::ProgramId,
+        self, EventRing, Flow, HeldProcesses, LoadOptions, OwnersReader, SegmentOptions,
+        facts::Facts, plan::ProgramId,
     },
     trace::{Clock, Observed, Timeline, add},
 };
@@ -165,7 +165,7 @@ impl TraceFilter {
         let of_port =
             |port: &u16| [transition.local.port(), transition.remote.port()].contains(port);
         let of_process = |process: &String| {
-            let mut owners = observed.owners.iter();
+            let mut owners = observed.owners.processes.iter();
             owners.any(|owner| owner.name == *process || owner.pid.to_string() == *process)
         };
         (self.states.is_empty() || self.states.iter().any(of_state))
@@ -182,6 +182,10 @@ const SEGMENT_RING_BYTES: u32 = 1024 * 1024;
 const SEGMENT_LIMIT: u32 = 1_000;
 /// How late an interface that has come is seen.
 const INTERFACES_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to find out at most who has accepted what one of several processes has.
+const OWNERS_INTERVAL: Duration = Duration::from_secs(2);
+/// Which part of the time that may take: one in so many.
+const OWNERS_SHARE: u32 = 20;
 /// How late a line may be printed.
 const LATENESS: Duration = Duration::from_millis(50);
 
@@ -216,6 +220,7 @@ pub(super) fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Res
         .map(|segments| follow_segments(&facts, options, segments))
         .transpose()?;
     let mut followed = Instant::now();
+    let mut walk_due = Instant::now() + OWNERS_INTERVAL;
     let clock = Clock::now();
     let mut reported = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -233,6 +238,14 @@ pub(super) fn execute(settings: &TraceSettings, log: LogSettings) -> anyhow::Res
             if let Err(error) = segments.follow() {
                 tracing::warn!(%error, "cannot look at the network interfaces");
             }
+        }
+        if let Some(owners) = &mut loaded.owners
+            && timeline.ownership.is_undecided()
+            && Instant::now() >= walk_due
+        {
+            let begun = Instant::now();
+            decide_owners(owners, &mut timeline);
+            walk_due = Instant::now() + OWNERS_INTERVAL.max(begun.elapsed() * OWNERS_SHARE);
         }
         if let Some(log) = &mut loaded.kernel_log {
             log.flush();
@@ -261,12 +274,30 @@ fn learn_owners(
     let processes = owners
         .walk(|owner| held.push(owner))
         .context("cannot find out who owns sockets")?;
-    for owner in held {
-        if let Some(process) = processes.get(&owner.process) {
-            timeline.ownership.hold(&owner, &process.name);
-        }
+    for (owner, name) in named(&held, &processes) {
+        timeline.ownership.hold(owner, name);
     }
     Ok(())
+}
+
+/// Finds out who has accepted what one of several processes has.
+fn decide_owners(owners: &mut OwnersReader, timeline: &mut Timeline) {
+    let mut held = Vec::new();
+    match owners.walk(|owner| held.push(owner)) {
+        Ok(processes) => timeline.ownership.decide(named(&held, &processes)),
+        Err(error) => tracing::debug!(%error, "who has accepted connections is not told"),
+    }
+}
+
+/// Descriptors, each with the name of its process.
+fn named<'a>(
+    held: &'a [Owner],
+    processes: &'a HeldProcesses,
+) -> impl Iterator<Item = (&'a Owner, &'a str)> {
+    held.iter().filter_map(|owner| {
+        let process = processes.get(&owner.process)?;
+        Some((owner, process.name.as_str()))
+    })
 }
 
 fn print_new(
@@ -399,7 +430,7 @@ mod tests {
     use tcpstate_common::Family;
 
     use super::*;
-    use crate::trace::SocketOwner;
+    use crate::trace::{Owners, SocketOwner};
 
     #[test]
     fn a_filter_passes_what_matches_each_of_its_parts() {
@@ -419,10 +450,13 @@ mod tests {
         let observed = Observed {
             transition,
             in_state: None,
-            owners: vec![Arc::new(SocketOwner {
-                pid: 4711,
-                name: "curl".to_owned(),
-            })],
+            owners: Owners {
+                processes: vec![Arc::new(SocketOwner {
+                    pid: 4711,
+                    name: "curl".to_owned(),
+                })],
+                is_one_of: false,
+            },
         };
         for (states, ports, processes, passes) in [
             (vec![], vec![], vec![], true),

@@ -199,6 +199,6 @@ fn stuck(owner: &Owner) -> Option<SocketsElsewhere> {
             remote: None,
             cause: Cause::Unaccepted,
         }),
-        Socket::Listener(_) | Socket::Other(_) => None,
+        Socket::Listener(_) | Socket::Mptcp(_) | Socket::Other(_) => None,
     }
 }

@@ -89,11 +89,29 @@ impl Helpers {
     }
 }
 
-/// The line of most threads that wait.
+/// The line of the threads that wait for a connection in CLOSE_WAIT, each mostly for another; else of
+/// most threads that wait.
 fn line(report: &[u8]) -> Option<String> {
     let told: Told = serde_json::from_slice(report).ok()?;
-    let waiting = told.threads.iter().find(|group| group.call.is_some())?;
-    Some(waiting.line())
+    let mut waiting = told.threads.iter().filter(|group| group.call.is_some());
+    let most = waiting.clone().next()?;
+    let Some(first) = waiting.find(|group| group.is_for_close_wait()) else {
+        return Some(most.line());
+    };
+    let alike: Vec<&ThreadGroup> = told
+        .threads
+        .iter()
+        .filter(|group| group.is_for_close_wait() && group.call == first.call)
+        .collect();
+    if alike.len() == 1 {
+        return Some(first.line());
+    }
+    let all = ThreadGroup {
+        threads: alike.iter().map(|group| group.threads).sum(),
+        on: Some("connections in CLOSE_WAIT, each on its own".to_owned()),
+        ..first.clone()
+    };
+    Some(all.line())
 }
 
 /// What a program writes until it ends; an error where it takes too long or says too much. It has
@@ -206,6 +224,35 @@ mod tests {
         assert_eq!(line(report).as_deref(), Some(expected));
         assert_eq!(line(&report[..report.len() - 1]), None);
         assert_eq!(line(b""), None);
+    }
+
+    #[test]
+    fn threads_that_wait_for_connections_in_close_wait_are_told_together() {
+        let group = |threads: u64, call: &str, on: &str| {
+            format!(
+                r#"{{"threads": {threads}, "of": 9, "call": "{call}", "on": {on}, "running": false,
+                    "kernel_function": null, "place": null}}"#
+            )
+        };
+        let to = |port: u16| format!(r#""connection to 10.0.0.7:{port} (CLOSE_WAIT)""#);
+        let line = |groups: &[String]| {
+            line(format!(r#"{{"threads": [{}]}}"#, groups.join(",")).as_bytes())
+        };
+        let idle = || group(5, "futex", "null");
+        let one = [idle(), group(1, "sendto", &to(1))];
+        assert_eq!(
+            line(&one).as_deref(),
+            Some("1 of 9 threads waits in sendto on connection to 10.0.0.7:1 (CLOSE_WAIT)")
+        );
+        let several = [
+            idle(),
+            group(1, "sendto", &to(1)),
+            group(2, "sendto", &to(2)),
+        ];
+        assert_eq!(
+            line(&several).as_deref(),
+            Some("3 of 9 threads wait in sendto on connections in CLOSE_WAIT, each on its own")
+        );
     }
 
     #[test]

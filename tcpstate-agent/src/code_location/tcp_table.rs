@@ -3,7 +3,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -142,6 +143,31 @@ impl TcpTable {
     }
 }
 
+/// The inode numbers of what listens on a port in the network namespace of the process or thread in
+/// this folder of `/proc`. It comes first in the tables, so that no connection is read.
+pub(super) fn listening_on(folder: &Path, port: u16) -> io::Result<FxHashSet<u64>> {
+    let mut found = FxHashSet::default();
+    for name in ["net/tcp", "net/tcp6"] {
+        let table = match File::open(folder.join(name)) {
+            Ok(table) => BufReader::new(table),
+            Err(error) if name == "net/tcp6" && error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        // The first line says what is in which column.
+        for line in table.lines().skip(1) {
+            match parse_line(&line?, 0) {
+                Some(socket) if socket.is_listening() => {
+                    if socket.local.port() == port {
+                        found.insert(socket.inode);
+                    }
+                }
+                _ => break,
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// What a process's descriptors lead to.
 #[derive(Debug, Default)]
 pub struct Descriptors(BTreeMap<u32, String>);
@@ -169,6 +195,13 @@ impl Descriptors {
     #[must_use]
     pub fn target(&self, descriptor: u32) -> Option<&str> {
         self.0.get(&descriptor).map(String::as_str)
+    }
+
+    /// All of them, by number.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.0
+            .iter()
+            .map(|(number, target)| (*number, target.as_str()))
     }
 
     /// The inode numbers of all sockets.

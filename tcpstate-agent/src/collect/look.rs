@@ -104,6 +104,7 @@ pub struct Look {
     last: (u64, usize),
     namespaces: Vec<NamespaceLook>,
     close_wait: Survey,
+    former: Arc<FxHashSet<(u32, u16)>>,
     unanswered: Option<UnansweredSurvey>,
     unknown: u64,
 }
@@ -160,12 +161,14 @@ impl Ports {
 }
 
 impl Look {
-    /// Begins with the namespaces, each with the ports in it that `connect()` may not choose.
+    /// Begins with the namespaces, each with the ports in it that `connect()` may not choose. On
+    /// `former` something listened before, by inode number and port.
     #[must_use]
     pub fn new(
         layout: &Arc<Layout>,
         clock: ClockSample,
         namespaces: Vec<(KernelNamespace, Option<Box<PortSet>>)>,
+        former: &Arc<FxHashSet<(u32, u16)>>,
         wants_unanswered: bool,
     ) -> Self {
         let tick_rate = TickRate::of(clock);
@@ -182,6 +185,7 @@ impl Look {
             last: (0, usize::MAX),
             namespaces: namespaces.into_iter().map(NamespaceLook::new).collect(),
             close_wait,
+            former: Arc::clone(former),
             unanswered: tick_rate
                 .filter(|_| wants_unanswered)
                 .map(UnansweredSurvey::new),
@@ -223,6 +227,9 @@ impl Look {
         }
         if namespace.ports.can_be_chosen(port) {
             namespace.ports.bound.insert(port);
+            if self.former.contains(&(namespace.inode, port)) {
+                self.close_wait.listened_before(namespace.inode, port);
+            }
         } else {
             self.close_wait.bound(namespace.inode, port);
         }
@@ -274,8 +281,13 @@ impl Look {
         }
         let inode = namespace.inode;
         if state == TcpState::CloseWait {
+            let is_bound = namespace.ports.bound.contains(&socket.local_port);
             let socket = socket.close_wait(object, layout, inode, since(socket.socket), now);
-            self.close_wait.add(&Socket::CloseWait(socket));
+            if is_bound {
+                self.close_wait.add_bound(&socket);
+            } else {
+                self.close_wait.add(&Socket::CloseWait(socket));
+            }
         }
         if let Some(unanswered) = &mut self.unanswered
             // Not of minisockets.
@@ -307,7 +319,8 @@ impl Look {
 
     /// What was found.
     #[must_use]
-    pub fn finish(self) -> Found {
+    pub fn finish(mut self) -> Found {
+        self.close_wait.finish();
         Found {
             namespaces: self
                 .namespaces

@@ -1,18 +1,17 @@
-//! What the walk over processes and their descriptors has copied.
+//! What the walk over processes has copied of the sockets that their descriptors lead to.
 
 use std::net::{IpAddr, SocketAddr};
 
 use tcpstate_common::{
     Family, TcpState,
-    pass::{
-        Cgroup, HEAD_BYTES, HELD_PIECES, HeldRecord, MAX_KINDS, NO_DESCRIPTOR, PIECE_BYTES,
-        TaskRecord, Wanted,
-    },
+    pass::{HEAD_BYTES, HELD_PIECES, HeldRecord, MAX_KINDS, NO_DESCRIPTOR, PIECE_BYTES, Wanted},
 };
 use zerocopy::IntoBytes as _;
 
-use super::{CloseWaitSocket, DecodeError, Listener, Owner, Socket, address, family, state};
-use crate::host::process::{Descriptors, ProcessId, RunState, label_text, until_nul};
+use super::{
+    CloseWaitSocket, DecodeError, Listener, MptcpSocket, Owner, Socket, address, family, state,
+};
+use crate::host::process::ProcessId;
 
 /// Where in a socket its fields are, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -169,14 +168,22 @@ impl HeldLayout {
                 // A descriptor leads to it.
                 is_accepted: true,
                 local_port,
-                remote: SocketAddr::new(
-                    self.remote(&copied, family),
-                    u16::from_be_bytes(copied.bytes(self.remote_port)),
-                ),
+                remote: self.peer(&copied, family),
                 // It is the process's that counts.
                 cgroup: 0,
             }),
+            _ if record.mptcp_state == TcpState::CloseWait as u32 => Socket::Mptcp(MptcpSocket {
+                socket: record.sock,
+                namespace: record.namespace,
+                local_port,
+                remote: self.peer(&copied, family),
+                last_ack_jiffies: times.jiffies.wrapping_sub(copied.word(self.last_ack)),
+            }),
             _ => Socket::Other(record.sock),
+        };
+        let destined = match socket {
+            Socket::Other(_) => Some((record.namespace, self.peer(&copied, family))),
+            Socket::Listener(_) | Socket::CloseWait(_) | Socket::Mptcp(_) => None,
         };
         let descriptor = match socket {
             Socket::Listener(_) => None,
@@ -189,10 +196,16 @@ impl HeldLayout {
             unaccepted: 0,
             living: 0,
             established,
+            destined,
             descriptor,
             is_cut: false,
         };
         Ok(Some((owner, queued)))
+    }
+
+    fn peer(&self, copied: &Copied<'_>, family: Family) -> SocketAddr {
+        let port = u16::from_be_bytes(copied.bytes(self.remote_port));
+        SocketAddr::new(self.remote(copied, family), port)
     }
 
     fn remote(&self, copied: &Copied<'_>, family: Family) -> IpAddr {
@@ -262,56 +275,6 @@ impl Copied<'_> {
     fn difference(&self, of: u32, less: u32) -> u32 {
         self.word(of).wrapping_sub(self.word(less))
     }
-}
-
-/// Which process a record is about.
-#[must_use]
-pub const fn process_id(record: &TaskRecord) -> ProcessId {
-    ProcessId {
-        tgid: record.tgid,
-        start_boottime_ns: record.start_ns,
-    }
-}
-
-/// The name of a process.
-#[must_use]
-pub fn process_name(record: &TaskRecord) -> String {
-    label_text(until_nul(&record.comm))
-}
-
-/// What keeps a process from going on.
-#[must_use]
-pub const fn run_state(record: &TaskRecord) -> RunState {
-    RunState::of(record.state)
-}
-
-/// The descriptors of a process.
-#[must_use]
-pub fn descriptors(record: &TaskRecord) -> Descriptors {
-    Descriptors {
-        open: record.open.into(),
-        // `RLIM_INFINITY`
-        limit: (record.limit != u64::MAX).then_some(record.limit),
-    }
-}
-
-/// The path of a cgroup; `None` where it could not be read as a whole.
-#[must_use]
-pub fn cgroup_path(cgroup: &Cgroup) -> Option<String> {
-    if cgroup.is_whole == 0 {
-        return None;
-    }
-    let depth = usize::try_from(cgroup.depth).ok()?;
-    let names = cgroup.names.get(..depth)?.iter().rev();
-    let mut path = String::new();
-    for name in names {
-        path.push('/');
-        path.push_str(&label_text(until_nul(name)));
-    }
-    if path.is_empty() {
-        path.push('/');
-    }
-    Some(path)
 }
 
 #[cfg(test)]
@@ -426,6 +389,30 @@ mod tests {
     }
 
     #[test]
+    fn an_mptcp_connection_that_its_peer_has_closed_is_told_from_its_subflow() {
+        let (mut record, wanted) = record(CLOSE_WAIT, TcpState::Established);
+        let layout = layout();
+        let owner = |record: &HeldRecord| {
+            let found = layout.owner(&wanted, record, ID, &times()).unwrap();
+            found.unwrap().0
+        };
+        put(
+            &mut record,
+            &wanted,
+            layout.last_ack,
+            &400_u32.to_ne_bytes(),
+        );
+        record.mptcp_state = TcpState::Established as u32;
+        assert!(matches!(owner(&record).socket, Socket::Other(0xabc0)));
+        record.mptcp_state = TcpState::CloseWait as u32;
+        let Socket::Mptcp(socket) = owner(&record).socket else {
+            panic!("{record:?}");
+        };
+        assert_eq!((socket.local_port, socket.last_ack_jiffies), (80, 600));
+        assert_eq!(socket.remote.to_string(), "10.1.2.3:40000");
+    }
+
+    #[test]
     fn a_listener_is_asked_for_its_queue_where_something_is_in_it() {
         let (mut record, wanted) = record(LISTEN, TcpState::Listen);
         let layout = layout();
@@ -516,33 +503,6 @@ mod tests {
         };
         assert_eq!(socket.last_data_jiffies, None);
         assert_eq!(socket.last_sent_jiffies, Some(999));
-    }
-
-    #[test]
-    fn a_path_is_read_from_the_root_and_only_where_it_is_whole() {
-        let mut cgroup = Cgroup::read_from_bytes(&vec![0; size_of::<Cgroup>()]).unwrap();
-        assert_eq!(cgroup_path(&cgroup), None);
-        cgroup.is_whole = 1;
-        assert_eq!(cgroup_path(&cgroup).as_deref(), Some("/"));
-        cgroup.names[0][..13].copy_from_slice(b"nginx.service");
-        cgroup.names[1][..13].copy_from_slice(b"system.slice\0");
-        cgroup.depth = 2;
-        let path = cgroup_path(&cgroup);
-        assert_eq!(path.as_deref(), Some("/system.slice/nginx.service"));
-        cgroup.depth = 33;
-        assert_eq!(cgroup_path(&cgroup), None);
-    }
-
-    #[test]
-    fn no_limit_is_none() {
-        let record = TaskRecord {
-            open: 3,
-            limit: u64::MAX,
-            comm: *b"sh\0garbage\0\0\0\0\0\0",
-            ..TaskRecord::default()
-        };
-        assert_eq!(descriptors(&record).limit, None);
-        assert_eq!(process_name(&record), "sh");
     }
 
     proptest! {

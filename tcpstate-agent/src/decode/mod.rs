@@ -9,6 +9,7 @@ mod kernel_socket;
 mod namespace;
 pub mod object;
 mod socket;
+mod task;
 mod transition;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,13 +17,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tcpstate_common::{Family, TcpState};
 use thiserror::Error;
 
-pub use held::{
-    HeldLayout, HeldTimes, Queued, References, cgroup_path, descriptors, process_id, process_name,
-    run_state,
-};
+pub use held::{HeldLayout, HeldTimes, Queued, References};
 pub use kernel_socket::KernelSocket;
 pub use namespace::{KernelNamespace, Limits, wanted as wanted_of_namespace};
-pub use socket::{CloseWaitSocket, Listener, Owner, Socket};
+pub use socket::{CloseWaitSocket, Listener, MptcpSocket, Owner, Socket};
+pub use task::{cgroup_path, descriptors, process_id, process_name, run_state};
 pub use transition::{Caller, Transition};
 
 /// Why bytes are no record.

@@ -11,6 +11,8 @@ pub enum Socket {
     Listener(Listener),
     /// One in CLOSE_WAIT.
     CloseWait(CloseWaitSocket),
+    /// The first subflow of an MPTCP connection that the peer has closed. It is in a state of its own.
+    Mptcp(MptcpSocket),
     /// One in any other state, by what tells it from all others that live at the same time.
     Other(u64),
 }
@@ -24,6 +26,21 @@ pub struct Listener {
     pub namespace: u32,
     /// The port it listens on.
     pub port: u16,
+}
+
+/// An MPTCP connection that the peer has closed, by its first subflow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MptcpSocket {
+    /// Tells the subflow from all other sockets that live at the same time.
+    pub socket: u64,
+    /// Inode number of its network namespace.
+    pub namespace: u32,
+    /// Local port.
+    pub local_port: u16,
+    /// The peer.
+    pub remote: SocketAddr,
+    /// Jiffies since the last acknowledgement was received.
+    pub last_ack_jiffies: u32,
 }
 
 /// A socket whose peer has closed.
@@ -64,6 +81,9 @@ pub struct Owner {
     pub socket: Socket,
     /// For an established connection: the inode number of its network namespace, and its local port.
     pub established: Option<(u32, u16)>,
+    /// For any [`Socket::Other`]: the inode number of its network namespace, and
+    /// the peer.
+    pub destined: Option<(u32, SocketAddr)>,
     /// Other descriptors may be the same socket.
     pub is_shared: bool,
     /// For a listener: sockets in CLOSE_WAIT that wait to be accepted.

@@ -1,12 +1,14 @@
 //! From two looks to a diagnosis of everything.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
 use super::NamespacePaths;
 use crate::collect::{
-    close_wait::{Cause, DiagnosedGroup, Report, Verdict, diagnosed::diagnose},
+    close_wait::{
+        Cause, DiagnosedGroup, DiagnosedMptcp, Report, ReportGroup, Verdict, diagnosed::diagnose,
+    },
     listeners::{DiagnosedListener, ListeningReport, ReportListener},
     outgoing::{ConnectionsReport, DiagnosedDestination},
     owners::ReportProcess,
@@ -53,13 +55,15 @@ pub struct Diagnosis {
     pub groups_found: usize,
     /// The groups, the largest first.
     pub groups: Vec<DiagnosedGroup>,
+    /// MPTCP connections in CLOSE_WAIT, which are not among the sockets above; the largest group first.
+    pub mptcp: Vec<DiagnosedMptcp>,
     /// The listeners that are in trouble, the busiest first; `None` where that cannot be told.
     pub listeners: Option<Vec<DiagnosedListener>>,
     /// The destinations that local ports are running out for; `None` where that cannot be told.
     pub destinations: Option<Vec<DiagnosedDestination>>,
     /// The connections whose peers do not answer; `None` where that cannot be told.
     pub unanswered: Option<Vec<DiagnosedUnanswered>>,
-    /// How many more there are of the last three, beyond the filter's limit.
+    /// How many more there are of the last four, beyond the filter's limit.
     pub not_shown: NotShown,
     /// What was asked for.
     pub filter: Filter,
@@ -74,11 +78,19 @@ pub struct Diagnosis {
     /// being closed.
     #[serde(skip)]
     pub(super) has_lasting: bool,
+    /// Who listens, by namespace and port.
+    #[serde(skip)]
+    pub(super) listening: BTreeMap<(u32, u16), ReportProcess>,
+    /// What is not accepted, shown or not.
+    #[serde(skip)]
+    pub(super) unaccepted: Vec<(ReportGroup, Verdict)>,
 }
 
 /// What passes the filter and is not shown because of its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NotShown {
+    /// Groups of MPTCP connections.
+    pub mptcp: usize,
     /// Listeners in trouble.
     pub listeners: usize,
     /// Destinations.
@@ -101,7 +113,14 @@ impl Diagnosis {
         let mut groups = diagnose(second.groups, first, filter, namespaces);
         let groups_found = groups.len();
         let has_lasting = groups.iter().any(DiagnosedGroup::is_lasting);
+        let unaccepted = unaccepted(&groups);
         groups.truncate(filter.limit);
+        let mptcp = second.mptcp.into_iter();
+        let mptcp: Vec<_> = mptcp.filter(|group| filter.passes_mptcp(group)).collect();
+        let matching = groups_found + mptcp.len();
+        let mptcp = mptcp.into_iter();
+        let (mptcp, mptcp_not_shown) =
+            filter.cut(mptcp.filter_map(|group| DiagnosedMptcp::new(group, namespaces)));
         Self {
             schema_version: SCHEMA_VERSION,
             from_agent,
@@ -110,15 +129,21 @@ impl Diagnosis {
             sockets_shown: groups.iter().map(|group| group.group.sockets).sum(),
             groups_found,
             groups,
+            mptcp,
             listeners: None,
             destinations: None,
             unanswered: None,
-            not_shown: NotShown::default(),
+            not_shown: NotShown {
+                mptcp: mptcp_not_shown,
+                ..NotShown::default()
+            },
             filter: filter.clone(),
             process_exists: None,
-            matching: groups_found,
+            matching,
             too_few: 0,
             has_lasting,
+            listening: BTreeMap::new(),
+            unaccepted,
         }
     }
 
@@ -130,13 +155,18 @@ impl Diagnosis {
         filter: &Filter,
         namespaces: &NamespacePaths,
     ) -> Self {
+        let processes = found.listeners.iter().filter_map(|listener| {
+            let at = (listener.namespace, listener.address.port());
+            Some((at, listener.process.clone()?))
+        });
+        self.listening = processes.collect();
         let listeners = found.listeners.into_iter();
         let listeners = listeners.filter(|listener| filter.passes_listener(listener));
         let listeners: Vec<_> = listeners.collect();
         self.matching += listeners.len();
         let in_trouble = listeners.into_iter().filter_map(|listener| {
-            let verdict = self.unaccepted_by(&listener);
-            DiagnosedListener::new(listener, verdict, namespaces)
+            let waiting = self.unaccepted_of(&listener);
+            DiagnosedListener::new(listener, waiting, namespaces)
         });
         let (shown, not_shown) = filter.cut(in_trouble);
         self.listeners = Some(shown);
@@ -144,15 +174,18 @@ impl Diagnosis {
         self
     }
 
-    /// The verdict of what was not accepted of a listener.
-    fn unaccepted_by(&self, listener: &ReportListener) -> Option<Verdict> {
-        let mut groups = self.groups.iter();
-        let group = groups.find(|group| {
-            let group = &group.group;
-            group.cause == Cause::Unaccepted
-                && (group.namespace, group.port) == (listener.namespace, listener.address.port())
-        });
-        group.map(|group| group.verdict)
+    /// What was not accepted of a listener: of its own process where others listen there too, else the
+    /// largest group.
+    fn unaccepted_of(&self, listener: &ReportListener) -> Option<(&ReportGroup, Verdict)> {
+        let at = (listener.namespace, listener.address.port());
+        let there = self.unaccepted.iter();
+        let mut there = there.filter(|(group, _)| (group.namespace, group.port) == at);
+        let pid = |process: &Option<ReportProcess>| process.as_ref().map(|process| process.pid);
+        let own = there
+            .clone()
+            .find(|(group, _)| pid(&group.process) == pid(&listener.process));
+        let (group, verdict) = own.or_else(|| there.next())?;
+        Some((group, *verdict))
     }
 
     /// The same with what is wrong with connections. Of one process alone where local ports are taken
@@ -187,7 +220,10 @@ impl Diagnosis {
             .partition(DiagnosedUnanswered::matters);
         self.too_few = too_few.iter().map(|group| group.sockets).sum();
         let listed = listed.into_iter();
-        let listed = listed.map(|group| DiagnosedUnanswered::new(group, namespaces));
+        let listed = listed.map(|group| {
+            let listener = self.listening.get(&(group.namespace, group.local_port));
+            DiagnosedUnanswered::new(group, listener.cloned(), namespaces)
+        });
         let (shown, not_shown) = filter.cut(listed);
         self.unanswered = Some(shown);
         self.not_shown.unanswered = not_shown;
@@ -199,6 +235,15 @@ impl Diagnosis {
     pub fn is_something_wrong(&self) -> bool {
         self.groups.iter().any(DiagnosedGroup::is_lasting)
     }
+}
+
+/// What is not accepted.
+fn unaccepted(groups: &[DiagnosedGroup]) -> Vec<(ReportGroup, Verdict)> {
+    let groups = groups.iter();
+    let groups = groups.filter(|group| group.group.cause == Cause::Unaccepted);
+    groups
+        .map(|group| (group.group.clone(), group.verdict))
+        .collect()
 }
 
 impl Filter {
@@ -215,7 +260,9 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         collect::{
-            close_wait::{ReportGroup, ReportPeer, Role, verdict::tests::facts},
+            close_wait::{
+                ReportGroup, ReportPeer, Role, mptcp::tests::mptcp, verdict::tests::facts,
+            },
             listeners::report::tests::stuck,
             outgoing::report::tests::destination,
             unanswered::{ReportUnanswered, UnansweredState, report::tests::unanswered},
@@ -262,6 +309,7 @@ pub(crate) mod tests {
             unacknowledged_bytes: 0,
             arrivals_per_second: None,
             facts: facts(),
+            candidates: Vec::new(),
             peers: vec![ReportPeer {
                 address: "10.0.0.7".parse().unwrap(),
                 sockets,
@@ -273,6 +321,7 @@ pub(crate) mod tests {
         Report {
             sockets: groups.iter().map(|group| group.sockets).sum(),
             groups,
+            mptcp: Vec::new(),
         }
     }
 
@@ -349,9 +398,72 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn of_a_listener_those_are_named_that_should_accept() {
+        let listening = || {
+            let mut shared = stuck();
+            shared.process = Some(process(1, 5));
+            shared.shared_with = vec![2, 3];
+            ListeningReport {
+                listeners: vec![shared],
+            }
+        };
+        let waiting = |pid, others: &[u32], is_one_of| {
+            let mut waiting = group(pid, 8080, 5);
+            waiting.cause = Cause::Unaccepted;
+            waiting.shared_with = others.to_vec();
+            waiting.shared_names = vec!["python3".to_owned(); others.len().min(1)];
+            waiting.facts.is_one_of = is_one_of;
+            waiting
+        };
+        for (waiting, expected) in [
+            (waiting(3, &[], false), "\n! python3 (3) [shop.service], "),
+            (
+                waiting(3, &[2], false),
+                "   shared    with python3 (pid 2)\n",
+            ),
+            (
+                waiting(3, &[1, 2], true),
+                "\n! one of python3 (pid 3) and python3 (pid 1, 2), ",
+            ),
+            // Of another listener on the port.
+            (waiting(9, &[], false), "\n! python3 (1) [shop.service], "),
+        ] {
+            let diagnosis = Diagnosis::new(None, report(vec![waiting]), &all(), true, &paths())
+                .with_listeners(listening(), &all(), &paths());
+            let mut text = Vec::new();
+            crate::diagnosis::write_text(&mut text, &diagnosis).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let (_, listeners) = text.split_once("LISTENERS: ").unwrap();
+            assert!(listeners.contains(expected), "{listeners}");
+        }
+    }
+
+    /// Two groups are larger than the one that waits on the listener.
+    #[test]
+    fn a_small_limit_hides_groups_and_not_what_is_wrong_with_a_listener() {
+        let mut waiting = group(4711, 8080, 5);
+        waiting.cause = Cause::Unaccepted;
+        let found = || report(vec![group(1, 80, 90), group(2, 81, 80), waiting.clone()]);
+        let listening = || ListeningReport {
+            listeners: vec![stuck()],
+        };
+        for limit in 1..=3 {
+            let filter = Filter { limit, ..all() };
+            let diagnosis = Diagnosis::new(None, found(), &filter, true, &paths()).with_listeners(
+                listening(),
+                &filter,
+                &paths(),
+            );
+            let listener = &diagnosis.listeners.unwrap()[0];
+            assert_eq!(listener.verdict, Some(Verdict::BlockedAccept), "{limit}");
+        }
+    }
+
+    #[test]
     fn the_json_is_as_documented() {
         let first = report(vec![group(1, 80, 100)]);
-        let second = report(vec![leaking(group(1, 80, 120), 10.0)]);
+        let mut second = report(vec![leaking(group(1, 80, 120), 10.0)]);
+        second.mptcp = vec![mptcp(4711, 8080, 61.0)];
         let interval = Duration::from_secs(2);
         let listening = ListeningReport {
             listeners: vec![stuck()],

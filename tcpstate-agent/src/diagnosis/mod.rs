@@ -8,9 +8,11 @@ pub(crate) mod compare;
 pub(crate) mod namespace_paths;
 mod nothing;
 mod sections;
+mod watching;
 pub(crate) mod words;
 
 pub use compare::{Diagnosis, Filter, NotShown};
 pub use namespace_paths::NamespacePaths;
 pub(crate) use nothing::write_nothing;
 pub use sections::write_text;
+pub use watching::Watching;

@@ -31,19 +31,26 @@ impl NamespacePaths {
         // Processes that are older stay longer, mostly.
         pids.sort_unstable();
         for pid in pids {
-            found.add(&format!("/proc/{pid}/ns/net"));
+            if found.add(&format!("/proc/{pid}/ns/net")) {
+                continue;
+            }
+            // Where the first thread has ended before the others, they lead there.
+            let threads = entries(format!("/proc/{pid}/task").as_ref());
+            let mut threads = threads.map(|thread| format!("/proc/{pid}/task/{thread}/ns/net"));
+            threads.find(|path| found.add(path));
         }
         found
     }
 
-    fn add(&mut self, path: &str) {
+    /// Whether the path leads into a namespace.
+    fn add(&mut self, path: &str) -> bool {
         // What a shell would take for more than a name is left out.
         let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
-        if let Some(inode) = inode(path.as_ref())
-            && path.chars().all(is_plain)
-        {
+        let inode = inode(path.as_ref()).filter(|_| path.chars().all(is_plain));
+        if let Some(inode) = inode {
             self.paths.entry(inode).or_insert_with(|| path.to_owned());
         }
+        inode.is_some()
     }
 
     /// A command as root in a namespace; a sentence where nothing leads there.
@@ -58,7 +65,7 @@ impl NamespacePaths {
     }
 }
 
-fn entries(folder: &Path) -> impl Iterator<Item = String> {
+fn entries(folder: &Path) -> impl Iterator<Item = String> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
@@ -91,6 +98,16 @@ pub(crate) mod tests {
         ] {
             assert_eq!(paths().command(namespace, "ss -tan"), expected);
         }
+    }
+
+    /// As if that were unreadable which the first thread had.
+    #[test]
+    fn what_leads_nowhere_is_not_taken() {
+        let mut found = NamespacePaths::default();
+        assert!(!found.add("/proc/self/task/0/ns/net"));
+        assert!(!found.add("/proc/self/ns/net;reboot"));
+        assert!(found.add("/proc/thread-self/ns/net"));
+        assert_eq!(found.paths.len(), 1);
     }
 
     #[test]

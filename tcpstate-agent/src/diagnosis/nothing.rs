@@ -56,7 +56,7 @@ fn hidden(diagnosis: &Diagnosis) -> usize {
         0
     };
     let more = diagnosis.not_shown;
-    groups + more.listeners + more.destinations + more.unanswered
+    groups + more.mptcp + more.listeners + more.destinations + more.unanswered
 }
 
 fn filter(diagnosis: &Diagnosis) -> Option<String> {
@@ -83,6 +83,7 @@ fn examined(diagnosis: &Diagnosis) -> String {
             counted(some, "socket")
         ),
     }];
+    all.push("no MPTCP connection stays in CLOSE_WAIT".to_owned());
     if diagnosis.listeners.is_some() {
         all.push("no listener is in trouble".to_owned());
     }
@@ -115,7 +116,7 @@ fn not_examined(diagnosis: &Diagnosis) -> String {
     if diagnosis.unanswered.is_none() {
         all.push("peers that do not answer, which cannot be told here");
     }
-    all.push("MPTCP, and idle connections whose peers are gone, which look like any other");
+    all.push("idle connections whose peers are gone, which look like any other");
     all.join("; ")
 }
 
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
     use crate::{
         collect::{
-            close_wait::{Report, ReportGroup},
+            close_wait::{Report, ReportGroup, mptcp::tests::mptcp},
             listeners::ListeningReport,
             outgoing::{ConnectionsReport, report::tests::destination},
             unanswered::{UnansweredState, report::tests::unanswered},
@@ -169,20 +170,20 @@ mod tests {
         };
         assert_eq!(
             text(&diagnosis(&all(), report(Vec::new()), passable)),
-            "nothing wrong: no socket is in CLOSE_WAIT; no listener is in trouble; no destination \
+            "nothing wrong: no socket is in CLOSE_WAIT; no MPTCP connection stays in CLOSE_WAIT; no listener is \
+             in trouble; no destination \
              runs out of local ports; no peer is waited for in SYN_SENT, ESTABLISHED, FIN_WAIT1, \
              FIN_WAIT2, CLOSING or LAST_ACK but by 3 sockets that are closed already, too few to \
              matter\n\
-             Not looked at: MPTCP, and idle connections whose peers are gone, which look like any \
-             other.\n"
+             Not looked at: idle connections whose peers are gone, which look like any other.\n"
         );
         let blind = Diagnosis::new(None, report(Vec::new()), &all(), true, &paths());
         assert_eq!(
             text(&blind),
-            "nothing wrong: no socket is in CLOSE_WAIT\n\
+            "nothing wrong: no socket is in CLOSE_WAIT; no MPTCP connection stays in CLOSE_WAIT\n\
              Not looked at: listeners, which cannot be told here; local ports, which cannot be told \
-             here; peers that do not answer, which cannot be told here; MPTCP, and idle connections \
-             whose peers are gone, which look like any other.\n"
+             here; peers that do not answer, which cannot be told here; idle connections whose peers \
+             are gone, which look like any other.\n"
         );
     }
 
@@ -256,6 +257,7 @@ mod tests {
         fn nothing_is_called_in_order_that_is_older_than_its_threshold(
             groups in prop::collection::vec(any_group(), 0..4),
             waiting in prop::collection::vec(any_waiting(), 0..4),
+            closed in prop::collection::vec((1..4_u32, 79..82_u16, 0.0..3.0_f64), 0..3),
             pid in prop::option::of(1..5_u32),
             port in prop::option::of(79..83_u16),
             limit in 0..4_usize,
@@ -280,9 +282,19 @@ mod tests {
             let any_silent = pid.is_none()
                 && port.is_none()
                 && waiting.iter().any(|&(state, sockets)| state.has_process() || sockets >= 16);
-            let text = text(&diagnosis(&filter, report(groups.clone()), connections));
+            let any_mptcp = closed.iter().any(|&(holder, at, age)| {
+                age >= 1.0
+                    && pid.is_none_or(|pid| pid == holder)
+                    && port.is_none_or(|port| port == at)
+            });
+            let mut found = report(groups.clone());
+            found.mptcp = closed
+                .iter()
+                .map(|&(pid, port, age)| mptcp(pid, port, age))
+                .collect();
+            let text = text(&diagnosis(&filter, found, connections));
             prop_assert!(
-                !(text.contains("nothing wrong") && (any_old || any_silent)),
+                !(text.contains("nothing wrong") && (any_old || any_silent || any_mptcp)),
                 "{}",
                 text
             );

@@ -7,7 +7,9 @@ use super::{
     words::{count, counted},
 };
 use crate::collect::{
-    close_wait::write_close_wait, listeners::write_troubles, outgoing::write_destinations,
+    close_wait::{write_close_wait, write_mptcp},
+    listeners::write_troubles,
+    outgoing::write_destinations,
     unanswered::write_unanswered,
 };
 
@@ -16,7 +18,11 @@ pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> 
     let troubles = diagnosis.listeners.as_deref().unwrap_or_default();
     let destinations = diagnosis.destinations.as_deref().unwrap_or_default();
     let unanswered = diagnosis.unanswered.as_deref().unwrap_or_default();
-    let others = !(troubles.is_empty() && destinations.is_empty() && unanswered.is_empty());
+    let mptcp = &diagnosis.mptcp[..];
+    let others = !(mptcp.is_empty()
+        && troubles.is_empty()
+        && destinations.is_empty()
+        && unanswered.is_empty());
     if !others {
         return write_close_wait(out, diagnosis);
     }
@@ -31,6 +37,11 @@ pub fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> 
     if diagnosis.is_something_wrong() {
         space(out)?;
         write_close_wait(out, diagnosis)?;
+    }
+    if !mptcp.is_empty() {
+        space(out)?;
+        write_mptcp(out, mptcp)?;
+        write_not_shown(out, diagnosis.not_shown.mptcp, "group")?;
     }
     if !troubles.is_empty() {
         space(out)?;

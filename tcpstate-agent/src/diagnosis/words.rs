@@ -58,6 +58,19 @@ pub(crate) fn shared_with(pids: &[u32], names: &[String]) -> String {
     format!("with {} (pid {pids})", names.join(", "))
 }
 
+/// One process of several, of which it is not known which.
+pub(crate) fn one_of(name: &str, pid: u32, others: &[u32], names: &[String]) -> String {
+    let pids = some_of(others.iter().copied());
+    let others = match names {
+        [] => format!("pid {pids}"),
+        names => {
+            let names: Vec<String> = names.iter().map(|name| terminal(name)).collect();
+            format!("{} (pid {pids})", names.join(", "))
+        }
+    };
+    format!("one of {} (pid {pid}) and {others}", terminal(name))
+}
+
 /// How many, as the others take it.
 pub(crate) fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
@@ -152,6 +165,11 @@ mod tests {
         let names = ["nginx".to_owned()];
         assert_eq!(shared_with(&[1, 2], &names), "with nginx (pid 1, 2)");
         assert_eq!(shared_with(&[1], &[]), "with pid 1");
+        assert_eq!(
+            one_of("php-fpm", 7, &[1, 2], &names),
+            "one of php-fpm (pid 7) and nginx (pid 1, 2)"
+        );
+        assert_eq!(one_of("", 7, &[1], &[]), "one of \"\" (pid 7) and pid 1");
     }
 
     #[test]

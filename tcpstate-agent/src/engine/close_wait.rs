@@ -12,8 +12,8 @@ use crate::{
     collect::{
         Admission,
         close_wait::{
-            Cause, Facts, Group, Series, SeriesKey, Service, Survey, Tally, Verdict, VerdictKey,
-            attribute, top,
+            Cause, Facts, Group, HolderFacts, MptcpTally, Series, SeriesKey, Service, Survey,
+            Tally, Verdict, VerdictKey, attribute, top,
         },
         owners::{CgroupIdentity, Naming, OwnerLabels},
     },
@@ -25,6 +25,9 @@ use crate::{
 pub struct CloseWait {
     /// Every group.
     pub groups: Vec<OwnedGroup>,
+    /// MPTCP connections that their peers have closed, by process and service. They are in no other
+    /// number here.
+    pub mptcp: Vec<(Arc<Process>, Service, MptcpTally)>,
     /// All of them together.
     pub total: Tally,
     /// The groups as series, the smaller ones folded together.
@@ -65,6 +68,8 @@ pub struct OwnedGroup {
     pub waiting_alive: u64,
     /// Of those that were not accepted: it is not known which of the owners accepts.
     pub is_one_of: bool,
+    /// The owners, where that is so.
+    pub candidates: Vec<(Arc<Process>, HolderFacts)>,
     /// What tells what is wrong.
     pub facts: Facts,
     /// What is wrong, most likely.
@@ -110,7 +115,7 @@ impl CloseWaits {
         admission: &mut Admission,
     ) {
         let total = survey.total();
-        let found = if total.sockets == 0 {
+        let mut found = if total.sockets == 0 {
             CloseWait::nothing(Instant::now(), took)
         } else {
             let mut groups = named(attribute(survey, &owners.holdings, took), owners);
@@ -118,6 +123,11 @@ impl CloseWaits {
                 .judge(&mut groups, survey, owners, Instant::now());
             self.of_groups(groups, total, took, naming, admission)
         };
+        let mptcp = owners.holdings.mptcp().iter();
+        let mptcp = mptcp.filter_map(|(&(id, service), tally)| {
+            Some((Arc::clone(owners.processes.get(&id)?), service, *tally))
+        });
+        found.mptcp = mptcp.collect();
         self.last = Some(Arc::new(found));
     }
 
@@ -149,6 +159,7 @@ impl CloseWaits {
             verdicts: verdicts(groups.iter().zip(&keys), &series),
             descriptors: descriptors(groups.iter().zip(&keys), &series),
             groups,
+            mptcp: Vec::new(),
             total,
             series,
             at: now,
@@ -162,6 +173,7 @@ impl CloseWait {
     pub(super) fn nothing(at: Instant, took: Duration) -> Self {
         Self {
             groups: Vec::new(),
+            mptcp: Vec::new(),
             total: Tally::default(),
             series: BTreeMap::new(),
             verdicts: BTreeMap::new(),
@@ -228,6 +240,7 @@ fn named(groups: Vec<Group>, owners: &FoundOwners) -> Vec<OwnedGroup> {
                     tally: group.tally,
                     waiting_alive: group.living,
                     is_one_of: group.is_one_of,
+                    candidates: Vec::new(),
                     facts: Facts::default(),
                     verdict: Verdict::Other,
                 });
@@ -343,6 +356,7 @@ mod tests {
             listeners: HolderWalk::new(&[]),
             processes: HeldProcesses::default(),
             cgroups: FxHashMap::from_iter([(7, identity)]),
+            port_holders: FxHashMap::default(),
         };
         let held = named(vec![group(None, 4)], &owners);
         let labels = held[0].labels(&mut Naming::default(), Duration::ZERO);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -48,6 +49,7 @@ impl Memory {
         let before = std::mem::take(self);
         for group in groups.iter_mut() {
             group.facts = before.facts(group, survey, owners, now);
+            group.candidates = before.candidates(group, owners);
             group.judge();
             self.note(group, &before, now);
         }
@@ -56,12 +58,22 @@ impl Memory {
             .filter(|group| group.verdict == Verdict::UnreadResponse)
             .filter_map(|group| Some((group.owner.as_ref()?.id, group.service)))
             .collect();
+        let blocked: BTreeSet<_> = groups
+            .iter()
+            .filter(|group| group.verdict == Verdict::BlockedAccept && !group.is_one_of)
+            .flat_map(|group| {
+                let owner = group.owner.iter().map(|owner| owner.id);
+                let all = owner.chain(group.co_owners.iter().copied());
+                all.map(move |id| (id, group.service))
+            })
+            .collect();
         for group in groups.iter_mut() {
             if let Some(owner) = &group.owner
-                && leaving.contains(&(owner.id, group.service))
                 && let Some(holder) = &mut group.facts.holder
             {
-                holder.leaves_responses = true;
+                let key = (owner.id, group.service);
+                holder.leaves_responses = leaving.contains(&key);
+                holder.is_blocked = blocked.contains(&key);
                 group.judge();
             }
         }
@@ -113,6 +125,22 @@ impl Memory {
         }
     }
 
+    /// Who may be the one that accepts.
+    fn candidates(
+        &self,
+        group: &OwnedGroup,
+        owners: &FoundOwners,
+    ) -> Vec<(Arc<Process>, HolderFacts)> {
+        if !group.is_one_of {
+            return Vec::new();
+        }
+        let others = group.co_owners.iter();
+        let others = others.filter_map(|id| owners.processes.get(id));
+        let all = group.owner.iter().chain(others);
+        all.map(|process| (Arc::clone(process), self.holder(process, group, owners)))
+            .collect()
+    }
+
     fn holder(&self, process: &Process, group: &OwnedGroup, owners: &FoundOwners) -> HolderFacts {
         let (service, cause) = (group.service, group.cause);
         let listeners = owners.holdings.listeners(service);
@@ -134,6 +162,8 @@ impl Memory {
             is_kin_of_listener: listeners
                 .is_none_or(|all| all.contains(&process.id) || all.iter().any(has_name)),
             leaves_responses: false,
+            is_told_once: false,
+            is_blocked: false,
             other_sides: owners.holdings.other_sides(process.id, service, cause),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,11 @@ use super::{
 };
 use crate::{
     collect::{
-        Found, Look, close_wait::Holdings, listeners::ListeningSocket, owners::CgroupIdentity,
+        Found, Look,
+        close_wait::Holdings,
+        listeners::ListeningSocket,
+        outgoing::{NamedPortHolders, PortHolders},
+        owners::CgroupIdentity,
         unanswered::UnansweredSurvey,
     },
     decode::{Owner, Socket},
@@ -95,6 +100,8 @@ pub(super) struct FoundOwners {
     pub(super) processes: HeldProcesses,
     /// Who runs what was made in each cgroup that sockets in CLOSE_WAIT name, by its address.
     pub(super) cgroups: FxHashMap<u64, CgroupIdentity>,
+    /// Who has the ports that are running out, where sockets in every state were walked over.
+    pub(super) port_holders: NamedPortHolders,
 }
 
 /// A look that is under way.
@@ -129,6 +136,27 @@ struct Walk {
     /// Sockets that wait for their peers, and who holds them.
     unanswered: FxHashSet<u64>,
     holders: FxHashMap<u64, ProcessId>,
+    port_holders: PortHolders,
+}
+
+impl Walk {
+    fn new(found: &Found, listeners: &[ListeningSocket]) -> Self {
+        let unanswered = found.unanswered.as_ref();
+        let outgoing = found.namespaces.iter();
+        let outgoing = outgoing.map(|namespace| (namespace.inode, &namespace.outgoing));
+        Self {
+            begun: Instant::now(),
+            progress: OwnerWalk::default(),
+            holdings: Holdings::default(),
+            listeners: HolderWalk::new(listeners),
+            shared: Vec::new(),
+            unanswered: unanswered
+                .map(UnansweredSurvey::sampled)
+                .unwrap_or_default(),
+            holders: FxHashMap::default(),
+            port_holders: PortHolders::of(outgoing),
+        }
+    }
 }
 
 /// Descriptors of shared sockets that are put in order at most.
@@ -207,6 +235,7 @@ impl Job {
             reader.tables.layout(),
             clock,
             with_ports,
+            &reader.former_listeners,
             self.wants.unanswered,
         ));
         let details = if self.wants.unanswered {
@@ -253,6 +282,9 @@ impl Job {
 
     fn end_tables(&mut self, reader: &mut Reader) -> Result<(), ReadError> {
         self.found = self.look.take().map(Look::finish);
+        if let Some(found) = &self.found {
+            reader.former_listeners = Arc::new(found.close_wait.ports_of_servers());
+        }
         self.listeners
             .sort_unstable_by_key(|listening| listening.socket);
         let after = reader.tables.namespaces()?;
@@ -297,19 +329,8 @@ impl Job {
                 || found.close_wait.has_read_all();
             owners.want_every_state(every);
         }
-        let walk = self.walk.get_or_insert_with(|| Walk {
-            begun: Instant::now(),
-            progress: OwnerWalk::default(),
-            holdings: Holdings::default(),
-            listeners: HolderWalk::new(&self.listeners),
-            shared: Vec::new(),
-            unanswered: found
-                .unanswered
-                .as_ref()
-                .map(UnansweredSurvey::sampled)
-                .unwrap_or_default(),
-            holders: FxHashMap::default(),
-        });
+        let listeners = &self.listeners;
+        let walk = self.walk.get_or_insert_with(|| Walk::new(found, listeners));
         let Walk {
             begun,
             progress,
@@ -318,6 +339,7 @@ impl Job {
             shared,
             unanswered,
             holders,
+            port_holders,
         } = walk;
         let mut add = |owner: &Owner| {
             if let Socket::Other(socket) = owner.socket
@@ -327,6 +349,7 @@ impl Job {
             }
             holdings.add(owner, &found.close_wait);
             listeners.add(owner);
+            port_holders.add(owner);
         };
         let went = owners.step(progress, |owner| {
             if owner.is_shared && shared.len() < MAX_SHARED {
@@ -362,6 +385,7 @@ impl Job {
                     self.owners = Some(FoundOwners {
                         holdings: walk.holdings,
                         listeners: walk.listeners,
+                        port_holders: walk.port_holders.named(&processes),
                         processes,
                         cgroups,
                     });

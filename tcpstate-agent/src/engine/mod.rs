@@ -166,7 +166,11 @@ impl Watch {
         if let Some(tables) = tables {
             let (sender, receiver) = channel();
             orders = Some(sender);
-            let reader = Reader { tables, owners };
+            let reader = Reader {
+                tables,
+                owners,
+                former_listeners: Arc::default(),
+            };
             let engine = engine.clone();
             watch.spawn("ts-reader", PATIENCE, move |pulse| {
                 reader::run(reader, &receiver, &engine, pulse);

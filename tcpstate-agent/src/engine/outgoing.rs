@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use super::{NamespaceReading, namespaces::Watched};
 use crate::collect::{
     Admission,
-    outgoing::{NamespaceOutgoing, OutgoingSeries, merge},
+    outgoing::{NamedPortHolders, NamespaceOutgoing, OutgoingSeries, merge},
     unanswered::{UnansweredKey, UnansweredTally},
 };
 
@@ -38,6 +38,8 @@ pub struct Connections {
     pub outgoing: Vec<(u32, NamespaceOutgoing)>,
     /// Those whose peers do not answer.
     pub unanswered: BTreeMap<UnansweredKey, UnansweredTally>,
+    /// Who has the local ports that are running out, as far as a process does.
+    pub port_holders: NamedPortHolders,
 }
 
 impl Going {

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -58,6 +59,9 @@ pub(super) struct Fresh {
 pub(super) struct Reader {
     pub(super) tables: KernelTables,
     pub(super) owners: Option<OwnersReader>,
+    /// On which ports something listened at the last look or before, by namespace, as long as they
+    /// are bound.
+    pub(super) former_listeners: Arc<FxHashSet<(u32, u16)>>,
 }
 
 /// Does what comes as orders until nobody can give any more.

@@ -2,9 +2,13 @@
 //!
 //! A transition comes with a segment or a timer, and whoever is on the CPU then has nothing to do
 //! with it. So owners are remembered: a process owns what it held when the trace began, what it
-//! calls connect() or listen() for, and what its listeners accept.
+//! calls connect() or listen() for, and what its listeners accept. Of a listener that several
+//! processes hold any of them may accept: which one did, the next walk over descriptors tells.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use tcpstate_common::TcpState;
@@ -26,8 +30,14 @@ pub struct SocketOwner {
     pub name: String,
 }
 
-/// The owners of one socket: several where processes share it.
-pub type Owners = Vec<Arc<SocketOwner>>;
+/// The owners of one socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// Several where processes share it, or it is not known which it is.
+    pub processes: Vec<Arc<SocketOwner>>,
+    /// It is one of them, and not known which.
+    pub is_one_of: bool,
+}
 
 /// Network namespace and port.
 type Place = (u32, u16);
@@ -37,7 +47,9 @@ type Listening = (u64, Arc<SocketOwner>);
 /// Who owns which socket.
 #[derive(Debug, Default)]
 pub struct Ownership {
-    sockets: HashMap<u64, Owners>,
+    sockets: HashMap<u64, Vec<Arc<SocketOwner>>>,
+    /// Those that one of several processes has accepted, and it is not known which.
+    undecided: HashSet<u64>,
     /// By network namespace and port, with the listener that makes it so.
     ports: HashMap<Place, Vec<Listening>>,
     listeners: HashMap<u64, Place>,
@@ -57,6 +69,7 @@ impl Ownership {
                 port,
             }) => self.listen(*socket, (*namespace, *port), owner),
             Socket::CloseWait(socket) => self.remember(socket.socket, owner),
+            Socket::Mptcp(socket) => self.remember(socket.socket, owner),
             Socket::Other(socket) => self.remember(*socket, owner),
         }
     }
@@ -68,7 +81,7 @@ impl Ownership {
         if let Some(caller) = &transition.caller {
             let owner = Arc::new(SocketOwner::from(caller));
             // A socket at an address that was used before is a new one.
-            self.sockets.remove(&socket);
+            self.forget(socket);
             if transition.new == TcpState::Listen {
                 self.listen(socket, place, owner);
             } else {
@@ -76,17 +89,61 @@ impl Ownership {
             }
         } else if transition.old == TcpState::Listen && transition.new != TcpState::Close {
             let listening = self.ports.get(&place).into_iter().flatten();
-            let owners: Owners = listening.map(|(_, owner)| Arc::clone(owner)).collect();
-            self.sockets.remove(&socket);
+            let owners: Vec<_> = listening.map(|(_, owner)| Arc::clone(owner)).collect();
+            self.forget(socket);
             for owner in owners {
                 self.remember(socket, owner);
             }
+            if self
+                .sockets
+                .get(&socket)
+                .is_some_and(|owners| owners.len() > 1)
+            {
+                self.undecided.insert(socket);
+            }
         }
         if transition.new != TcpState::Close {
-            return self.sockets.get(&socket).cloned().unwrap_or_default();
+            return Owners {
+                processes: self.sockets.get(&socket).cloned().unwrap_or_default(),
+                is_one_of: self.undecided.contains(&socket),
+            };
         }
         self.close_listener(socket);
-        self.sockets.remove(&socket).unwrap_or_default()
+        self.forget(socket)
+    }
+
+    /// Whether there are sockets of which it is not known who has accepted them.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        !self.undecided.is_empty()
+    }
+
+    /// Takes note of the descriptors that a walk has found, each with the name of its process, where
+    /// that tells who has accepted a socket.
+    pub fn decide<'a>(&mut self, held: impl Iterator<Item = (&'a Owner, &'a str)>) {
+        let mut decided = HashSet::new();
+        for (descriptor, name) in held {
+            let socket = match &descriptor.socket {
+                Socket::Listener(_) => continue,
+                Socket::CloseWait(socket) => socket.socket,
+                Socket::Mptcp(socket) => socket.socket,
+                Socket::Other(socket) => *socket,
+            };
+            if self.undecided.remove(&socket) {
+                self.sockets.remove(&socket);
+                decided.insert(socket);
+            }
+            if decided.contains(&socket) {
+                self.hold(descriptor, name);
+            }
+        }
+    }
+
+    fn forget(&mut self, socket: u64) -> Owners {
+        Owners {
+            processes: self.sockets.remove(&socket).unwrap_or_default(),
+            is_one_of: self.undecided.remove(&socket),
+        }
     }
 
     fn listen(&mut self, socket: u64, place: Place, owner: Arc<SocketOwner>) {
@@ -160,7 +217,7 @@ mod tests {
     }
 
     fn pids(owners: &Owners) -> Vec<u32> {
-        owners.iter().map(|owner| owner.pid).collect()
+        owners.processes.iter().map(|owner| owner.pid).collect()
     }
 
     fn listener(pid: u32, socket: u64) -> Owner {
@@ -178,6 +235,7 @@ mod tests {
             unaccepted: 0,
             living: 0,
             established: None,
+            destined: None,
             descriptor: None,
             is_cut: false,
         }
@@ -189,7 +247,7 @@ mod tests {
         let mut ownership = Ownership::default();
         let connect = ownership.observe(&transition(1, Close, SynSent, Some(10)));
         assert_eq!(
-            *connect[0],
+            *connect.processes[0],
             SocketOwner {
                 pid: 10,
                 name: "nginx".to_owned()
@@ -219,6 +277,36 @@ mod tests {
     }
 
     #[test]
+    fn who_accepts_of_several_is_known_once_it_is_looked_for() {
+        use TcpState::{Close, CloseWait, Established, Listen, SynRecv};
+        let mut ownership = Ownership::default();
+        for pid in [10, 11, 12] {
+            ownership.hold(&listener(pid, 5), "gunicorn");
+        }
+        let child = ownership.observe(&transition(7, Listen, SynRecv, None));
+        assert_eq!((pids(&child), child.is_one_of), (vec![10, 11, 12], true));
+        assert!(ownership.is_undecided());
+        // Another socket tells nothing of it.
+        let accepted = |socket| Owner {
+            socket: Socket::Other(socket),
+            ..listener(11, 0)
+        };
+        for (held, expected) in [
+            (vec![accepted(8)], (vec![10, 11, 12], true)),
+            (vec![accepted(7), listener(12, 5)], (vec![11], false)),
+        ] {
+            ownership.decide(held.iter().map(|held| (held, "gunicorn")));
+            let seen = ownership.observe(&transition(7, Established, CloseWait, None));
+            assert_eq!((pids(&seen), seen.is_one_of), expected);
+        }
+        assert!(!ownership.is_undecided());
+        // One that nobody has accepted when it ends.
+        ownership.observe(&transition(8, Listen, SynRecv, None));
+        let ended = ownership.observe(&transition(8, Established, Close, None));
+        assert!(ended.is_one_of && !ownership.is_undecided());
+    }
+
+    #[test]
     fn a_socket_at_a_reused_address_does_not_inherit_its_owner() {
         use TcpState::{Close, Listen, SynRecv, SynSent};
         let mut ownership = Ownership::default();
@@ -226,7 +314,7 @@ mod tests {
         let next = ownership.observe(&transition(1, Close, SynSent, Some(11)));
         assert_eq!(pids(&next), [11]);
         let child = ownership.observe(&transition(1, Listen, SynRecv, None));
-        assert!(child.is_empty());
+        assert!(child.processes.is_empty());
     }
 
     #[test]

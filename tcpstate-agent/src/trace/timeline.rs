@@ -8,11 +8,13 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde_json::{Value, json};
 use tcpstate_common::{CloseReason, Family, TcpState};
 
-use super::{Owners, Ownership};
+use super::{Owners, Ownership, SocketOwner};
 use crate::{collect::closes::end_words, decode::Transition, host::process::terminal_text};
 
 /// Version of the JSON object.
 const SCHEMA_VERSION: u32 = 1;
+/// Processes that are named, of those of which one has accepted a socket.
+const NAMED: usize = 3;
 /// Sockets that are followed at once; beyond it the time in a state is unknown for new ones.
 const FOLLOWED: usize = 1 << 20;
 
@@ -153,13 +155,22 @@ impl Observed {
         if transition.error != 0 {
             let _ = write!(line, " ({})", error_text(transition.error));
         }
-        for owner in owners {
-            let _ = write!(
-                line,
-                " [{} {}]",
-                terminal_text(owner.name.as_bytes()),
-                owner.pid
-            );
+        let named = |owner: &SocketOwner| {
+            let name = terminal_text(owner.name.as_bytes());
+            format!("{name} {}", owner.pid)
+        };
+        let processes = owners.processes.iter().map(|owner| named(owner));
+        if owners.is_one_of {
+            let named: Vec<String> = processes.take(NAMED).collect();
+            let more = match owners.processes.len() - named.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let _ = write!(line, " [one of {}{more}]", named.join(", "));
+        } else {
+            for named in processes {
+                let _ = write!(line, " [{named}]");
+            }
         }
         line.truncate(line.trim_end().len());
         line
@@ -187,7 +198,8 @@ impl Observed {
             "in_state_seconds": in_state.map(|time| time.as_secs_f64()),
             "reason": transition.reason.map(CloseReason::name),
             "errno": (transition.error != 0).then_some(transition.error),
-            "owners": owners.iter().map(Arc::as_ref).collect::<Vec<_>>(),
+            "owners": owners.processes.iter().map(Arc::as_ref).collect::<Vec<_>>(),
+            "is_one_of": owners.is_one_of,
         })
     }
 }
@@ -203,15 +215,25 @@ fn error_text(errno: i32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::SocketOwner, *};
+    use super::*;
 
     const CLOCK: Clock = Clock { offset: 0 };
 
-    fn owner() -> Arc<SocketOwner> {
-        Arc::new(SocketOwner {
-            pid: 4711,
-            name: "curl".to_owned(),
-        })
+    fn owners(is_one_of: bool) -> Owners {
+        let owner = |pid| {
+            Arc::new(SocketOwner {
+                pid,
+                name: "curl".to_owned(),
+            })
+        };
+        Owners {
+            processes: if is_one_of {
+                (4711..4735).map(owner).collect()
+            } else {
+                vec![owner(4711)]
+            },
+            is_one_of,
+        }
     }
 
     fn transition(time_ns: u64, socket: u64, old: TcpState, new: TcpState) -> Transition {
@@ -297,7 +319,7 @@ mod tests {
                 ..transition(61_000_000_123, 1, TcpState::Established, TcpState::Close)
             },
             in_state: Some(Duration::from_millis(1_500)),
-            owners: vec![owner()],
+            owners: owners(false),
         };
         assert_eq!(
             observed.text(&CLOCK),
@@ -311,7 +333,7 @@ mod tests {
         let observed = Observed {
             transition: transition(1_500_000_000, 1, TcpState::Established, TcpState::CloseWait),
             in_state: None,
-            owners: vec![owner()],
+            owners: owners(false),
         };
         assert_eq!(
             observed.json(&CLOCK),
@@ -330,7 +352,20 @@ mod tests {
                 "reason": null,
                 "errno": null,
                 "owners": [{"pid": 4711, "name": "curl"}],
+                "is_one_of": false,
             })
         );
+    }
+
+    #[test]
+    fn of_many_of_which_one_has_accepted_some_are_named() {
+        let observed = Observed {
+            transition: transition(1, 1, TcpState::SynRecv, TcpState::Established),
+            in_state: None,
+            owners: owners(true),
+        };
+        let text = observed.text(&CLOCK);
+        let end = " [one of curl 4711, curl 4712, curl 4713 and 21 more]";
+        assert!(text.ends_with(end), "{text}");
     }
 }

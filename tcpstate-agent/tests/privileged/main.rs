@@ -19,6 +19,7 @@ mod churn;
 mod close_wait;
 mod closes;
 mod connections;
+mod control;
 mod documented;
 mod harness;
 mod hostile;

@@ -222,6 +222,10 @@ pub struct HeldRecord {
     pub namespace: u32,
     /// What was wanted of it: the kind. See [`Wanted`].
     pub kind: u32,
+    /// The state of the MPTCP connection whose first subflow it is; 0 where it is none.
+    pub mptcp_state: u32,
+    /// Always 0.
+    pub padding: u32,
     /// Its beginning.
     pub head: [u64; HEAD_WORDS],
     /// Further pieces.

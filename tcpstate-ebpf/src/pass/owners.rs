@@ -17,9 +17,12 @@ use aya_ebpf::{
     macros::map,
     maps::Array,
 };
-use tcpstate_common::pass::{
-    Anchor, HELD_PIECES, MAX_ANCHORS, MAX_HELD, MAX_KINDS, MAX_OWNER_STEPS, MAX_TASKS,
-    NO_DESCRIPTOR, NO_OFFSET, Owners, OwnersCursor, PIECE_BYTES, PIECE_WORDS, SLOTS_TOGETHER,
+use tcpstate_common::{
+    TcpState,
+    pass::{
+        Anchor, HELD_PIECES, MAX_ANCHORS, MAX_HELD, MAX_KINDS, MAX_OWNER_STEPS, MAX_TASKS,
+        NO_DESCRIPTOR, NO_OFFSET, Owners, OwnersCursor, PIECE_BYTES, PIECE_WORDS, SLOTS_TOGETHER,
+    },
 };
 
 use crate::{
@@ -423,11 +426,13 @@ extern "C" fn owners_sock(lane: u64) -> u64 {
     if family != AF_INET && family != AF_INET6 {
         return DONE;
     }
+    let mut mptcp_state = 0;
     // Each cache line costs, and nearly all say here already that they are TCP sockets.
     let operations = objects::word(&held.head, offsets.sock_operations);
     if operations != owners.request.tcp[0] && operations != owners.request.tcp[1] {
         let protocol = half_word(sock + u64::from(offsets.sock_protocol)).unwrap_or(0) & 0xffff;
         if protocol == IPPROTO_MPTCP && offsets.first_subflow != NO_OFFSET {
+            mptcp_state = objects::byte(&held.head, owners.request.wanted.state) & 31;
             sock = word(sock + u64::from(offsets.first_subflow)).unwrap_or(0);
             // SAFETY: see above.
             let is_read = unsafe { copy(held.head.as_mut_ptr(), PIECE_BYTES as u32, sock) };
@@ -445,7 +450,11 @@ extern "C" fn owners_sock(lane: u64) -> u64 {
         unsafe { copy(rest, PIECE_BYTES as u32, sock + PIECE_BYTES as u64) };
     }
     let wanted = &owners.request.wanted;
-    let state = objects::byte(&held.head, wanted.state) & 31;
+    let mut state = objects::byte(&held.head, wanted.state) & 31;
+    // Its peer has closed, and its subflows stay as they are.
+    if mptcp_state == TcpState::CloseWait as u8 {
+        state = mptcp_state;
+    }
     let mut kind = MAX_KINDS;
     for number in 0..MAX_KINDS {
         if kind == MAX_KINDS && wanted.states[number] >> state & 1 != 0 {
@@ -467,6 +476,7 @@ extern "C" fn owners_sock(lane: u64) -> u64 {
     held.namespace = half_word(net + u64::from(offsets.net_inode)).unwrap_or(0);
     held.sock = sock;
     held.kind = kind as u32;
+    held.mptcp_state = u32::from(mptcp_state);
     held.references = owners.lane_references[lane];
     held.descriptor = owners.cursor.next + owners.lane_slots[lane];
     if owners.cursor.record >= NO_RECORD {

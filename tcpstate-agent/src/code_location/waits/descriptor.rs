@@ -4,6 +4,7 @@ use std::fs;
 
 use rustc_hash::FxHashMap;
 
+use super::watching::EPOLL;
 use crate::{
     code_location::{
         memory::Memory,
@@ -46,7 +47,7 @@ impl Held {
             };
         }
         match target {
-            "anon_inode:[eventpoll]" => self.describe_epoll(descriptor),
+            EPOLL => self.describe_epoll(descriptor),
             "anon_inode:[eventfd]" => "an eventfd".to_owned(),
             "anon_inode:[timerfd]" => "a timer".to_owned(),
             IO_URING => "an io_uring".to_owned(),

@@ -131,6 +131,12 @@ fn waits_on(
 }
 
 impl ThreadGroup {
+    /// Whether they wait for a connection that the peer has closed.
+    pub(crate) fn is_for_close_wait(&self) -> bool {
+        let on = self.on.as_deref().unwrap_or_default();
+        on.starts_with("connection to ") && on.ends_with(" (CLOSE_WAIT)")
+    }
+
     /// `46 of 52 threads wait in recvfrom on connection to 127.0.0.9:15432 (ESTABLISHED), at query
     /// (fifty.py:8)`.
     #[must_use]

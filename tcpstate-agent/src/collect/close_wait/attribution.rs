@@ -305,6 +305,7 @@ pub(super) mod tests {
             unaccepted: 0,
             living: 0,
             established: None,
+            destined: None,
             descriptor: u32::try_from(socket.socket).ok(),
             is_cut: false,
         }
@@ -326,6 +327,7 @@ pub(super) mod tests {
             unaccepted,
             living: 0,
             established: None,
+            destined: None,
             descriptor: None,
             is_cut,
         }

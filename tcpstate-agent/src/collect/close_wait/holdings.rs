@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Cause, Group, Service, Survey, Tally};
+use super::{Cause, Group, MptcpTally, Service, Survey, Tally};
 use crate::{
     decode::{CloseWaitSocket, Listener, Owner, Socket},
     diagnosis::words::count,
@@ -29,6 +29,7 @@ const SAMPLED: usize = 64;
 pub struct Holdings {
     groups: FxHashMap<(ProcessId, Service, Cause), Holding>,
     queues: FxHashMap<(ProcessId, Service), Queue>,
+    mptcp: FxHashMap<(ProcessId, Service), MptcpTally>,
     shared: FxHashMap<u64, ProcessId>,
     /// Who listens, by namespace and port.
     listening: FxHashMap<(u32, u16), BTreeSet<ProcessId>>,
@@ -117,8 +118,23 @@ impl Holdings {
                     self.add_queue(owner, listener, service);
                 }
             }
+            Socket::Mptcp(socket) => {
+                let (service, age) = survey.mptcp(socket);
+                let key = (owner.process, service);
+                if self.first_owner(owner, socket.socket).is_none()
+                    && (self.mptcp.len() < MAX_GROUPS || self.mptcp.contains_key(&key))
+                {
+                    self.mptcp.entry(key).or_default().add(age);
+                }
+            }
             Socket::Other(_) => {}
         }
+    }
+
+    /// MPTCP connections that their peers have closed, by who has them.
+    #[must_use]
+    pub const fn mptcp(&self) -> &FxHashMap<(ProcessId, Service), MptcpTally> {
+        &self.mptcp
     }
 
     pub(super) const fn groups(&self) -> &FxHashMap<(ProcessId, Service, Cause), Holding> {

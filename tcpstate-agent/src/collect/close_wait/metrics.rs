@@ -139,6 +139,7 @@ pub(crate) mod tests {
         CloseWaitReading {
             found: Arc::new(CloseWait {
                 groups: Vec::new(),
+                mptcp: Vec::new(),
                 total: Tally::default(),
                 series: BTreeMap::from([(key, values)]),
                 verdicts: BTreeMap::from([(verdict, 3)]),

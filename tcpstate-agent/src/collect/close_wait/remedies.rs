@@ -5,7 +5,10 @@ use std::{
     io::{self, Write},
 };
 
-use super::{DiagnosedGroup, Verdict, text::pids};
+use super::{
+    DiagnosedGroup, Verdict,
+    text::{owner, pids},
+};
 use crate::diagnosis::{
     Diagnosis,
     words::{counted, duration, some_of, terminal},
@@ -19,17 +22,27 @@ pub(super) fn write_remedies(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::
     for diagnosed in &groups {
         let group = &diagnosed.group;
         let name = group.process.as_ref().map(|process| &process.name);
-        if !said.insert((name, diagnosed.verdict)) {
+        let kind = |other: &DiagnosedGroup| {
+            let process = other.group.process.as_ref();
+            // Of some it is not known which of several processes it is.
+            let who = match process {
+                Some(_) if other.group.facts.is_one_of => Some(owner(&other.group)),
+                process => process.map(|process| process.name.clone()),
+            };
+            (who, other.verdict)
+        };
+        if !said.insert(kind(diagnosed)) {
             continue;
         }
-        let alike = |other: &&&DiagnosedGroup| {
-            let other_name = other.group.process.as_ref().map(|process| &process.name);
-            (other_name, other.verdict) == (name, diagnosed.verdict)
-        };
+        let alike = |other: &&&DiagnosedGroup| kind(other) == kind(diagnosed);
         let alike: Vec<&DiagnosedGroup> = groups.iter().filter(alike).copied().collect();
         match name {
             Some(name) => {
-                let who = processes(name, &alike);
+                let who = if group.facts.is_one_of {
+                    owner(group)
+                } else {
+                    processes(name, &alike)
+                };
                 writeln!(out, "- {who} {}.", diagnosed.fault)?;
                 writeln!(out, "  Check {}.", diagnosed.check)?;
             }
@@ -69,91 +82,4 @@ pub(super) fn write_remedies(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::
 fn processes(name: &str, groups: &[&DiagnosedGroup]) -> String {
     let pids: BTreeSet<u32> = groups.iter().flat_map(|group| pids(&group.group)).collect();
     format!("{} (pid {})", terminal(name), some_of(pids.into_iter()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{super::text::tests::text, *};
-    use crate::{
-        collect::close_wait::{Cause, ReportGroup, Role},
-        diagnosis::compare::tests::{group, report},
-        host::process::RunState,
-    };
-
-    /// A group to which this verdict comes.
-    fn judged(verdict: Verdict) -> Option<ReportGroup> {
-        let mut found = group(4711, 8080, 30);
-        let facts = &mut found.facts;
-        let mut holder = facts.holder.unwrap_or_default();
-        match verdict {
-            Verdict::Stopped => holder.run_state = RunState::Stopped,
-            Verdict::DescriptorsExhausted => {
-                found.cause = Cause::Unaccepted;
-                holder.is_out_of_descriptors = true;
-            }
-            Verdict::QueueOfDead => {
-                found.cause = Cause::Unaccepted;
-                facts.accepts = Some(true);
-            }
-            Verdict::BlockedAccept => found.cause = Cause::Unaccepted,
-            Verdict::Inherited => {
-                holder.listens = false;
-                holder.is_kin_of_listener = false;
-            }
-            Verdict::Draining => facts.is_listened = false,
-            Verdict::SendBlocked => {
-                found.cause = Cause::FinUnread;
-                facts.unacknowledged_sockets = 30;
-                found.unacknowledged_bytes = 30 * 2_500_000;
-            }
-            Verdict::HalfClose => facts.answered_sockets = 30,
-            Verdict::ProxyWaits => holder.other_sides = 30,
-            Verdict::InService => {
-                found.cause = Cause::FinUnread;
-                found.oldest_age_seconds = 20.0;
-            }
-            Verdict::IdlePool => {
-                found.role = Role::Client;
-                found.cause = Cause::DataUnread;
-                found.unread_bytes = 30 * 31;
-                facts.least_unread_bytes = 31;
-                facts.most_unread_bytes = 31;
-            }
-            Verdict::UnreadResponse => {
-                found.role = Role::Client;
-                found.cause = Cause::FinUnread;
-                facts.is_growing = true;
-            }
-            Verdict::StuckConsumer => found.cause = Cause::FinUnread,
-            Verdict::Leak => {}
-            Verdict::Other => {
-                facts.holder = None;
-                found.process = None;
-                return Some(found);
-            }
-            // Not of sockets in CLOSE_WAIT.
-            Verdict::FinWait2Held | Verdict::Connecting => return None,
-        }
-        facts.holder = Some(holder);
-        Some(found)
-    }
-
-    #[test]
-    fn each_verdict_is_named_and_what_to_do_is_its_own_advice() {
-        for verdict in Verdict::ALL {
-            let Some(found) = judged(verdict) else {
-                continue;
-            };
-            let has_process = found.process.is_some();
-            let text = text(None, report(vec![found]), true);
-            let line = format!("   verdict   {}\n", verdict.name());
-            assert!(text.contains(&line), "{text}");
-            if has_process {
-                let advice = verdict.advice();
-                let fault = format!("- python3 (pid 4711) {}.\n", advice.fault);
-                let check = format!("  Check {}.\n", advice.check);
-                assert!(text.contains(&fault) && text.contains(&check), "{text}");
-            }
-        }
-    }
 }

@@ -1,10 +1,10 @@
 //! One look at the sockets in CLOSE_WAIT.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cause, Facts, Role, Verdict};
+use super::{Cause, Facts, HolderFacts, ReportMptcp, Role, Verdict};
 use crate::{
     collect::owners::{ReportCgroup, ReportProcess, Reporter},
     engine::{CloseWait, OwnedGroup},
@@ -20,6 +20,10 @@ pub struct Report {
     pub sockets: u64,
     /// They by owner, service and cause.
     pub groups: Vec<ReportGroup>,
+    /// MPTCP connections that their peers have closed, which are not among them, the largest group
+    /// first.
+    #[serde(default)]
+    pub mptcp: Vec<ReportMptcp>,
 }
 
 /// Sockets in CLOSE_WAIT that one process keeps there for one reason.
@@ -70,8 +74,21 @@ pub struct ReportGroup {
     pub arrivals_per_second: Option<f64>,
     /// What tells what is wrong.
     pub facts: Facts,
+    /// The processes that may be the one that accepts, where it is not known which of them does.
+    #[serde(default)]
+    pub candidates: Vec<Candidate>,
     /// The peers with most of them.
     pub peers: Vec<ReportPeer>,
+}
+
+/// One of several processes that hold a listening socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The process.
+    #[serde(flatten)]
+    pub process: ReportProcess,
+    /// What is known of it.
+    pub facts: HolderFacts,
 }
 
 /// A peer and how many of a group's sockets go to it, or more.
@@ -94,13 +111,27 @@ impl Report {
             .map(|group| {
                 let process = group.owner.as_ref();
                 let process = process.map(|process| reporter.describe(process));
-                ReportGroup::new(group, process)
+                let candidates = group.candidates.iter();
+                let candidates = candidates.map(|(process, facts)| Candidate {
+                    process: reporter.describe(process),
+                    facts: *facts,
+                });
+                ReportGroup {
+                    candidates: candidates.collect(),
+                    ..ReportGroup::new(group, process)
+                }
             })
             .collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.sockets));
+        let mptcp = found.mptcp.iter().map(|(process, service, tally)| {
+            ReportMptcp::new(reporter.describe(process), *service, *tally)
+        });
+        let mut mptcp: Vec<_> = mptcp.collect();
+        mptcp.sort_by_key(|group| std::cmp::Reverse(group.connections));
         Self {
             sockets: found.total.sockets,
             groups,
+            mptcp,
         }
     }
 }
@@ -144,10 +175,31 @@ impl ReportGroup {
             unacknowledged_bytes: tally.queues.unacknowledged_bytes,
             arrivals_per_second: tally.steady_rate(),
             facts: group.facts.clone(),
+            candidates: Vec::new(),
             peers: peers
                 .map(|(address, sockets)| ReportPeer { address, sockets })
                 .collect(),
         }
+    }
+
+    /// Leaves those of the candidates that accept, where any is known to.
+    pub(crate) fn narrow(&mut self, mut accepts: impl FnMut(&ReportProcess) -> bool) {
+        let all = std::mem::take(&mut self.candidates);
+        let (accepters, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|one| accepts(&one.process));
+        let mut accepters = accepters.into_iter();
+        let Some(Candidate { process, facts }) = accepters.next() else {
+            self.candidates = others;
+            return;
+        };
+        let (pids, names): (Vec<u32>, BTreeSet<String>) = accepters
+            .map(|other| (other.process.pid, other.process.name))
+            .unzip();
+        self.process = Some(process);
+        self.shared_with = pids;
+        self.shared_names = names.into_iter().collect();
+        self.facts.holder = Some(facts);
+        self.facts.is_one_of = false;
     }
 
     /// What is wrong, most likely.
@@ -175,5 +227,45 @@ impl ReportGroup {
             )
         };
         key(self) == key(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnosis::compare::tests::{group, process};
+
+    #[test]
+    fn of_those_that_may_accept_those_are_left_that_do() {
+        let candidates: Vec<_> = [10, 11, 12]
+            .map(|pid| Candidate {
+                process: process(pid, 5),
+                facts: HolderFacts {
+                    is_out_of_descriptors: pid == 11,
+                    ..HolderFacts::default()
+                },
+            })
+            .into();
+        for (accepters, expected, verdict) in [
+            (&[][..], (10, vec![11, 12], true), Verdict::BlockedAccept),
+            (&[12], (12, vec![], false), Verdict::BlockedAccept),
+            (
+                &[11, 12],
+                (11, vec![12], false),
+                Verdict::DescriptorsExhausted,
+            ),
+        ] {
+            let mut waiting = group(10, 80, 5);
+            waiting.cause = Cause::Unaccepted;
+            waiting.shared_with = vec![11, 12];
+            waiting.facts.is_one_of = true;
+            waiting.candidates.clone_from(&candidates);
+            waiting.narrow(|process| accepters.contains(&process.pid));
+            let (pid, others, is_one_of) = expected;
+            assert_eq!(waiting.process.as_ref().unwrap().pid, pid);
+            assert_eq!(waiting.shared_with, others);
+            assert_eq!(waiting.facts.is_one_of, is_one_of);
+            assert_eq!(waiting.verdict(), verdict);
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! The complete count: every socket in CLOSE_WAIT, by what it serves and why it is there.
 
+use std::time::Duration;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 
 use super::{Cause, Tally, TickRate, Times};
-use crate::decode::{CloseWaitSocket, Listener, Socket};
+use crate::decode::{CloseWaitSocket, Listener, MptcpSocket, Socket};
 
 /// Services that are told apart. Those beyond are summed as one of port 0 for each namespace and
 /// role, so that a process that connects to every port there is does not fill the memory.
@@ -12,6 +14,8 @@ pub(super) const MAX_SERVICES: usize = 4096;
 
 /// The first port that anybody may bind.
 const FIRST_UNPRIVILEGED: u16 = 1024;
+/// Sockets that wait for another one on their local port. Those beyond are taken for clients'.
+const MAX_UNDECIDED: usize = 4096;
 
 /// On which side of a connection a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,8 +56,13 @@ pub struct Survey {
     tick_rate: Option<TickRate>,
     namespaces: FxHashSet<u32>,
     listening: FxHashSet<(u32, u16)>,
-    /// Local ports that are a server's by their numbers.
+    /// Local ports that are a server's by their numbers, or that one was seen to listen on, or that
+    /// several connections came to.
     bound: FxHashSet<(u32, u16)>,
+    /// The first socket on a local port that a server may have bound, or a client.
+    undecided: FxHashMap<(u32, u16), CloseWaitSocket>,
+    /// Ports that something listened on before, and that are still bound.
+    former: FxHashSet<(u32, u16)>,
     found: FxHashMap<(Service, Cause), Tally>,
     /// The cgroup that all of those were made in; 0 where they were not made in one.
     cgroups: FxHashMap<(Service, Cause), u64>,
@@ -70,6 +79,8 @@ impl Survey {
             namespaces: FxHashSet::default(),
             listening: FxHashSet::default(),
             bound: FxHashSet::default(),
+            undecided: FxHashMap::default(),
+            former: FxHashSet::default(),
             found: FxHashMap::default(),
             cgroups: FxHashMap::default(),
             services: FxHashSet::default(),
@@ -89,17 +100,44 @@ impl Survey {
             }) => {
                 self.listening.insert((*namespace, *port));
             }
-            Socket::CloseWait(socket) => {
-                let service = self.admit(self.whose(socket));
-                let times = self.times(socket);
-                let key = (service, Cause::of(socket));
-                self.found.entry(key).or_default().add(socket, &times);
-                let cgroup = self.cgroups.entry(key).or_insert(socket.cgroup);
-                if *cgroup != socket.cgroup {
-                    *cgroup = 0;
-                }
+            Socket::CloseWait(socket) => self.count(socket),
+            Socket::Mptcp(_) | Socket::Other(_) => {}
+        }
+    }
+
+    /// Adds a socket in CLOSE_WAIT on a local port that a process has bound and that `connect()` may
+    /// choose too. Who binds one to connect from it has one connection there; on a port that several
+    /// have come to, a server has listened.
+    pub fn add_bound(&mut self, socket: &CloseWaitSocket) {
+        let local = (socket.namespace, socket.local_port);
+        let is_decided = self.listening.contains(&local) || self.bound.contains(&local);
+        if !is_decided && socket.remote.port() >= FIRST_UNPRIVILEGED {
+            if let Some(first) = self.undecided.remove(&local) {
+                self.bound.insert(local);
+                self.count(&first);
+            } else if self.undecided.len() < MAX_UNDECIDED {
+                self.undecided.insert(local, *socket);
+                return;
             }
-            Socket::Other(_) => {}
+        }
+        self.count(socket);
+    }
+
+    /// Takes those for clients' of which there is one on its port.
+    pub fn finish(&mut self) {
+        for (_, socket) in std::mem::take(&mut self.undecided) {
+            self.count(&socket);
+        }
+    }
+
+    fn count(&mut self, socket: &CloseWaitSocket) {
+        let service = self.admit(self.whose(socket));
+        let times = self.times(socket);
+        let key = (service, Cause::of(socket));
+        self.found.entry(key).or_default().add(socket, &times);
+        let cgroup = self.cgroups.entry(key).or_insert(socket.cgroup);
+        if *cgroup != socket.cgroup {
+            *cgroup = 0;
         }
     }
 
@@ -119,6 +157,19 @@ impl Survey {
     /// it belong to a server, which may have stopped listening.
     pub fn bound(&mut self, namespace: u32, port: u16) {
         self.bound.insert((namespace, port));
+    }
+
+    /// The same of a port that something has been seen to listen on. It stays bound while there are
+    /// connections.
+    pub fn listened_before(&mut self, namespace: u32, port: u16) {
+        self.bound(namespace, port);
+        self.former.insert((namespace, port));
+    }
+
+    /// The ports that something listens on, or has listened on as far as known.
+    #[must_use]
+    pub fn ports_of_servers(&self) -> FxHashSet<(u32, u16)> {
+        self.listening.union(&self.former).copied().collect()
     }
 
     /// What a connection is for, as far as the survey tells services apart; `None` in a namespace
@@ -208,23 +259,40 @@ impl Survey {
         total
     }
 
+    /// What an MPTCP connection is for that its peer has closed, and how long ago that was at least.
+    #[must_use]
+    pub fn mptcp(&self, socket: &MptcpSocket) -> (Service, Duration) {
+        let age = self
+            .tick_rate
+            .map(|rate| rate.duration(socket.last_ack_jiffies));
+        let local = (socket.namespace, socket.local_port);
+        (
+            self.side(local, socket.remote.port()),
+            age.unwrap_or_default(),
+        )
+    }
+
     fn whose(&self, socket: &CloseWaitSocket) -> Service {
-        let namespace = socket.namespace;
-        let local = (namespace, socket.local_port);
+        let local = (socket.namespace, socket.local_port);
+        self.side(local, socket.remote.port())
+    }
+
+    fn side(&self, local: (u32, u16), remote_port: u16) -> Service {
+        let (namespace, port) = local;
         // One who binds a port of its own to connect does so to a well-known one.
         let is_left_by_a_server =
-            || self.bound.contains(&local) && socket.remote.port() >= FIRST_UNPRIVILEGED;
+            || self.bound.contains(&local) && remote_port >= FIRST_UNPRIVILEGED;
         if self.listening.contains(&local) || is_left_by_a_server() {
             Service {
                 namespace,
                 role: Role::Server,
-                port: socket.local_port,
+                port,
             }
         } else {
             Service {
                 namespace,
                 role: Role::Client,
-                port: socket.remote.port(),
+                port: remote_port,
             }
         }
     }
@@ -358,6 +426,48 @@ mod tests {
         );
         let service = survey.service(&connection(1, 80, 40_000)).unwrap();
         assert!(!survey.is_listened(service));
+    }
+
+    #[test]
+    fn where_several_came_to_one_local_port_a_server_has_listened() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        for port in 50_000..50_030 {
+            // All to one server, and each from one that a client has bound to connect from it.
+            survey.add_bound(&connection(1, 40_000, port));
+            survey.add_bound(&connection(1, port, 8_080));
+        }
+        survey.finish();
+        assert_eq!(
+            counts(&survey),
+            [(Role::Server, 40_000, 30), (Role::Client, 8_080, 30)]
+        );
+        let service = survey.service(&connection(1, 40_000, 50_000)).unwrap();
+        assert!(!survey.is_listened(service));
+    }
+
+    #[test]
+    fn who_was_seen_to_listen_is_a_server_with_one_connection_too() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        survey.add(&listener(1, 80));
+        survey.listened_before(1, 40_000);
+        survey.add_bound(&connection(1, 40_000, 50_000));
+        survey.finish();
+        assert_eq!(counts(&survey), [(Role::Server, 40_000, 1)]);
+        let ports = survey.ports_of_servers();
+        assert_eq!(ports, [(1, 80), (1, 40_000)].into_iter().collect());
+    }
+
+    #[test]
+    fn sockets_that_wait_for_another_one_are_not_lost_beyond_the_limit() {
+        let mut survey = Survey::new(0, None);
+        survey.begin(1);
+        for port in 1_024..11_024 {
+            survey.add_bound(&connection(1, port, 8_080));
+        }
+        survey.finish();
+        assert_eq!(counts(&survey), [(Role::Client, 8_080, 10_000)]);
     }
 
     #[test]

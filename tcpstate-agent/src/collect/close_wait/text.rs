@@ -10,7 +10,9 @@ use crate::{
     collect::owners::{ReportCgroup, ReportProcess},
     diagnosis::{
         Diagnosis,
-        words::{bytes, count, counted, duration, grouped, pace, shared_with, some_of, terminal},
+        words::{
+            bytes, count, counted, duration, grouped, one_of, pace, shared_with, some_of, terminal,
+        },
         write_nothing,
     },
     host::process::RunState,
@@ -132,23 +134,17 @@ pub(super) fn pids(group: &ReportGroup) -> impl Iterator<Item = u32> {
     first.into_iter().chain(group.alike.iter().copied())
 }
 
-fn owner(group: &ReportGroup) -> String {
+/// Who has them, or should accept them.
+pub(super) fn owner(group: &ReportGroup) -> String {
     if let Some(process) = &group.process {
         let name = terminal(&process.name);
         return match group.alike.len() {
-            0 if group.facts.is_one_of => {
-                let others = some_of(group.shared_with.iter().copied());
-                let names: Vec<String> = group
-                    .shared_names
-                    .iter()
-                    .map(|name| terminal(name))
-                    .collect();
-                format!(
-                    "one of {name} (pid {}) and {} (pid {others})",
-                    process.pid,
-                    names.join(", ")
-                )
-            }
+            0 if group.facts.is_one_of => one_of(
+                &process.name,
+                process.pid,
+                &group.shared_with,
+                &group.shared_names,
+            ),
             0 => format!("{name} (pid {})", process.pid),
             others => {
                 let pids: BTreeSet<u32> = pids(group).collect();
@@ -362,7 +358,7 @@ Only the processes can end these sockets: by close(), or by being restarted.
         let mut passing = group(1, 80, 1);
         passing.oldest_age_seconds = 0.01;
         let text = text(None, report(vec![passing]), true);
-        let expected = "nothing wrong: 1 socket in CLOSE_WAIT, none for longer than a second\n";
+        let expected = "nothing wrong: 1 socket in CLOSE_WAIT, none for longer than a second; ";
         assert!(text.starts_with(expected), "{text}");
     }
 

@@ -109,6 +109,13 @@ pub struct HolderFacts {
     pub is_kin_of_listener: bool,
     /// It leaves what this service answers unread on other connections.
     pub leaves_responses: bool,
+    /// It was told, once, that something has come on the oldest of them (an edge-triggered epoll), and
+    /// has not read it. Only `diagnose` looks, as root.
+    #[serde(default)]
+    pub is_told_once: bool,
+    /// It accepts nothing of what waits on the port.
+    #[serde(default)]
+    pub is_blocked: bool,
     /// Sockets of the group that have another side in the same process: it is a proxy.
     pub other_sides: u64,
 }
@@ -203,9 +210,11 @@ impl Verdict {
         match cause {
             Cause::EofRead | Cause::Unaccepted | Cause::Sending => Self::Leak,
             _ if facts.is_growing || holder.leaves_responses => Self::UnreadResponse,
+            Cause::DataUnread if facts.most_unread_bytes >= FULL_WINDOW => Self::StuckConsumer,
+            // Who waits for a server to close idle connections reads that it has.
+            _ if holder.is_told_once => Self::UnreadResponse,
             Cause::FinUnread => Self::IdlePool,
             Cause::DataUnread if facts.is_goodbye() => Self::IdlePool,
-            Cause::DataUnread if facts.most_unread_bytes >= FULL_WINDOW => Self::StuckConsumer,
             Cause::DataUnread => Self::UnreadResponse,
         }
     }
@@ -217,8 +226,10 @@ impl Verdict {
         facts: &Facts,
         holder: HolderFacts,
     ) -> Self {
-        // One process for each connection, or each request.
-        let is_for_one = sockets == 1 && (!holder.listens || cause != Cause::EofRead);
+        // One process for each connection, or each request. Where the FIN came with the request, it is
+        // read with it.
+        let is_for_one =
+            sockets == 1 && (!holder.listens || cause != Cause::EofRead || holder.is_blocked);
         // It has read its request, and not since.
         let is_young = cause == Cause::FinUnread && oldest < REQUEST && !facts.is_growing;
         match cause {
@@ -308,6 +319,20 @@ pub(crate) mod tests {
                 |_, holder| holder.leaves_responses = true,
                 Verdict::UnreadResponse,
             ),
+            // As Go has it that forgets bodies, in one burst.
+            (
+                Cause::FinUnread,
+                |_, holder| holder.is_told_once = true,
+                Verdict::UnreadResponse,
+            ),
+            (
+                Cause::DataUnread,
+                |facts, holder| {
+                    between(facts, 65_536, 65_536);
+                    holder.is_told_once = true;
+                },
+                Verdict::StuckConsumer,
+            ),
             // close_notify of TLS 1.2 and 1.3; FATAL of PostgreSQL.
             (
                 Cause::DataUnread,
@@ -383,6 +408,7 @@ pub(crate) mod tests {
         let usual: Change = |_, _| {};
         let growing: Change = |facts, _| facts.is_growing = true;
         let backend: Change = |_, holder| holder.listens = false;
+        let blocked: Change = |_, holder| holder.is_blocked = true;
         for (cause, sockets, seconds, change, expected) in [
             (Cause::EofRead, 100, 3_600, usual, Verdict::Leak),
             (Cause::EofRead, 1, 3_600, usual, Verdict::Leak),
@@ -391,7 +417,10 @@ pub(crate) mod tests {
             (Cause::EofRead, 100, 5, growing, Verdict::Leak),
             // One process for each connection, as PostgreSQL has.
             (Cause::EofRead, 1, 3_600, backend, Verdict::InService),
-            // One worker for each request, as gunicorn and php-fpm have.
+            // One worker for each request, as gunicorn and php-fpm have. Where nothing is accepted, it is
+            // at work on what it has accepted, though it has read the FIN.
+            (Cause::EofRead, 1, 3_600, blocked, Verdict::InService),
+            (Cause::EofRead, 8, 3_600, blocked, Verdict::Leak),
             (Cause::FinUnread, 1, 3_600, usual, Verdict::InService),
             (Cause::DataUnread, 1, 3_600, usual, Verdict::InService),
             (Cause::FinUnread, 8, 3_600, usual, Verdict::StuckConsumer),

@@ -8,7 +8,8 @@ use crate::{
 const PROCESS: Label = Label {
     name: "process",
     values: "name of the process (comm of its first thread), of several owners the one with the \
-             lowest number; empty where no process holds the socket; `other` for all listeners that \
+             lowest number, but one that has connections of it where any is seen to; empty where no \
+             process holds the socket; `other` for all listeners that \
              have no series of their own",
 };
 const ADDRESS: Label = Label {

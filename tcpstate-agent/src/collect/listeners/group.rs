@@ -11,7 +11,7 @@ use crate::host::process::ProcessId;
 /// What tells one listener from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Who holds it; of several the process with the lowest number. `None` where nobody does.
+    /// Who holds it; of several one that accepts, as far as known. `None` where nobody does.
     pub owner: Option<ProcessId>,
     /// Inode number of the network namespace.
     pub namespace: u32,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{DiagnosedListener, ListeningReport, ReportListener};
-use crate::diagnosis::words::{count, counted, duration, grouped, shared_with, terminal};
+use crate::diagnosis::words::{count, counted, duration, grouped, one_of, shared_with, terminal};
 
 /// Columns of the table, and the last of them.
 const COLUMNS: usize = LAST + 1;
@@ -126,15 +126,22 @@ pub(crate) fn write_troubles(
     )?;
     for diagnosed in listeners {
         let listener = &diagnosed.listener;
-        let owner = match listener.process {
+        let owner = match &listener.process {
+            Some(process) if diagnosed.is_one_of => one_of(
+                &process.name,
+                process.pid,
+                &listener.shared_with,
+                &diagnosed.shared_names,
+            ),
             Some(_) => owner(listener),
             None => "no process".to_owned(),
         };
         writeln!(out, "\n! {owner}, {}", listener.address)?;
         writeln!(out, "   It {}.", diagnosed.fault)?;
         let mut line = |name: &str, text: String| writeln!(out, "   {name:<10}{text}");
-        if !listener.shared_with.is_empty() {
-            line("shared", shared_with(&listener.shared_with, &[]))?;
+        if !listener.shared_with.is_empty() && !diagnosed.is_one_of {
+            let shared = shared_with(&listener.shared_with, &diagnosed.shared_names);
+            line("shared", shared)?;
         }
         line("accept", accept_queue(listener))?;
         line("half open", half_open(listener))?;
@@ -260,6 +267,7 @@ ADDRESS                         ACCEPT  LIMIT              SYN  LIMIT  RESENT  E
         let nothing = Report {
             sockets: 0,
             groups: Vec::new(),
+            mptcp: Vec::new(),
         };
         let diagnosis = Diagnosis::new(None, nothing, &filter, true, &paths());
         let diagnosis = diagnosis.with_listeners(report(), &filter, &paths());

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{ListenerTrouble, ReportListener};
 use crate::{
-    collect::close_wait::Verdict,
+    collect::close_wait::{ReportGroup, Verdict},
     diagnosis::{Filter, NamespacePaths},
 };
 
@@ -14,6 +14,10 @@ pub struct DiagnosedListener {
     /// The listener.
     #[serde(flatten)]
     pub listener: ReportListener,
+    /// It is not known which of the processes that hold the sockets accepts.
+    pub is_one_of: bool,
+    /// Names of those that share them, each once, where they are known.
+    pub shared_names: Vec<String>,
     /// What is wrong with the process, where its accept queue fills and that is known.
     pub verdict: Option<Verdict>,
     /// What is wrong, most likely.
@@ -32,13 +36,21 @@ impl Filter {
 }
 
 impl DiagnosedListener {
-    /// `verdict` is that of what waits in its queue and has been given up.
+    /// `waiting` is what waits in its queue and has been given up, with who should accept it.
     pub(crate) fn new(
-        listener: ReportListener,
-        verdict: Option<Verdict>,
+        mut listener: ReportListener,
+        waiting: Option<(&ReportGroup, Verdict)>,
         namespaces: &NamespacePaths,
     ) -> Option<Self> {
         let trouble = listener.trouble?;
+        let verdict = waiting.map(|(_, verdict)| verdict);
+        let accepters = waiting
+            .map(|(group, _)| group)
+            .filter(|group| holds(&listener, group));
+        if let Some(group) = accepters {
+            listener.process.clone_from(&group.process);
+            listener.shared_with.clone_from(&group.shared_with);
+        }
         let process = listener.process.as_ref();
         let is_full = process.is_some_and(|process| process.fds_left() == Some(0));
         let verdict = match trouble {
@@ -48,6 +60,8 @@ impl DiagnosedListener {
         };
         let advice = verdict.map(Verdict::advice);
         Some(Self {
+            is_one_of: accepters.is_some_and(|group| group.facts.is_one_of),
+            shared_names: accepters.map_or_else(Vec::new, |group| group.shared_names.clone()),
             verdict,
             fault: advice.map_or_else(|| trouble.fault(), |advice| advice.fault),
             check: advice.map_or_else(|| trouble.check(), |advice| advice.check),
@@ -55,6 +69,14 @@ impl DiagnosedListener {
             listener,
         })
     }
+}
+
+/// Whether the process that should accept a group is one of those that hold a listener.
+fn holds(listener: &ReportListener, group: &ReportGroup) -> bool {
+    let holder = listener.process.as_ref().map(|process| process.pid);
+    let accepter = group.process.as_ref().map(|process| process.pid);
+    accepter.is_some()
+        && (accepter == holder || accepter.is_some_and(|pid| listener.shared_with.contains(&pid)))
 }
 
 /// What shows the queues of a listener, or the connections that are half open.

@@ -4,6 +4,7 @@
 //! way. Pure.
 
 pub mod catalogue;
+mod holders;
 pub(crate) mod metrics;
 mod namespace;
 pub(crate) mod report;
@@ -13,6 +14,7 @@ mod table;
 mod text;
 mod verdict;
 
+pub use holders::{NamedPortHolders, PortHolders};
 pub use namespace::{NamespaceOutgoing, PortRules, Way};
 pub use report::{ConnectionsReport, ReportDestination};
 pub use reuse::Reuse;

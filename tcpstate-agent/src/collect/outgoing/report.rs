@@ -1,13 +1,19 @@
 //! Where outgoing connections go, which part of the ports they take, and which peers do not
 //! answer.
 
-use std::net::IpAddr;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{NamespaceOutgoing, Way};
 use crate::{
-    collect::{owners::Reporter, unanswered::ReportUnanswered},
+    collect::{
+        owners::{ReportProcess, Reporter},
+        unanswered::ReportUnanswered,
+    },
     engine::Connections,
 };
 
@@ -30,6 +36,12 @@ pub struct ConnectionsReport {
 /// The connections from one local address to one destination.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportDestination {
+    /// The process that has most of them; `None` where none has: TIME_WAIT belongs to nobody.
+    pub process: Option<ReportProcess>,
+    /// Numbers of other processes that have some.
+    pub shared_with: Vec<u32>,
+    /// Their names, each once.
+    pub shared_names: Vec<String>,
     /// Inode number of the network namespace.
     pub namespace: u32,
     /// Where they come from.
@@ -63,6 +75,16 @@ impl ConnectionsReport {
         });
         destinations.truncate(MOST_DESTINATIONS);
         let mut reporter = Reporter::default();
+        for destination in &mut destinations {
+            let to = SocketAddr::new(destination.remote_address, destination.remote_port);
+            let holders = found.port_holders.get(&(destination.namespace, to));
+            if let Some((first, others)) = holders.and_then(|holders| holders.split_first()) {
+                let names: BTreeSet<_> = others.iter().map(|other| other.name.clone()).collect();
+                destination.process = Some(reporter.describe(first));
+                destination.shared_with = others.iter().map(|other| other.id.tgid).collect();
+                destination.shared_names = names.into_iter().collect();
+            }
+        }
         let groups = found.unanswered.iter();
         let mut unanswered: Vec<_> = groups
             .filter_map(|(key, tally)| ReportUnanswered::new(key, tally, &mut reporter))
@@ -87,6 +109,9 @@ impl ReportDestination {
         } = *way;
         let is_some = outgoing.part(held)? >= SMALL_PART;
         is_some.then_some(Self {
+            process: None,
+            shared_with: Vec::new(),
+            shared_names: Vec::new(),
             namespace,
             local_address: local,
             remote_address: remote.ip(),
@@ -137,9 +162,13 @@ impl ReportDestination {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::collect::outgoing::NamedPortHolders;
 
     pub(crate) fn destination(held: u32, time_wait: u32, reusable: u32) -> ReportDestination {
         ReportDestination {
+            process: None,
+            shared_with: Vec::new(),
+            shared_names: Vec::new(),
             namespace: crate::diagnosis::compare::tests::HERE,
             local_address: "10.0.0.1".parse().unwrap(),
             remote_address: "10.0.0.2".parse().unwrap(),
@@ -181,6 +210,7 @@ pub(crate) mod tests {
         let found = Connections {
             outgoing: vec![(1, outgoing), (2, unread)],
             unanswered: std::collections::BTreeMap::new(),
+            port_holders: NamedPortHolders::default(),
         };
         let report = ConnectionsReport::new(&found);
         let held: Vec<u32> = report.destinations.iter().map(|way| way.held).collect();

@@ -2,8 +2,11 @@
 
 use std::io::{self, Write};
 
-use super::DiagnosedDestination;
-use crate::diagnosis::words::{count, duration, grouped};
+use super::{DiagnosedDestination, ReportDestination};
+use crate::{
+    collect::owners::ReportProcess,
+    diagnosis::words::{count, duration, grouped, shared_with, terminal},
+};
 
 /// Writes for which destinations ports are running out.
 pub(crate) fn write_destinations(
@@ -32,14 +35,28 @@ pub(crate) fn write_destinations(
         )?;
         line("reuse", reuse(diagnosed))?;
         line("left", left(diagnosed))?;
+        if let Some(process) = &way.process {
+            line("held by", holders(process, way))?;
+        }
         line("check", diagnosed.check.to_owned())?;
+        // TIME_WAIT has no process, and who opens such connections now has made it.
         line(
-            "who",
+            "who opens",
             format!("sudo tcpstate-agent trace --port {}", way.remote_port),
         )?;
         line("look", diagnosed.command.clone())?;
     }
     Ok(())
+}
+
+fn holders(process: &ReportProcess, way: &ReportDestination) -> String {
+    let name = terminal(&process.name);
+    let mut parts = vec![format!("{name} (pid {})", process.pid)];
+    parts.extend(Some(process.place()).filter(|place| !place.is_empty()));
+    if !way.shared_with.is_empty() {
+        parts.push(shared_with(&way.shared_with, &way.shared_names));
+    }
+    parts.join(", ")
 }
 
 fn reuse(diagnosed: &DiagnosedDestination) -> String {
@@ -84,7 +101,7 @@ mod tests {
         },
         diagnosis::{
             Diagnosis, Filter,
-            compare::tests::{group, report},
+            compare::tests::{group, process, report},
             namespace_paths::tests::paths,
             write_text,
         },
@@ -160,6 +177,24 @@ PORTS: 1 destination is running out of local ports.
             text.contains("   look      sudo ss -tan '( src 10.0.0.1"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn who_has_the_ports_is_named_and_how_to_see_who_opens_more() {
+        let mut way = destination(900, 50, 0);
+        way.process = Some(process(4711, 30));
+        way.shared_with = vec![4712];
+        way.shared_names = vec!["worker".to_owned()];
+        let found = DiagnosedDestination::new(way, None, &paths()).unwrap();
+        let mut text = Vec::new();
+        write_destinations(&mut text, &[found]).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        for line in [
+            "   held by   python3 (pid 4711), unit shop.service, with worker (pid 4712)\n",
+            "   who opens sudo tcpstate-agent trace --port 443\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]

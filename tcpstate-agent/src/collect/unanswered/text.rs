@@ -46,7 +46,7 @@ pub(crate) fn write_unanswered(
             line("also", shared_with(&group.shared_with, &group.shared_names))?;
         }
         if group.local_port != 0 {
-            line("local", format!("port {}", group.local_port))?;
+            line("local", local(diagnosed))?;
         }
         line(
             "silent",
@@ -62,6 +62,25 @@ pub(crate) fn write_unanswered(
         line("look", diagnosed.command.clone())?;
     }
     Ok(())
+}
+
+/// The local port, and who listens on it.
+fn local(diagnosed: &DiagnosedUnanswered) -> String {
+    let port = format!("port {}", diagnosed.group.local_port);
+    let Some(listener) = &diagnosed.listener else {
+        return port;
+    };
+    let place = listener.place();
+    let place = if place.is_empty() {
+        String::new()
+    } else {
+        format!(", {place}")
+    };
+    let name = terminal(&listener.name);
+    format!(
+        "{port}, on which {name} (pid {}){place} listens",
+        listener.pid
+    )
 }
 
 fn unacknowledged(state: UnansweredState, number: u64) -> String {
@@ -85,7 +104,7 @@ mod tests {
     #[test]
     fn peers_that_do_not_answer_are_named() {
         let groups = [UnansweredState::Established, UnansweredState::LastAck]
-            .map(|state| DiagnosedUnanswered::new(unanswered(state, 20), &paths()));
+            .map(|state| DiagnosedUnanswered::new(unanswered(state, 20), None, &paths()));
         let mut text = Vec::new();
         write_unanswered(&mut text, &groups).unwrap();
         let text = String::from_utf8(text).unwrap();
@@ -111,7 +130,8 @@ NO ANSWER: 40 connections whose peers do not answer, or do not close.
             ..unanswered(UnansweredState::SynSent, 300)
         };
         let mut text = Vec::new();
-        write_unanswered(&mut text, &[DiagnosedUnanswered::new(group, &paths())]).unwrap();
+        let diagnosed = DiagnosedUnanswered::new(group, None, &paths());
+        write_unanswered(&mut text, &[diagnosed]).unwrap();
         let text = String::from_utf8(text).unwrap();
         let expected = "\
 NO ANSWER: 300 connections whose peers do not answer, or do not close.
@@ -127,5 +147,20 @@ NO ANSWER: 300 connections whose peers do not answer, or do not close.
             text.contains("   look      sudo ss -tnpo state syn-sent dst 10.0.0.3\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn of_what_a_service_has_closed_that_service_is_named() {
+        let group = ReportUnanswered {
+            local_port: 8053,
+            ..unanswered(UnansweredState::LastAck, 40)
+        };
+        let diagnosed = DiagnosedUnanswered::new(group, Some(process(4711, 30)), &paths());
+        let mut text = Vec::new();
+        write_unanswered(&mut text, &[diagnosed]).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let line =
+            "   local     port 8053, on which python3 (pid 4711), unit shop.service listens\n";
+        assert!(text.contains(line), "{text}");
     }
 }

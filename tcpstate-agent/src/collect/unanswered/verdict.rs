@@ -7,6 +7,7 @@ use crate::{
     collect::{
         close_wait::{Verdict, advice::Advice},
         outgoing::bracketed,
+        owners::ReportProcess,
     },
     diagnosis::{Filter, NamespacePaths},
 };
@@ -20,6 +21,9 @@ pub struct DiagnosedUnanswered {
     /// The group, at the second look.
     #[serde(flatten)]
     pub group: ReportUnanswered,
+    /// The process that listens on their local port, where that is a service's: it has had those that
+    /// no process holds any more.
+    pub listener: Option<ReportProcess>,
     /// `connecting`, `fin_wait2_held`, or `other`.
     pub verdict: Verdict,
     /// What is wrong, most likely.
@@ -36,7 +40,11 @@ impl DiagnosedUnanswered {
         group.state.has_process() || group.sockets >= PILE
     }
 
-    pub(crate) fn new(group: ReportUnanswered, namespaces: &NamespacePaths) -> Self {
+    pub(crate) fn new(
+        group: ReportUnanswered,
+        listener: Option<ReportProcess>,
+        namespaces: &NamespacePaths,
+    ) -> Self {
         let verdict = match group.state {
             UnansweredState::SynSent => Verdict::Connecting,
             UnansweredState::FinWait2 => Verdict::FinWait2Held,
@@ -67,6 +75,7 @@ impl DiagnosedUnanswered {
             ),
         };
         Self {
+            listener,
             verdict,
             fault,
             check,

@@ -148,7 +148,7 @@ impl Listeners {
         naming: &mut Naming,
         at: Instant,
     ) {
-        self.owners = Arc::new(Owners::new(walk, processes, naming, at));
+        self.owners = Arc::new(Owners::new(walk, processes, naming, &self.owners, at));
     }
 
     /// What a scrape shows of `sockets`, which took so long to read.

@@ -1,6 +1,8 @@
-//! Who holds listening sockets, by the last walk over the descriptors of all processes.
+//! Who holds listening sockets, by the last walk over the descriptors of all processes: of several the
+//! one that accepts, where that is known.
 
 use std::{
+    cmp::Reverse,
     collections::hash_map::Entry,
     net::SocketAddr,
     sync::Arc,
@@ -23,6 +25,8 @@ use crate::{
 /// Further owners of one socket that are remembered, and those of all sockets.
 const MAX_CO_OWNERS: usize = 64;
 const MAX_ALL_CO_OWNERS: usize = 16_384;
+/// Processes and ports whose connections are counted.
+const MAX_COUNTED: usize = 16_384;
 
 /// Who holds what.
 pub(in super::super) struct Owners {
@@ -120,6 +124,15 @@ impl Owners {
         &self.labels[holder.labels as usize]
     }
 
+    /// Who holds one of `sockets`, the same one.
+    fn holder(&self, known: &Known) -> Option<ProcessId> {
+        let place = self
+            .by_socket
+            .binary_search_by_key(&known.socket, |(known, _)| known.socket);
+        let (found, holder) = self.by_socket.get(place.ok()?)?;
+        (found == known).then_some(holder.process)?
+    }
+
     /// Who else holds this socket, as far as remembered.
     pub(super) fn co_owners(&self, socket: u64) -> &[ProcessId] {
         self.others.get(&socket).map_or(&[], Vec::as_slice)
@@ -130,13 +143,15 @@ impl Owners {
         self.processes.get(&id).cloned()
     }
 
-    /// What a walk has found that has met these processes.
+    /// What a walk has found that has met these processes, after `before`.
     pub(super) fn new(
-        walk: HolderWalk,
+        mut walk: HolderWalk,
         all: &HeldProcesses,
         naming: &mut Naming,
+        before: &Self,
         at: Instant,
     ) -> Self {
+        walk.prefer_accepters(before);
         let ids: FxHashSet<ProcessId> = walk.by_socket.values().copied().collect();
         let processes: HeldProcesses = ids
             .into_iter()
@@ -189,6 +204,43 @@ pub(in super::super) struct HolderWalk {
     co_owners: FxHashMap<u64, Vec<ProcessId>>,
     /// How many of them there are.
     all_co_owners: usize,
+    connections: Connections,
+}
+
+/// How many connections each process has on each local port: who has some accepts.
+#[derive(Default)]
+struct Connections {
+    counts: FxHashMap<Accepter, u64>,
+    /// Descriptors beside each other mostly are of one port. Their count is not in the map yet.
+    last: Option<(Accepter, u64)>,
+}
+
+/// Inode number of a network namespace, local port, and a process.
+type Accepter = (u32, u16, ProcessId);
+
+impl Connections {
+    fn add(&mut self, accepter: Accepter) {
+        match &mut self.last {
+            Some((last, count)) if *last == accepter => *count += 1,
+            _ => {
+                self.note();
+                self.last = Some((accepter, 1));
+            }
+        }
+    }
+
+    fn note(&mut self) {
+        let Some((accepter, more)) = self.last.take() else {
+            return;
+        };
+        if self.counts.len() < MAX_COUNTED || self.counts.contains_key(&accepter) {
+            *self.counts.entry(accepter).or_default() += more;
+        }
+    }
+
+    fn of(&self, accepter: &Accepter) -> u64 {
+        self.counts.get(accepter).copied().unwrap_or(0)
+    }
 }
 
 impl HolderWalk {
@@ -199,12 +251,20 @@ impl HolderWalk {
             by_socket: FxHashMap::default(),
             co_owners: FxHashMap::default(),
             all_co_owners: 0,
+            connections: Connections::default(),
         }
     }
 
     /// Adds a descriptor. They come in the order of their processes, so that of several owners
     /// the one with the lowest number counts.
     pub(in super::super) fn add(&mut self, owner: &Owner) {
+        let accepted = match &owner.socket {
+            Socket::CloseWait(socket) => Some((socket.namespace, socket.local_port)),
+            _ => owner.established,
+        };
+        if let Some((namespace, port)) = accepted {
+            self.connections.add((namespace, port, owner.process));
+        }
         let Socket::Listener(listener) = &owner.socket else {
             return;
         };
@@ -224,45 +284,165 @@ impl HolderWalk {
             }
         }
     }
+
+    /// Of those that share a socket, the one with most connections counts: it accepts. Where none has
+    /// any, or connections were not walked over, it is the one that it was, as long as that holds the
+    /// socket, so that no series comes and goes.
+    fn prefer_accepters(&mut self, before: &Owners) {
+        let Self {
+            before: sockets,
+            by_socket,
+            co_owners,
+            connections,
+            ..
+        } = self;
+        connections.note();
+        for known in sockets.iter() {
+            let Some(first) = by_socket.get_mut(&known.socket) else {
+                continue;
+            };
+            let Some(others) = co_owners.get_mut(&known.socket) else {
+                continue;
+            };
+            let count =
+                |id: ProcessId| connections.of(&(known.namespace, known.address.port(), id));
+            let holders = std::iter::once(*first).chain(others.iter().copied());
+            let most = holders.max_by_key(|&id| (count(id), Reverse(id)));
+            let accepter = most
+                .filter(|most| count(*most) > 0)
+                .or_else(|| before.holder(known));
+            let Some(place) = others.iter().position(|other| Some(*other) == accepter) else {
+                continue;
+            };
+            std::mem::swap(first, &mut others[place]);
+            others.sort_unstable();
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::Listener;
+    use crate::{
+        collect::owners::CgroupIdentity,
+        decode::Listener,
+        host::process::{Descriptors, RunState},
+    };
+
+    const NAMESPACE: u32 = 1;
+    const PORT: u16 = 80;
+    const SOCKET: u64 = 7;
+
+    const fn process(tgid: u32) -> ProcessId {
+        ProcessId {
+            tgid,
+            start_boottime_ns: 1,
+        }
+    }
+
+    fn listens(tgid: u32) -> Owner {
+        Owner {
+            process: process(tgid),
+            socket: Socket::Listener(Listener {
+                socket: SOCKET,
+                namespace: NAMESPACE,
+                port: PORT,
+            }),
+            is_shared: true,
+            unaccepted: 0,
+            living: 0,
+            established: None,
+            destined: None,
+            descriptor: None,
+            is_cut: false,
+        }
+    }
+
+    fn has_accepted(tgid: u32) -> Owner {
+        Owner {
+            socket: Socket::Other(9),
+            established: Some((NAMESPACE, PORT)),
+            is_shared: false,
+            ..listens(tgid)
+        }
+    }
+
+    /// What is known of the socket after a walk that has met these.
+    fn walked(owners: &[Owner], before: &Owners) -> Owners {
+        let mut walk = HolderWalk::new(&[]);
+        walk.before.push(KNOWN);
+        for owner in owners {
+            walk.add(owner);
+        }
+        let processes = owners.iter().map(|owner| {
+            let process = Process {
+                id: owner.process,
+                name: "server".to_owned(),
+                cgroup: CgroupIdentity::default(),
+                descriptors: Descriptors::default(),
+                run_state: RunState::Runs,
+            };
+            (owner.process, Arc::new(process))
+        });
+        Owners::new(
+            walk,
+            &processes.collect(),
+            &mut Naming::default(),
+            before,
+            Instant::now(),
+        )
+    }
+
+    const KNOWN: Known = Known {
+        socket: SOCKET,
+        namespace: NAMESPACE,
+        address: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), PORT),
+    };
 
     #[test]
     fn a_shared_socket_is_that_of_the_first_and_the_others_are_remembered_once() {
-        let mut walk = HolderWalk::new(&[]);
-        let process = |tgid| ProcessId {
-            tgid,
-            start_boottime_ns: 1,
-        };
         // Each holds it by two descriptors.
-        for tgid in (1..=100).flat_map(|tgid| [tgid, tgid]) {
-            walk.add(&Owner {
-                process: process(tgid),
-                socket: Socket::Listener(Listener {
-                    socket: 7,
-                    namespace: 1,
-                    port: 80,
-                }),
-                is_shared: true,
-                unaccepted: 0,
-                living: 0,
-                established: None,
-                descriptor: None,
-                is_cut: false,
-            });
-        }
-        let owners = Owners::new(
-            walk,
-            &HeldProcesses::default(),
-            &mut Naming::default(),
-            Instant::now(),
-        );
+        let all: Vec<_> = (1..=100)
+            .flat_map(|tgid| [listens(tgid), listens(tgid)])
+            .collect();
+        let owners = walked(&all, &Owners::default());
         let expected: Vec<_> = (2..).take(MAX_CO_OWNERS).map(process).collect();
-        assert_eq!(owners.co_owners(7), expected);
+        assert_eq!(owners.holder(&KNOWN), Some(process(1)));
+        assert_eq!(owners.co_owners(SOCKET), expected);
         assert!(owners.co_owners(8).is_empty());
+    }
+
+    #[test]
+    fn a_shared_socket_is_that_of_the_one_that_accepts_and_stays_so() {
+        let master_and_workers = [listens(1), listens(2), listens(3)];
+        let mut owners = Owners::default();
+        for (connections, expected) in [
+            // Nobody is known to accept.
+            (&[][..], 1),
+            (&[has_accepted(3)], 3),
+            (&[has_accepted(2), has_accepted(3), has_accepted(3)], 3),
+            // Not walked over, or none is left.
+            (&[], 3),
+            (&[has_accepted(2)], 2),
+            // It does not hold the listening socket.
+            (&[has_accepted(4)], 2),
+        ] {
+            let all = [&master_and_workers[..], connections].concat();
+            owners = walked(&all, &owners);
+            assert_eq!(owners.holder(&KNOWN), Some(process(expected)));
+            let others = [1, 2, 3].map(process);
+            let others = others.into_iter().filter(|id| id.tgid != expected);
+            assert_eq!(owners.co_owners(SOCKET), others.collect::<Vec<_>>());
+        }
+        // Another one at the same place in memory.
+        let mut other = Owners::default();
+        other.by_socket.push((
+            Known {
+                namespace: 2,
+                ..KNOWN
+            },
+            Holder::NOBODY,
+        ));
+        assert_eq!(other.holder(&KNOWN), None);
     }
 }

@@ -13,7 +13,10 @@ use super::{
     Before, Engine, LastLook, Running,
 };
 use crate::{
-    collect::{NamespaceFound, listeners::Served, sockets::Pass, unanswered::UnansweredSurvey},
+    collect::{
+        NamespaceFound, listeners::Served, outgoing::NamedPortHolders, sockets::Pass,
+        unanswered::UnansweredSurvey,
+    },
     kernel::ReadError,
 };
 
@@ -45,8 +48,12 @@ impl Engine {
             Ok(mut looked) => {
                 self.charge(looked.cpu);
                 let unanswered = looked.found.unanswered.take();
+                let owners = looked.owners.as_mut();
+                let port_holders = owners.map(|owners| std::mem::take(&mut owners.port_holders));
                 match self.learn(*looked, &before) {
-                    Ok(()) => self.answer_questions(wants, unanswered),
+                    Ok(()) => {
+                        self.answer_questions(wants, unanswered, port_holders.unwrap_or_default());
+                    }
                     Err(error) => self.cannot_tell(&error, wants),
                 }
             }
@@ -201,7 +208,12 @@ impl Engine {
     }
 
     /// Answers those who asked for no more than a look has found out.
-    fn answer_questions(&mut self, found_out: Wants, unanswered: Option<UnansweredSurvey>) {
+    fn answer_questions(
+        &mut self,
+        found_out: Wants,
+        unanswered: Option<UnansweredSurvey>,
+        port_holders: NamedPortHolders,
+    ) {
         let asking = std::mem::take(&mut self.asking);
         let (answered, left): (Vec<_>, Vec<_>) = asking
             .into_iter()
@@ -211,6 +223,7 @@ impl Engine {
         let connections = unanswered.filter(|_| is_wanted).map(|survey| Connections {
             outgoing: self.namespaces.outgoing(),
             unanswered: survey.groups(),
+            port_holders,
         });
         // Where the owners could not be told this time, what is known of them is of another time.
         let are_owners_told = self

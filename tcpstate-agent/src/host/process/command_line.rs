@@ -7,8 +7,7 @@ use std::{
 };
 
 use super::{
-    identity::{ProcessId, in_proc},
-    patience::ask,
+    identity::{ProcessId, ask_about, of_any_thread},
     printable::terminal_text,
 };
 
@@ -26,7 +25,7 @@ const MAX_BYTES: u64 = 1024;
 /// process is stuck changing it. Not for labels either: arguments may contain secrets.
 #[must_use]
 pub fn command_line(id: ProcessId) -> Option<String> {
-    ask(move || in_proc(id, command_line_in))
+    ask_about(id, |folder| of_any_thread(folder, command_line_in))
 }
 
 fn command_line_in(folder: &Path) -> Option<String> {

@@ -41,13 +41,27 @@ pub struct Process {
 /// CAP_SYS_PTRACE for processes of other users.
 #[must_use]
 pub fn executable(id: ProcessId) -> Option<PathBuf> {
-    ask(move || in_proc(id, |folder| fs::read_link(folder.join("exe")).ok()))
+    ask_about(id, |folder| {
+        of_any_thread(folder, |thread| fs::read_link(thread.join("exe")).ok())
+    })
 }
 
 /// Asks the folder of a process in `/proc`, if it is there that of this one: in another PID
-/// namespace, or when it has ended, its number is somebody else's.
-pub(super) fn in_proc<T>(id: ProcessId, ask: impl FnOnce(&Path) -> Option<T>) -> Option<T> {
-    in_folder(Path::new("/proc"), boottime_offset_ns(), id, ask)
+/// namespace, or when it has ended, its number is somebody else's. `None` also where no answer comes.
+pub(crate) fn ask_about<T: Send + 'static>(
+    id: ProcessId,
+    question: impl FnOnce(&Path) -> Option<T> + Send + 'static,
+) -> Option<T> {
+    ask(move || in_folder(Path::new("/proc"), boottime_offset_ns(), id, question))
+}
+
+/// The first answer of the threads of the process in this folder: where the first thread has ended
+/// before the others, only they have what belongs to the process.
+pub(crate) fn of_any_thread<T>(folder: &Path, ask: impl Fn(&Path) -> Option<T>) -> Option<T> {
+    ask(folder).or_else(|| {
+        let threads = fs::read_dir(folder.join("task")).ok()?;
+        threads.flatten().find_map(|thread| ask(&thread.path()))
+    })
 }
 
 fn in_folder<T>(
@@ -184,6 +198,22 @@ mod tests {
     fn end(mut child: Child) {
         drop(child.stdin.take());
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn where_the_first_thread_has_ended_another_one_is_asked() {
+        let root = fake(b"server");
+        let folder = root.path().join("7");
+        let executable = || of_any_thread(&folder, |thread| fs::read_link(thread.join("exe")).ok());
+        let expected = Some(PathBuf::from("/usr/sbin/nginx"));
+        assert_eq!(executable(), expected);
+        fs::remove_file(folder.join("exe")).unwrap();
+        assert_eq!(executable(), None);
+        for thread in ["7", "8"] {
+            fs::create_dir_all(folder.join("task").join(thread)).unwrap();
+        }
+        symlink("/usr/sbin/nginx", folder.join("task/8/exe")).unwrap();
+        assert_eq!(executable(), expected);
     }
 
     #[test]

@@ -17,5 +17,6 @@ mod run_state;
 pub use command_line::command_line;
 pub use descriptors::Descriptors;
 pub use identity::{Process, ProcessId, executable};
+pub(crate) use identity::{ask_about, of_any_thread};
 pub use printable::{label_text, terminal_text, until_nul};
 pub use run_state::RunState;

@@ -4,7 +4,6 @@ use std::{
     io::Write as _,
     net::{SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
-    path::PathBuf,
     time::Duration,
 };
 
@@ -19,42 +18,12 @@ use crate::{
     actor::{Actor, Duty, listen},
     agent::Agent,
     close_wait,
+    control::ControlSocket,
     documented::assert_as_documented,
-    harness::{AGENT, Netns, require, run, within},
+    harness::{Netns, require, within},
     peer::{KERNEL_V4, PEER_V4, Peer},
 };
 use tcpstate_agent::collect::listeners::ListenerTrouble;
-
-/// Where the agent of one test is asked.
-struct ControlSocket(PathBuf);
-
-impl ControlSocket {
-    fn new(name: &str) -> Self {
-        let file = format!("tcpstate-test-{}-{name}.sock", std::process::id());
-        Self(std::env::temp_dir().join(file))
-    }
-
-    fn flags(&self) -> [&str; 2] {
-        ["--control.socket", self.0.to_str().unwrap()]
-    }
-
-    /// What a command says as JSON.
-    fn ask(&self, command: &str, more: &[&str]) -> Value {
-        let mut arguments = vec![command, "--output", "json"];
-        arguments.extend(self.flags());
-        arguments.extend(more);
-        let output = run(AGENT, &arguments);
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // The agent that has ended takes it away itself.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 #[test]
 fn an_accept_loop_that_has_stopped_is_named_with_its_full_queue_and_all_that_waits_behind_it() {

@@ -1,5 +1,6 @@
 //! Programs that people run, as they keep sockets in CLOSE_WAIT, or do not.
 
+mod cases;
 mod misuse;
 mod nginx;
 
