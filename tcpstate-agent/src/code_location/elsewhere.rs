@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::tcp_table::TcpTable;
 use crate::{
     collect::close_wait::Cause,
-    decode::{CloseWaitSocket, Listener, Owner, Socket},
+    decode::{CloseWaitSocket, Listener, MptcpSocket, Owner, Socket},
     kernel::{
         KernelLogLevel, LoadError, LoadOptions, OwnersError, OwnersReader,
         facts::Facts,
@@ -171,6 +171,12 @@ fn ports(owner: &Owner) -> impl Iterator<Item = (u32, u16)> {
             namespace, port, ..
         }) => [Some((namespace, port)), None],
         Socket::CloseWait(CloseWaitSocket {
+            namespace,
+            local_port,
+            remote,
+            ..
+        })
+        | Socket::Mptcp(MptcpSocket {
             namespace,
             local_port,
             remote,
