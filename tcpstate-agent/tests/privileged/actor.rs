@@ -61,6 +61,8 @@ pub(crate) enum Duty {
     Send { sockets: Sockets, kept: usize },
     /// Listens, as one of several at one address.
     Listen { address: SocketAddr, accepts: bool },
+    /// Listens on so many ports, from that of the address on.
+    ListenOnMany { address: SocketAddr, count: u16 },
     /// Opens connections one after the other; each is in CLOSE_WAIT for a moment.
     Pass {
         address: SocketAddr,
@@ -282,6 +284,14 @@ impl Duty {
                     until_told(port);
                     drop(listener);
                 }
+            }
+            Self::ListenOnMany { address, count } => {
+                let ports = (address.port()..).take(count.into());
+                let listeners: Vec<_> = ports
+                    .map(|port| listen(SocketAddr::new(address.ip(), port)))
+                    .collect();
+                until_told(address.port());
+                drop(listeners);
             }
             Self::Pass {
                 address,

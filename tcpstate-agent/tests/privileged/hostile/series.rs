@@ -123,3 +123,33 @@ fn a_listener_on_a_port_that_the_kernel_chose_is_shown_when_it_is_in_trouble() {
     });
     drop((named, any));
 }
+
+#[test]
+fn a_service_that_the_administrator_has_named_is_shown_whatever_others_do() {
+    /// No room for a single one.
+    const BURST: &str = "10";
+    const NAMED: u16 = STAYING + 1;
+
+    let namespace = Netns::new();
+    let _crowd = listen_on(&namespace, Ipv4Addr::LOCALHOST, 30_000..30_050);
+    let named = listen_on(&namespace, Ipv4Addr::LOCALHOST, NAMED..=NAMED);
+    let port = NAMED.to_string();
+    let agent = Agent::start_with(&[
+        "--listeners.top",
+        "1",
+        "--series.burst",
+        BURST,
+        "--series.per-hour",
+        "0",
+        "--services.always",
+        &port,
+    ]);
+    within(SHOWN, || {
+        let page = agent.page();
+        let labels = labels(&page);
+        require(is_shown(&page, NAMED), format!("only {labels:?} are shown"))
+    });
+    let labels = labels(&agent.page());
+    assert_eq!(labels.len(), 1, "{labels:?}");
+    drop(named);
+}
