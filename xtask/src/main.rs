@@ -23,6 +23,7 @@ mod packetdrill;
 mod path_cost;
 mod process;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod toolchain;
@@ -136,6 +137,24 @@ enum Command {
         #[arg(long, conflicts_with = "seconds")]
         minimize: bool,
     },
+    /// Watch a host on which everything happens at once, and compare with ss
+    ///
+    /// Connections, listeners, namespaces and processes come and go, others scrape, ask and start
+    /// agents. Every half minute all stand still, and what is shown is compared; at the end the agent
+    /// must take no more memory, descriptors and kernel objects than after the first. Takes root.
+    Soak {
+        /// How long
+        #[arg(
+            long,
+            value_name = "MINUTES",
+            default_value_t = 2,
+            conflicts_with = "hours"
+        )]
+        minutes: u64,
+        /// How long, in hours
+        #[arg(long, value_name = "HOURS")]
+        hours: Option<u64>,
+    },
     /// Run every check that a change has to pass, in order, up to the first that fails
     Ci,
     /// Check the rules of the source tree that no compiler knows
@@ -227,6 +246,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz {
             targets, seconds, ..
         } => fuzz::run(&targets, seconds),
+        Command::Soak { minutes, hours } => soak::run(hours.map_or(minutes, |hours| hours * 60)),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Docs => docs::run(),

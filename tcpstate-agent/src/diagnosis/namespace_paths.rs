@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
+use crate::host::process::ask;
+
 /// Where `ip netns` keeps its names.
 const NAMES: &str = "/run/netns";
 
@@ -22,8 +24,10 @@ impl NamespacePaths {
             own: inode("/proc/self/ns/net".as_ref()).unwrap_or_default(),
             paths: BTreeMap::new(),
         };
-        for name in entries(NAMES.as_ref()) {
-            found.add(&format!("{NAMES}/{name}"));
+        // A file system may be mounted there that does not answer.
+        let names = ask(|| Some(named_namespaces())).unwrap_or_default();
+        for (path, inode) in names {
+            found.insert(path, inode);
         }
         let mut pids: Vec<u32> = entries("/proc".as_ref())
             .filter_map(|name| name.parse().ok())
@@ -44,13 +48,19 @@ impl NamespacePaths {
 
     /// Whether the path leads into a namespace.
     fn add(&mut self, path: &str) -> bool {
-        // What a shell would take for more than a name is left out.
-        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
-        let inode = inode(path.as_ref()).filter(|_| path.chars().all(is_plain));
+        let inode = inode(path.as_ref());
         if let Some(inode) = inode {
-            self.paths.entry(inode).or_insert_with(|| path.to_owned());
+            self.insert(path.to_owned(), inode);
         }
         inode.is_some()
+    }
+
+    fn insert(&mut self, path: String, inode: u32) {
+        // What a shell would take for more than a name is left out.
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+        if path.chars().all(is_plain) {
+            self.paths.entry(inode).or_insert(path);
+        }
     }
 
     /// A command as root in a namespace; a sentence where nothing leads there.
@@ -68,6 +78,16 @@ impl NamespacePaths {
 fn entries(folder: &Path) -> impl Iterator<Item = String> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+fn named_namespaces() -> Vec<(String, u32)> {
+    let paths = entries(NAMES.as_ref()).map(|name| format!("{NAMES}/{name}"));
+    paths
+        .filter_map(|path| {
+            let inode = inode(path.as_ref())?;
+            Some((path, inode))
+        })
+        .collect()
 }
 
 fn inode(path: &Path) -> Option<u32> {

@@ -34,6 +34,16 @@ pub(crate) struct Agent {
 /// A page of metrics.
 pub(crate) struct Metrics(String);
 
+/// What an agent takes of the host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resources {
+    /// Of its own, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) descriptors: u64,
+    /// Programs and maps.
+    pub(crate) kernel_objects: u64,
+}
+
 /// How an agent ended.
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
@@ -151,6 +161,16 @@ impl Agent {
         let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
         let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
         kibibytes.parse::<u64>().unwrap() * 1024
+    }
+
+    pub(crate) fn resources(&self) -> Resources {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.pid())).unwrap();
+        let count = |count: usize| u64::try_from(count).unwrap();
+        Resources {
+            memory: self.anonymous_bytes(),
+            descriptors: count(descriptors.count()),
+            kernel_objects: count(self.loaded().len()),
+        }
     }
 
     /// Programs and maps that it holds, and the maps of its programs, as [`loaded`] has them.

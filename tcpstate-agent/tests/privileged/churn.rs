@@ -11,11 +11,14 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tcpstate_agent::engine::Watch;
+use tcpstate_agent::{engine::Watch, kernel::plan::ProgramId};
 use tcpstate_common::{Family, NamespaceCounters, TcpState, TransitionMatrix};
 
 use crate::{
-    harness::{DoneOnDrop, Netns, busy_watch, census_of, require, same, scaled, watch, within},
+    harness::{
+        DoneOnDrop, Netns, busy_watch, census_of, load_programs, require, same, scaled, watch,
+        within,
+    },
     peer::{Connection, KERNEL_V4, PEER_V4, Peer},
 };
 
@@ -194,6 +197,53 @@ fn after_100_000_connections_every_transition_was_counted_once_and_no_scrape_was
             &namespace.ss(),
         )
     });
+}
+
+/// The kernel changes the list of a tracepoint's programs while events pass.
+#[expect(
+    clippy::print_stdout,
+    reason = "how often it was tried is worth knowing"
+)]
+#[test]
+fn beside_programs_that_come_and_go_at_the_same_hook_every_transition_is_counted_once() {
+    let connections = scaled(200_000);
+    let namespace = Netns::new();
+    let watch = watch();
+    let listener = namespace.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let live = || {
+        let reading = watch.read().unwrap();
+        let of = reading.by_namespace.get(&namespace.inode());
+        let live = of.map(|of| of.live).ok_or("it is not counted yet")?;
+        Ok::<_, String>((live, reading.missed.unwrap()))
+    };
+    let (before, missed_before) = within(Duration::from_secs(15), live);
+    let is_done = AtomicBool::new(false);
+    let times = thread::scope(|scope| {
+        let coming = scope.spawn(|| {
+            let mut times = 0_u32;
+            while !is_done.load(Ordering::Relaxed) {
+                drop(load_programs(&[ProgramId::Transition], 4096));
+                times += 1;
+            }
+            times
+        });
+        let done = DoneOnDrop(&is_done);
+        namespace.enter(|| {
+            for number in 0..connections {
+                one_connection(number, &listener);
+            }
+        });
+        drop(done);
+        coming.join().unwrap()
+    });
+    let missed = within(Duration::from_secs(15), || {
+        let (after, missed) = live()?;
+        let missed = missed - missed_before;
+        each_moved_once(&before, &after, connections, missed)?;
+        Ok(missed)
+    });
+    assert!(missed < 50, "{missed} transitions missed");
+    println!("{connections} connections, {times} times another came and went, {missed} missed");
 }
 
 #[test]

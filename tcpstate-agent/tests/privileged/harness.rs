@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Write as _},
+    net::TcpListener,
     os::{
         fd::AsFd as _,
         unix::{fs::MetadataExt as _, process::CommandExt as _},
@@ -18,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use tcpstate_agent::{
     collect::{SeriesLimits, owners::Hidden, sockets::Census},
     engine::{Reading, Watch, WatchSettings},
@@ -158,6 +159,17 @@ impl Drop for Netns {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
+}
+
+/// Makes a network namespace with a listener, which goes with its thread.
+pub(crate) fn make_namespace() {
+    thread::spawn(|| {
+        // SAFETY: only this thread leaves the namespace, and it opens nothing that others use.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        drop(TcpListener::bind("0.0.0.0:0"));
+    })
+    .join()
+    .unwrap();
 }
 
 fn ss_state(name: &str) -> Option<TcpState> {

@@ -34,6 +34,7 @@ mod programs;
 mod prometheus;
 mod ring;
 mod segments;
+mod soak;
 mod states;
 mod terminal;
 mod torn_down;

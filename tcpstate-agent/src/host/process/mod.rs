@@ -18,5 +18,6 @@ pub use command_line::command_line;
 pub use descriptors::Descriptors;
 pub use identity::{Process, ProcessId, executable};
 pub(crate) use identity::{ask_about, of_any_thread};
+pub(crate) use patience::ask;
 pub use printable::{label_text, terminal_text, until_nul};
 pub use run_state::RunState;

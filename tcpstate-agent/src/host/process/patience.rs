@@ -1,5 +1,5 @@
-//! Questions to `/proc` that may find no answer: the kernel waits for memory of the process that is
-//! asked about, which its owner may have made stand still.
+//! Questions that may find no answer: `/proc` waits for memory of the process that is asked about,
+//! which its owner may have made stand still, and a file system for a server that is gone.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ impl Drop for Asking {
 
 /// The answer to a question that is asked by a thread of its own. `None` where it does not come in time;
 /// the thread is then left alone with it.
-pub(super) fn ask<T: Send + 'static>(
+pub(crate) fn ask<T: Send + 'static>(
     question: impl FnOnce() -> Option<T> + Send + 'static,
 ) -> Option<T> {
     let asked = ASKED.fetch_add(1, Ordering::Relaxed);

@@ -6,10 +6,13 @@ mod hidden;
 mod listeners;
 mod log;
 mod memory;
+mod missing_files;
 mod namespaces;
+mod refused_calls;
 mod series;
 mod signals;
 mod stuck;
+mod stuck_mount;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 

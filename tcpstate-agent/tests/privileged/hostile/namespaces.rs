@@ -2,18 +2,16 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::thread::{UnshareFlags, unshare_unsafe};
-
 use super::listen_on;
 use crate::{
     agent::Agent,
-    harness::{DoneOnDrop, Netns},
+    harness::{DoneOnDrop, Netns, make_namespace},
 };
 
 const ATTACK: Duration = Duration::from_secs(20);
@@ -36,17 +34,6 @@ fn cpu_time(process: rustix::process::Pid) -> Duration {
     Duration::from_secs(1) * ticks / a_second
 }
 
-/// Makes a namespace with a listener, which goes with its thread.
-fn make() {
-    thread::spawn(|| {
-        // SAFETY: only this thread leaves the namespace, and it opens nothing that others use.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-        drop(TcpListener::bind("0.0.0.0:0"));
-    })
-    .join()
-    .unwrap();
-}
-
 #[test]
 fn namespaces_that_come_fifty_times_a_second_take_no_more_than_the_budget() {
     let namespace = Netns::new();
@@ -59,7 +46,7 @@ fn namespaces_that_come_fifty_times_a_second_take_no_more_than_the_budget() {
         scope.spawn(|| {
             let begun = Instant::now();
             while !done.load(Ordering::Relaxed) {
-                make();
+                make_namespace();
                 let number = made.fetch_add(1, Ordering::Relaxed) + 1;
                 let due = Duration::from_secs(1) / RATE * number;
                 thread::sleep(due.saturating_sub(begun.elapsed()));
