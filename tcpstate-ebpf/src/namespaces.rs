@@ -70,6 +70,10 @@ fn elsewhere(net: u64) -> u32 {
 
 /// The counters of a namespace that the agent has not found yet.
 #[inline(never)]
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a copy would take half of the stack"
+)]
 fn young(net: u64) -> Option<*mut NamespaceCounters> {
     if let Some(counters) = YOUNG.get_ptr_mut(net) {
         return Some(counters);
