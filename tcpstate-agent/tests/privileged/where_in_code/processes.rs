@@ -40,6 +40,17 @@ fn what_cannot_be_looked_at_is_refused_with_the_reason() {
 }
 
 #[test]
+fn in_a_pid_namespace_of_its_own_it_says_that_numbers_are_others() {
+    let own = ["--pid", "--fork", "--mount-proc", AGENT, "where"];
+    for pid in ["1", "2"] {
+        let output = run("unshare", &[&own[..], &["--pid", pid]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("not in the host's PID namespace"), "{said}");
+    }
+}
+
+#[test]
 fn without_permission_it_is_said_which_is_missing() {
     let words = [
         "--reuid",
