@@ -51,7 +51,8 @@ impl ListStride {
     }
 }
 
-/// How many to ask for next, where so many were `asked` for and `read` of them took so long.
+/// How many to ask for next, where so many were `asked` for and `read` of them took so long: from one
+/// on it grows again.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -59,9 +60,17 @@ impl ListStride {
 )]
 fn next(asked: u32, read: u32, took: Duration) -> u32 {
     let factor = AIM.as_secs_f64() / took.as_secs_f64().max(1e-7);
-    let factor = factor.clamp(1.0 / GROWTH, GROWTH);
+    let asked = f64::from(asked);
+    // Of the end of a table, or of one chain alone, there is less to read than was asked for.
+    let wanted = (f64::from(read) * factor).clamp(asked / GROWTH, asked * GROWTH);
     // A run that was held up once says nothing of the next.
-    f64::midpoint(f64::from(asked), f64::from(read) * factor) as u32
+    let smoothed = f64::midpoint(asked, wanted);
+    // A whole one more is one more, or a single one would stay one.
+    if wanted >= asked + 1.0 {
+        smoothed.ceil() as u32
+    } else {
+        smoothed as u32
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +159,22 @@ mod tests {
                 "{nanoseconds}: {took:?}"
             );
         }
+    }
+
+    #[test]
+    fn chains_that_are_read_alone_do_not_keep_the_next_runs_short() {
+        let mut stride = Stride::default();
+        for _ in 0..100 {
+            stride.learn(Contents::Sockets, 1, 1, AIM * 2);
+        }
+        assert_eq!(stride.buckets(Contents::Sockets), 1);
+        for _ in 0..40 {
+            let buckets = stride.buckets(Contents::Sockets);
+            let took = Duration::from_nanos(150 * u64::from(buckets));
+            stride.learn(Contents::Sockets, buckets, 0, took);
+        }
+        let took = Duration::from_nanos(150 * u64::from(stride.buckets(Contents::Sockets)));
+        assert!((AIM * 8 / 10..AIM * 12 / 10).contains(&took), "{took:?}");
     }
 
     #[test]
