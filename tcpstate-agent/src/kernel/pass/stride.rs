@@ -61,7 +61,7 @@ impl ListStride {
 fn next(asked: u32, read: u32, took: Duration) -> u32 {
     let factor = AIM.as_secs_f64() / took.as_secs_f64().max(1e-7);
     let asked = f64::from(asked);
-    // Of the end of a table, or of one chain alone, there is less to read than was asked for.
+    // At the end of a table there is less to read than was asked for.
     let wanted = (f64::from(read) * factor).clamp(asked / GROWTH, asked * GROWTH);
     // A run that was held up once says nothing of the next.
     let smoothed = f64::midpoint(asked, wanted);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn chains_that_are_read_alone_do_not_keep_the_next_runs_short() {
+    fn from_one_bucket_on_runs_grow_again() {
         let mut stride = Stride::default();
         for _ in 0..100 {
             stride.learn(Contents::Sockets, 1, 1, AIM * 2);

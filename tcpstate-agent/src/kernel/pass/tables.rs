@@ -370,7 +370,10 @@ impl KernelTables {
         let end = first
             .saturating_add(self.stride.buckets(table.what))
             .min(table.size);
-        self.read_buckets(table, first..end, 0, details, &mut each)
+        let (chunk, took) = self.read_buckets(table, first..end, 0, details, &mut each)?;
+        self.stride
+            .learn(table.what, chunk.next - first, chunk.objects, took);
+        Ok(chunk)
     }
 
     /// The same for one bucket alone, of any length: from its beginning, or behind a node that an
@@ -384,9 +387,12 @@ impl KernelTables {
         mut each: impl FnMut(u32, &Object<'_>),
     ) -> Result<Chunk, ReadError> {
         let after = after.unwrap_or(0);
-        self.read_buckets(table, bucket..bucket + 1, after, details, &mut each)
+        // What one takes says nothing of those beside it.
+        let (chunk, _) = self.read_buckets(table, bucket..bucket + 1, after, details, &mut each)?;
+        Ok(chunk)
     }
 
+    /// Also returns how long the run took.
     fn read_buckets(
         &mut self,
         table: &HashTable,
@@ -394,7 +400,7 @@ impl KernelTables {
         after: u64,
         details: Details,
         each: &mut impl FnMut(u32, &Object<'_>),
-    ) -> Result<Chunk, ReadError> {
+    ) -> Result<(Chunk, Duration), ReadError> {
         let request = TableRequest {
             after,
             ..self.request(table, buckets.clone(), details)
@@ -425,9 +431,7 @@ impl KernelTables {
             objects,
             is_there: map.is_gone == 0,
         };
-        self.stride
-            .learn(table.what, chunk.next - buckets.start, objects, took);
-        Ok(chunk)
+        Ok((chunk, took))
     }
 
     fn request(
