@@ -95,3 +95,21 @@ pub struct Owner {
     /// For a listener: there may be more of them.
     pub is_cut: bool,
 }
+
+#[cfg(test)]
+impl Owner {
+    /// A descriptor of which no more is known, and that is the only one of its socket.
+    pub(crate) const fn of(process: ProcessId, socket: Socket) -> Self {
+        Self {
+            process,
+            socket,
+            established: None,
+            destined: None,
+            is_shared: false,
+            unaccepted: 0,
+            living: 0,
+            descriptor: None,
+            is_cut: false,
+        }
+    }
+}

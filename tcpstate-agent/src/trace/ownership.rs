@@ -221,24 +221,16 @@ mod tests {
     }
 
     fn listener(pid: u32, socket: u64) -> Owner {
-        Owner {
-            process: ProcessId {
-                tgid: pid,
-                start_boottime_ns: 1,
-            },
-            socket: Socket::Listener(Listener {
-                socket,
-                namespace: 1,
-                port: 80,
-            }),
-            is_shared: false,
-            unaccepted: 0,
-            living: 0,
-            established: None,
-            destined: None,
-            descriptor: None,
-            is_cut: false,
-        }
+        let process = ProcessId {
+            tgid: pid,
+            start_boottime_ns: 1,
+        };
+        let listener = Listener {
+            socket,
+            namespace: 1,
+            port: 80,
+        };
+        Owner::of(process, Socket::Listener(listener))
     }
 
     #[test]

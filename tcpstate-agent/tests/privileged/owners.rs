@@ -25,7 +25,7 @@ use tcpstate_common::RecordMask;
 
 use crate::{
     actor::{Actor, Duty, Sockets},
-    harness::{AGENT, Netns, on_this_cpu, require, run, within},
+    harness::{AGENT, DoneOnDrop, Netns, on_this_cpu, require, run, within},
 };
 
 /// What a walk has met.
@@ -193,15 +193,6 @@ fn of_a_very_large_table_every_descriptor_is_met() {
     rustix::process::setrlimit(Resource::Nofile, limit).unwrap();
 }
 
-/// Says so when it goes, also by a panic.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Processes that begin and end all the time, beside one that holds sockets.
 #[test]
 #[expect(clippy::print_stdout, reason = "how long it took, for who asks")]
@@ -214,7 +205,7 @@ fn walks_end_and_name_nobody_else_while_processes_come_and_go() {
     let mut longest = Duration::ZERO;
     let (mut walks, mut restarts) = (0, 0);
     thread::scope(|scope| {
-        let _guard = Over(&is_over);
+        let _guard = DoneOnDrop(&is_over);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {

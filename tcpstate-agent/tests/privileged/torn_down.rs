@@ -14,7 +14,7 @@ use std::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tcpstate_common::TcpState;
 
-use crate::harness::{Netns, busy_watch, census_of, on_this_cpu, scaled};
+use crate::harness::{DoneOnDrop, Netns, busy_watch, census_of, on_this_cpu, scaled};
 
 /// What a pass may take at most, with the machine to itself or not.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -24,15 +24,6 @@ const CHILD_TABLES: &str = "/proc/sys/net/ipv4/tcp_child_ehash_entries";
 fn duration() -> Duration {
     let told = env::var("TCPSTATE_TEST_TORN_DOWN_SECONDS").ok();
     Duration::from_secs(told.map_or(30, |seconds| seconds.parse().unwrap()))
-}
-
-/// Says that it is over when the test ends, however it ends.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Makes namespaces until it is over, each with some listeners, and lets go of each as it makes the
@@ -79,7 +70,7 @@ fn passes_end_and_are_right_while_namespaces_and_listeners_come_and_go() {
     let (is_over, made) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut longest, mut looks) = (Duration::ZERO, 0);
     thread::scope(|scope| {
-        let _guard = Over(&is_over);
+        let _guard = DoneOnDrop(&is_over);
         scope.spawn(|| come_and_go(&parent, &is_over, &made));
         scope.spawn(|| listen_and_close(&busy, &is_over));
         let until = Instant::now() + duration();

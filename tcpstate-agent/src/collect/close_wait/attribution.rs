@@ -299,15 +299,9 @@ pub(super) mod tests {
 
     pub(in super::super) fn holds(tgid: u32, socket: CloseWaitSocket, is_shared: bool) -> Owner {
         Owner {
-            process: process(tgid),
-            socket: Socket::CloseWait(socket),
             is_shared,
-            unaccepted: 0,
-            living: 0,
-            established: None,
-            destined: None,
             descriptor: u32::try_from(socket.socket).ok(),
-            is_cut: false,
+            ..Owner::of(process(tgid), Socket::CloseWait(socket))
         }
     }
 
@@ -317,19 +311,14 @@ pub(super) mod tests {
         unaccepted: u32,
         is_cut: bool,
     ) -> Owner {
+        let listener = Listener {
+            socket: number,
+            ..listener()
+        };
         Owner {
-            process: process(tgid),
-            socket: Socket::Listener(Listener {
-                socket: number,
-                ..listener()
-            }),
-            is_shared: false,
             unaccepted,
-            living: 0,
-            established: None,
-            destined: None,
-            descriptor: None,
             is_cut,
+            ..Owner::of(process(tgid), Socket::Listener(listener))
         }
     }
 

@@ -155,8 +155,9 @@ impl Rank {
 }
 
 /// The `limit` busiest series that are admitted, those of named services before all others, in the order
-/// of their labels, and behind them one of the rest. Also returns how many were folded into that. A listener whose port the kernel has chosen
-/// is one of the others until it is in trouble: its labels are new each time that it starts.
+/// of their labels, and behind them one of the rest. Also returns how many were folded into that. A
+/// listener whose port the kernel has chosen is one of the others until it is in trouble: its labels
+/// are new each time that it starts.
 /// `sockets` come with what is new at each, as they were assigned; `served` has the namespaces
 /// that were passed over, by inode number.
 ///

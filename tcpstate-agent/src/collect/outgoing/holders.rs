@@ -98,15 +98,8 @@ mod tests {
             (13, 8, 443),
         ] {
             holders.add(&Owner {
-                process: process(tgid),
-                socket: Socket::Other(1),
-                established: None,
                 destined: Some((namespace, to(port))),
-                is_shared: false,
-                unaccepted: 0,
-                living: 0,
-                descriptor: Some(3),
-                is_cut: false,
+                ..Owner::of(process(tgid), Socket::Other(1))
             });
         }
         let processes = (10..14).map(|tgid| {

@@ -341,29 +341,21 @@ mod tests {
     }
 
     fn listens(tgid: u32) -> Owner {
+        let listener = Listener {
+            socket: SOCKET,
+            namespace: NAMESPACE,
+            port: PORT,
+        };
         Owner {
-            process: process(tgid),
-            socket: Socket::Listener(Listener {
-                socket: SOCKET,
-                namespace: NAMESPACE,
-                port: PORT,
-            }),
             is_shared: true,
-            unaccepted: 0,
-            living: 0,
-            established: None,
-            destined: None,
-            descriptor: None,
-            is_cut: false,
+            ..Owner::of(process(tgid), Socket::Listener(listener))
         }
     }
 
     fn has_accepted(tgid: u32) -> Owner {
         Owner {
-            socket: Socket::Other(9),
             established: Some((NAMESPACE, PORT)),
-            is_shared: false,
-            ..listens(tgid)
+            ..Owner::of(process(tgid), Socket::Other(9))
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Case, TOLD, have_read, visit};
+use super::{Case, TOLD, have_read, one_group, visit};
 use crate::{
     harness::{is_excused, require, within},
     programs::{PYTHON_PACKAGE, free_port, python},
@@ -50,26 +50,10 @@ fn where_all_workers_hang_they_are_named_and_not_their_master() {
     drop(visitors);
     let told = case.is_told(
         port,
-        &json!([
-            [
-                "worker",
-                "server",
-                port,
-                "unaccepted",
-                "blocked_accept",
-                6,
-                false
-            ],
-            [
-                "worker",
-                "server",
-                port,
-                "fin_unread",
-                "in_service",
-                2,
-                false
-            ],
-        ]),
+        &[
+            one_group("worker", "server", port, "unaccepted", "blocked_accept", 6),
+            one_group("worker", "server", port, "fin_unread", "in_service", 2),
+        ],
     );
     assert_eq!(pids(&told["groups"][0]), workers);
     assert_eq!(told["groups"][1]["alike"].as_array().unwrap().len(), 1);
@@ -112,7 +96,7 @@ fn of_those_that_hold_a_listening_socket_who_watches_it_should_accept() {
         drop(visit(&case.namespace, port, 10));
         let told = case.is_told(
             port,
-            &json!([[
+            &[json!([
                 "my-service",
                 "server",
                 port,
@@ -120,7 +104,7 @@ fn of_those_that_hold_a_listening_socket_who_watches_it_should_accept() {
                 "blocked_accept",
                 10,
                 !watches
-            ]]),
+            ])],
         );
         let others = &told["groups"][0]["shared_names"];
         let expected = if watches {

@@ -58,12 +58,12 @@ impl Case {
     /// Waits until these groups are told of a port and no others, the largest first, and no forecast
     /// is made. Looks whether the command of each shows as many sockets.
     #[track_caller]
-    fn is_told(&self, port: u16, expected: &Value) -> Value {
+    fn is_told(&self, port: u16, expected: &[Value]) -> Value {
         let told = within(TOLD, || {
             let told = self.diagnose(port, 0);
             let groups = told["groups"].as_array().unwrap();
             let short: Vec<Value> = groups.iter().map(short).collect();
-            require(json!(short) == *expected, format!("{told:#}"))?;
+            require(short == expected, format!("{told:#}"))?;
             Ok(told)
         });
         let groups = told["groups"].as_array().unwrap();
@@ -90,6 +90,18 @@ fn short(group: &Value) -> Value {
         group["sockets"],
         group["facts"]["is_one_of"],
     ])
+}
+
+/// What [`short`] makes of a group of which it is known who should act.
+fn one_group(
+    process: &str,
+    role: &str,
+    port: u16,
+    cause: &str,
+    verdict: &str,
+    sockets: u32,
+) -> Value {
+    json!([process, role, port, cause, verdict, sockets, false])
 }
 
 /// How many sockets a command shows that is pasted into a shell of root.
@@ -152,15 +164,14 @@ fn answers_forgotten_in_one_burst_are_no_pool() {
     drop(connections);
     case.is_told(
         port,
-        &json!([[
+        &[one_group(
             "forgetful",
             "client",
             port,
             "fin_unread",
             "unread_response",
             10,
-            false
-        ]]),
+        )],
     );
 }
 
@@ -192,15 +203,14 @@ fn a_burst_is_no_growth() {
     }
     case.is_told(
         port,
-        &json!([[
+        &[one_group(
             "python3",
             "client",
             port,
             "fin_unread",
             "idle_pool",
             20,
-            false
-        ]]),
+        )],
     );
 }
 
@@ -227,15 +237,14 @@ fn processes_of_one_connection_each_are_one_group_that_is_at_work() {
     drop(visitors);
     let told = case.is_told(
         port,
-        &json!([[
+        &[one_group(
             "python3",
             "server",
             port,
             "fin_unread",
             "in_service",
             5,
-            false
-        ]]),
+        )],
     );
     assert_eq!(told["groups"][0]["alike"].as_array().unwrap().len(), 4);
 }
@@ -268,15 +277,14 @@ fn a_thread_that_is_blocked_in_send_is_told_with_what_is_not_acknowledged() {
         .collect();
     let told = case.is_told(
         port,
-        &json!([[
+        &[one_group(
             "python3",
             "server",
             port,
             "fin_unread",
             "send_blocked",
             4,
-            false
-        ]]),
+        )],
     );
     let group = &told["groups"][0];
     assert!(
@@ -309,15 +317,14 @@ fn a_server_that_has_stopped_listening_is_a_server_on_any_port() {
         assert_eq!(server.line(), "closed\n");
     };
     let draining = |port: u16, sockets: u32| {
-        json!([[
+        [one_group(
             "python3",
             "server",
             port,
             "fin_unread",
             "draining",
             sockets,
-            false
-        ]])
+        )]
     };
 
     // One closed before there was an agent: many came to one port.
@@ -378,7 +385,7 @@ fn a_command_finds_sockets_wherever_their_process_lives() {
     let mut guest = python(&elsewhere, &script);
     drop(visit(&case.namespace, port, 3));
     have_read(&mut guest, 1);
-    let leak = |port: u16| json!([["python3", "server", port, "eof_read", "leak", 3, false]]);
+    let leak = |port: u16| [one_group("python3", "server", port, "eof_read", "leak", 3)];
     case.is_told(port, &leak(port));
 
     // 60 is exit(2) of one thread on x86-64, and 93 elsewhere.
