@@ -41,15 +41,19 @@ const OF_HISTOGRAMS: [&str; 3] = ["_bucket", "_sum", "_count"];
 
 #[test]
 fn the_metrics_reference_is_what_the_catalogue_says() -> Result<()> {
-    let generated = catalogue::reference();
+    is_generated(REFERENCE, &catalogue::reference())
+}
+
+/// Compares a document with what the code says, or writes it where that is asked for.
+fn is_generated(document: &str, generated: &str) -> Result<()> {
     if env::var_os("TCPSTATE_BLESS").is_some_and(|value| value == "1") {
-        let path = root().join(REFERENCE);
-        return fs::write(path, generated).with_context(|| format!("cannot write {REFERENCE}"));
+        let path = root().join(document);
+        return fs::write(path, generated).with_context(|| format!("cannot write {document}"));
     }
-    let written = read(REFERENCE).context("run `cargo xtask docs`")?;
+    let written = read(document).context("run `cargo xtask docs`")?;
     assert!(
         written == generated,
-        "{REFERENCE} is not what the catalogue says: run `cargo xtask docs`"
+        "{document} is not what the code says: run `cargo xtask docs`"
     );
     Ok(())
 }
@@ -66,34 +70,16 @@ fn the_table_of_verdicts_is_what_the_code_says() -> Result<()> {
     let text = read(VERDICTS)?;
     let [begin, end] = MARKS;
     let (before, rest) = text.split_once(begin).context(begin)?;
-    let (written, after) = rest.split_once(end).context(end)?;
-    let generated = advice::reference();
-    if env::var_os("TCPSTATE_BLESS").is_some_and(|value| value == "1") {
-        let all = [before, begin, &generated, end, after].concat();
-        return fs::write(root().join(VERDICTS), all)
-            .with_context(|| format!("cannot write {VERDICTS}"));
-    }
-    assert!(
-        written == generated,
-        "{VERDICTS} does not have the verdicts that the code has: run `cargo xtask docs`"
-    );
-    Ok(())
+    let (_, after) = rest.split_once(end).context(end)?;
+    let generated = [before, begin, &advice::reference(), end, after].concat();
+    is_generated(VERDICTS, &generated)
 }
 
 const FLAGS: &str = "docs/flags.md";
 
 #[test]
 fn the_reference_of_flags_is_what_the_command_line_says() -> Result<()> {
-    let generated = flags_reference(&Cli::command());
-    if env::var_os("TCPSTATE_BLESS").is_some_and(|value| value == "1") {
-        let path = root().join(FLAGS);
-        return fs::write(path, generated).with_context(|| format!("cannot write {FLAGS}"));
-    }
-    assert!(
-        read(FLAGS).context("run `cargo xtask docs`")? == generated,
-        "{FLAGS} is not what the command line says: run `cargo xtask docs`"
-    );
-    Ok(())
+    is_generated(FLAGS, &flags_reference(&Cli::command()))
 }
 
 #[test]
